@@ -1,0 +1,172 @@
+"""Adapter files: a design, its trained values and the head, with a header that says what they belong to."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from petlas.petl.backbone import BackboneError, InputConfig, backbone_name, fingerprint, input_config, load_backbone
+from petlas.petl.design import Design
+from petlas.petl.tuning import apply, tuned_state_dict, tuning_of
+
+FORMAT = 1
+_HEADER = "petlas"
+
+
+class AdapterError(ValueError):
+    """An adapter file that cannot be read or does not fit: the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """The header of an adapter file.
+
+    Args:
+        backbone: The timm name of the backbone.
+        weights: Fingerprint of the backbone's frozen weights.
+        design: What is inserted.
+        classes: Names of the head's outputs, in order.
+        input: Image size and normalisation.
+        score: What was measured, for example `{"test": 0.97}`.
+        task: Name and fingerprint of the data that it was trained on.
+    """
+
+    backbone: str
+    weights: str
+    design: Design
+    classes: tuple[str, ...]
+    input: InputConfig
+    score: dict[str, float] = field(default_factory=dict)
+    task: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The header's text."""
+        return json.dumps({"format": FORMAT} | asdict(self) | {"design": self.design.to_dict()}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> AdapterInfo:
+        """The header of a text that `to_json` made."""
+        data: dict[str, Any] = json.loads(text)
+        if data.pop("format") != FORMAT:
+            raise AdapterError(f"the adapter file has another format than {FORMAT}; install a petlas that knows it")
+        box = data["input"]
+        data["input"] = InputConfig(box["size"], tuple(box["mean"]), tuple(box["std"]), box["interpolation"])
+        return cls(**data | {"design": Design.from_dict(data["design"]), "classes": tuple(data["classes"])})
+
+
+def frozen_fingerprint(model: nn.Module) -> str:
+    """Fingerprint of the backbone's weights as they were pretrained: without head, tuned values and design.
+
+    The pretrained values of tuned backbone parameters are left out too, so that it is the same before and after
+    training.
+    """
+    tuned = {f"{path}" for path, p in model.named_parameters() if p.requires_grad}
+    state = {k: v for k, v in model.state_dict().items() if k not in tuned and not k.startswith(("petl.", "head."))}
+    return fingerprint(state)
+
+
+def save_adapter(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    classes: tuple[str, ...] | list[str] = (),
+    score: dict[str, float] | None = None,
+    task: dict[str, str] | None = None,
+) -> AdapterInfo:
+    """Write the tuned values of a model as safetensors with a JSON header, atomically.
+
+    Args:
+        model: A backbone that carries a design.
+        path: The file to write.
+        classes: Names of the head's outputs; numbers where none are given.
+        score: Figures to keep in the header.
+        task: Name and fingerprint of the data.
+
+    Returns:
+        The header.
+
+    Raises:
+        DesignError: When the model carries no design.
+        AdapterError: When the number of classes is not the head's.
+    """
+    outputs: int = getattr(model, "num_classes", 0)
+    if classes and len(classes) != outputs:
+        raise AdapterError(f"classes must name the head's {outputs} outputs, got {len(classes)} names")
+    info = AdapterInfo(
+        backbone=backbone_name(model),
+        weights=frozen_fingerprint(model),
+        design=tuning_of(model).design,
+        classes=tuple(classes) or tuple(str(i) for i in range(outputs)),
+        input=input_config(model),
+        score=score or {},
+        task=task or {},
+    )
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in tuned_state_dict(model).items()}
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        save_file(state, temporary, metadata={"format": "pt", _HEADER: info.to_json()})
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return info
+
+
+def read_adapter_info(path: str | Path) -> AdapterInfo:
+    """The header of an adapter file.
+
+    Raises:
+        AdapterError: When the file is missing, broken, or no adapter file.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(_HEADER)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"cannot read {path} as an adapter file: {error}") from error
+    if text is None:
+        raise AdapterError(f"{path} has no petlas header: it is a safetensors file, but no adapter file")
+    return AdapterInfo.from_json(text)
+
+
+def load_adapter(path: str | Path, model: nn.Module | None = None, checkpoint: str | Path | None = None) -> nn.Module:
+    """The tuned model of an adapter file, in evaluation mode.
+
+    Args:
+        path: The adapter file.
+        model: The backbone with a head of the right size; made by name if not given.
+        checkpoint: Where the backbone's weights lie, for a backbone whose weights are not on the Hub.
+
+    Returns:
+        The backbone with the design inserted and the values loaded.
+
+    Raises:
+        AdapterError: When the file is no adapter file, or the backbone has other weights than it was trained on.
+    """
+    info = read_adapter_info(path)
+    if model is None:
+        try:
+            model = load_backbone(info.backbone, checkpoint, num_classes=len(info.classes), img_size=info.input.size)
+        except BackboneError as error:
+            raise AdapterError(f"{path} needs the backbone {info.backbone}: {error}") from error
+    apply(model, info.design)
+    if frozen_fingerprint(model) != info.weights:
+        raise AdapterError(
+            f"{path} was trained on other weights of {info.backbone} (fingerprint {info.weights}, "
+            f"here {frozen_fingerprint(model)}); give the same checkpoint"
+        )
+    with safe_open(str(path), framework="pt") as file, torch.no_grad():
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tuning_of(model).load_state_dict(state)
+    return model.eval()

@@ -1,0 +1,255 @@
+"""What a method is, and the pieces that methods share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from petlas.petl.design import DesignError, Option, Placement
+from petlas.petl.shape import BackboneShape
+
+
+class Handle(Protocol):
+    """Something attached to a backbone that can be taken off again, such as a hook."""
+
+    def remove(self) -> None:
+        """Take it off."""
+
+
+class Tree(nn.Module):
+    """Modules and parameters under dotted paths, so that a state dict explains itself."""
+
+    def add(self, path: str, item: nn.Module | nn.Parameter) -> None:
+        """Put `item` at `path`, making the containers in between."""
+        *parents, name = path.split(".")
+        node: nn.Module = self
+        for parent in parents:
+            if parent not in node._modules:
+                node.add_module(parent, nn.Module())
+            node = node.get_submodule(parent)
+        if isinstance(item, nn.Parameter):
+            node.register_parameter(name, item)
+        else:
+            node.add_module(name, item)
+
+
+class Adopted(Tree):
+    """Parameters of a model, shared with it and unfrozen; removing it puts back the values that they had."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        super().__init__()
+        self.paths = tuple(paths)
+        self._originals: dict[nn.Parameter, Tensor] = {}
+
+    def adopt(self, model: nn.Module) -> None:
+        """Unfreeze the model's parameters at `paths` and keep a copy of each.
+
+        Raises:
+            DesignError: When another method tunes one of them already.
+        """
+        for path in self.paths:
+            parameter = model.get_parameter(path)
+            if parameter.requires_grad:
+                raise DesignError(f"a parameter can be tuned by one method only, and {path} is tuned twice")
+            self._originals[parameter] = parameter.detach().clone()
+            parameter.requires_grad_(True)
+            self.add(path, parameter)
+
+    def keep(self) -> None:
+        """Make the tuned values the backbone's own: `remove` then leaves them in place."""
+        self._originals.clear()
+
+    @torch.no_grad()
+    def remove(self) -> None:
+        """Put back the original values."""
+        for parameter, original in self._originals.items():
+            parameter.copy_(original)
+
+
+class Elastic(nn.Module):
+    """A module with a size that can be narrowed, so that a supernet's module serves every smaller size.
+
+    `axes` names the parameters that grow with the size, and the axis along which they do. Narrowed to `k`, the
+    module computes what a fresh module of size `k` with the first `k` slices of those parameters computes.
+    """
+
+    axes: ClassVar[Mapping[str, int]] = {}
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.active = size
+
+    def narrow(self, size: int) -> None:
+        """Use only the first `size` slices.
+
+        Raises:
+            DesignError: When the size is not between 1 and the full size.
+        """
+        if not 1 <= size <= self.size:
+            raise DesignError(f"a module of size {self.size} can be narrowed to 1..{self.size}, got size={size}")
+        self.active = size
+
+    def part(self, name: str) -> Tensor:
+        """The active slices of the parameter `name`."""
+        parameter: Tensor = getattr(self, name)
+        if self.active == self.size:
+            return parameter
+        return parameter.narrow(self.axes[name], 0, self.active)
+
+    def sliced_state(self, size: int) -> dict[str, Tensor]:
+        """The state of a fresh module of that size that inherits this module's weights."""
+        return {
+            name: value.narrow(self.axes[name], 0, size).clone() if name in self.axes else value.clone()
+            for name, value in self.state_dict().items()
+        }
+
+
+class Method(ABC):
+    """A kind of insertion into a vision transformer.
+
+    A subclass says what it is in its class attributes, and implements `count`, `build` and `attach`; `merge` too if
+    it can be folded into the backbone's weights. A method keeps no state: modules do.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    sites: ClassVar[tuple[str, ...]]
+    size_means: ClassVar[str | None] = None
+    """What `size` is, such as "rank"; None for a method without a size."""
+    default_size: ClassVar[int | None] = None
+    zero_start: ClassVar[bool]
+    """Whether the model computes what the backbone computed right after `apply`."""
+    mergeable: ClassVar[bool]
+    in_blocks: ClassVar[bool] = True
+    """Whether it can be placed at single blocks."""
+    in_backbone: ClassVar[bool] = False
+    """Whether it can be placed over the whole backbone (`block: null`)."""
+    combines: ClassVar[bool] = True
+    """Whether other methods can stand beside it in a design."""
+    options: ClassVar[Mapping[str, Option | None]] = {}
+    """Names and defaults of the options that a placement may set."""
+
+    @abstractmethod
+    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+        """Trainable parameters of all its placements in one design, by formula, head excluded."""
+
+    @abstractmethod
+    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> nn.Module:
+        """The module that holds its parameters for all its placements in one design."""
+
+    @abstractmethod
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+        """Connect the module to the backbone; each handle undoes one connection."""
+
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
+        """Fold the module into the backbone's weights, exactly."""
+        raise DesignError(f"{self.name} cannot be merged: {self.summary}")
+
+    def baseline(self, shape: BackboneShape, size: int | None) -> tuple[Placement, ...]:
+        """The usual design of this method alone: over the whole backbone if it can be, else at every block."""
+        if self.in_backbone:
+            return (Placement(self.name, None, size),)
+        return tuple(Placement(self.name, block, size) for block in range(shape.depth))
+
+    def option(self, placement: Placement, name: str) -> Option | None:
+        """The value of an option: the placement's, or the default."""
+        return dict(placement.options).get(name, self.options[name])
+
+    def check(self, shape: BackboneShape, placement: Placement) -> None:
+        """Refuse a placement that this method cannot take on this backbone.
+
+        Raises:
+            DesignError: Naming the rule, the value and what to do.
+        """
+        if placement.block is None and not self.in_backbone:
+            raise DesignError(f"{self.name} is placed at blocks, got no block; give block: 0..{shape.depth - 1}")
+        if placement.block is not None and not self.in_blocks:
+            raise DesignError(f"{self.name} covers the whole backbone, got block={placement.block}; leave block out")
+        if placement.block is not None and placement.block >= shape.depth:
+            raise DesignError(f"block must be in 0..{shape.depth - 1} for {shape.name}, got block={placement.block}")
+        if self.size_means is None and placement.size is not None:
+            raise DesignError(f"{self.name} has no size, got size={placement.size}; leave it out")
+        if self.size_means is not None and placement.size is None:
+            raise DesignError(f"{self.name} needs a size ({self.size_means}), for example size: {self.default_size}")
+        for key, value in placement.options:
+            if key not in self.options:
+                known = ", ".join(self.options) or "none"
+                raise DesignError(f"{self.name} has no option {key!r} (value {value!r}); its options: {known}")
+
+
+class BlockMethod(Method):
+    """A method whose placements are independent of each other, each with one module at one block."""
+
+    @abstractmethod
+    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+        """Trainable parameters of one placement."""
+
+    @abstractmethod
+    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+        """The module of one placement."""
+
+    @abstractmethod
+    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+        """Connect the module of one placement to its block."""
+
+    def merge_block(self, block: nn.Module, module: nn.Module) -> None:
+        """Fold the module of one placement into its block's weights."""
+        raise NotImplementedError
+
+    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+        """The sum over the placements."""
+        return sum(self.count_block(shape, placement) for placement in placements)
+
+    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Tree:
+        """A tree with one module under `blocks.N` for each placement."""
+        tree = Tree()
+        for placement in placements:
+            tree.add(f"blocks.{placement.block}", self.build_block(shape, placement))
+        return tree
+
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+        """Connect each module to its block."""
+        for placement in placements:
+            path = f"blocks.{placement.block}"
+            yield from self.attach_block(model.get_submodule(path), module.get_submodule(path))
+
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
+        """Fold each module into its block."""
+        if not self.mergeable:
+            super().merge(model, module, placements)
+        for placement in placements:
+            path = f"blocks.{placement.block}"
+            self.merge_block(model.get_submodule(path), module.get_submodule(path))
+
+
+class SubsetMethod(Method):
+    """A method that inserts nothing and tunes a subset of the backbone's own parameters."""
+
+    zero_start = True
+    mergeable = True
+    in_backbone = True
+
+    @abstractmethod
+    def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
+        """The paths of the parameters that are tuned."""
+
+    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Adopted:
+        """A holder that `attach` fills with the backbone's parameters."""
+        return Adopted(self.paths(shape, placements))
+
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+        """Unfreeze the parameters; the handle puts back their values."""
+        assert isinstance(module, Adopted)
+        module.adopt(model)
+        yield module
+
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
+        """Keep the tuned values: they are the backbone's weights."""
+        assert isinstance(module, Adopted)
+        module.keep()

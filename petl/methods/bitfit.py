@@ -1,0 +1,33 @@
+"""BitFit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from petlas.petl.design import Placement
+from petlas.petl.methods.base import SubsetMethod
+from petlas.petl.shape import BackboneShape, Layer
+
+
+class BitFit(SubsetMethod):
+    """The biases of all linear, norm and patch-embedding layers are trained, and nothing else.
+
+    At a block it takes that block's biases only. Count: the sum of the layers' bias lengths, L * 11 D + 2 D for a
+    plain ViT (102,912 for ViT-B/16). Source: Zaken et al., BitFit, 2022.
+    """
+
+    name = "bitfit"
+    summary = "the biases are trained"
+    paper = "BitFit (Zaken et al., 2022)"
+    sites = ("patch_embed", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "norm")
+
+    def _layers(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[Layer]:
+        return [layer for p in placements for layer in shape.layers_of(p.block) if layer.bias]
+
+    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+        """One number for each output of each layer with a bias."""
+        return sum(layer.outputs for layer in self._layers(shape, placements))
+
+    def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
+        """The bias of each layer."""
+        return [f"{layer.path}.bias" for layer in self._layers(shape, placements)]

@@ -1,0 +1,31 @@
+"""Linear probing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from petlas.petl.design import Placement
+from petlas.petl.methods.base import SubsetMethod
+from petlas.petl.shape import BackboneShape
+
+
+class Linear(SubsetMethod):
+    """Only the head is trained: the design without placements says the same. 0 parameters, head excluded."""
+
+    name = "linear"
+    summary = "only the head is trained"
+    paper = "linear probing"
+    sites = ("head",)
+    in_blocks = False
+
+    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+        """Nothing but the head, which is not counted."""
+        return 0
+
+    def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
+        """None."""
+        return []
+
+    def baseline(self, shape: BackboneShape, size: int | None) -> tuple[Placement, ...]:
+        """The empty design."""
+        return ()

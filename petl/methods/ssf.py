@@ -1,0 +1,87 @@
+"""SSF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from petlas.petl.design import Placement
+from petlas.petl.methods.base import Handle, Method, Tree
+from petlas.petl.shape import BackboneShape, Layer
+
+
+class ScaleShift(nn.Module):
+    """z (..., C) to gamma * z + beta, drawn as gamma ~ N(1, std) and beta ~ N(0, std)."""
+
+    def __init__(self, channels: int, std: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(channels).normal_(1.0, std))
+        self.shift = nn.Parameter(torch.empty(channels).normal_(0.0, std))
+
+    def forward(self, z: Tensor, channel: int) -> Tensor:
+        """Scale and shift along the axis `channel`."""
+        if channel == -1:
+            return torch.addcmul(self.shift, z, self.scale)
+        ones = (1,) * (z.ndim - channel - 1)
+        return z * self.scale.view(-1, *ones) + self.shift.view(-1, *ones)
+
+
+class SSF(Method):
+    """A learned scale and shift behind every linear, norm and patch-embedding layer: y = gamma * z + beta.
+
+    At a block it takes that block's layers only. Count: twice the outputs of those layers, 2 (L * 11 D + 2 D) for a
+    plain ViT (205,824 for ViT-B/16). gamma ~ N(1, 0.02) and beta ~ N(0, 0.02) by definition, so that the start is
+    near the backbone but not equal to it; `init_std: 0` makes it equal. Mergeable: W <- diag(gamma) W,
+    b <- gamma * b + beta. Source: Lian et al., Scaling & Shifting Your Features, 2022.
+    """
+
+    name = "ssf"
+    summary = "a scale and a shift behind every layer"
+    paper = "SSF (Lian et al., 2022)"
+    sites = ("patch_embed", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "norm")
+    zero_start = False
+    mergeable = True
+    in_backbone = True
+    options = {"init_std": 0.02}
+
+    def _layers(self, shape: BackboneShape, placements: Sequence[Placement]) -> Iterator[tuple[Layer, Placement]]:
+        return ((layer, p) for p in placements for layer in shape.layers_of(p.block))
+
+    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+        """Two numbers for each output of each layer."""
+        return sum(2 * layer.outputs for layer, _ in self._layers(shape, placements))
+
+    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Tree:
+        """A `ScaleShift` under each layer's path."""
+        tree = Tree()
+        for layer, placement in self._layers(shape, placements):
+            tree.add(layer.path, ScaleShift(layer.outputs, float(self.option(placement, "init_std") or 0.0)))
+        return tree
+
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+        """On the output of each layer."""
+        for path, item in module.named_modules():
+            if isinstance(item, ScaleShift):
+                yield model.get_submodule(path).register_forward_hook(partial(_scale_shift, item))
+
+    @torch.no_grad()
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
+        """Into each layer's weight and bias; a layer without a bias gets one."""
+        for path, item in module.named_modules():
+            if not isinstance(item, ScaleShift):
+                continue
+            layer = model.get_submodule(path)
+            weight = layer.get_parameter("weight")
+            weight *= item.scale.view(-1, *(1,) * (weight.ndim - 1))
+            if layer.bias is None:
+                layer.bias = nn.Parameter(item.shift.detach().clone(), requires_grad=False)
+            else:
+                layer.get_parameter("bias").mul_(item.scale).add_(item.shift)
+
+
+def _scale_shift(item: ScaleShift, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+    scaled: Tensor = item(output, 1 if isinstance(layer, nn.Conv2d) else -1)
+    return scaled

@@ -1,0 +1,168 @@
+"""Insert a design into a backbone, take it out again, or merge it into the weights."""
+
+from __future__ import annotations
+
+import difflib
+
+from torch import Tensor, nn
+
+from petlas.petl.backbone import shape_of
+from petlas.petl.design import Design, DesignError
+from petlas.petl.methods import METHODS, get_method
+from petlas.petl.methods.base import Adopted, Handle, Method
+from petlas.petl.shape import BackboneShape
+
+
+class Tuning(nn.Module):
+    """What `apply` put on a model, found at `model.petl`: one module per method, and the head.
+
+    Its `state_dict` is the flat dict of all tuned values: `lora.blocks.0.q.down`, `head.weight`, ...
+    """
+
+    def __init__(self, design: Design) -> None:
+        super().__init__()
+        self.design = design
+        self.handles: list[Handle] = []
+        self.trainable: dict[str, bool] = {}
+
+
+def methods_of(design: Design) -> list[Method]:
+    """The methods of a design, in the order in which they act.
+
+    Raises:
+        DesignError: On a name that is no method's.
+    """
+    for name in design.by_method:
+        if name not in METHODS:
+            near = difflib.get_close_matches(name, METHODS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the methods are {', '.join(METHODS)}"
+            raise DesignError(f"method must be a known method, got method={name!r}; {hint}")
+    return [get_method(name) for name in METHODS if name in design.by_method]
+
+
+def check_design(design: Design, shape: BackboneShape) -> None:
+    """Refuse a design that cannot be inserted into a backbone of that shape.
+
+    Raises:
+        DesignError: Naming the rule, the value and what to do.
+    """
+    methods = methods_of(design)
+    for method in methods:
+        if not method.combines and len(methods) > 1:
+            others = ", ".join(other.name for other in methods if other is not method)
+            raise DesignError(f"{method.name} stands alone in a design, got it together with {others}")
+        for placement in design.by_method[method.name]:
+            method.check(shape, placement)
+
+
+def count_params(design: Design, model: nn.Module | BackboneShape) -> int:
+    """Trainable parameters of a design by formula, head excluded, before anything is built.
+
+    Args:
+        design: The design.
+        model: The backbone that it is for, or its shape.
+
+    Raises:
+        DesignError: When the design cannot be inserted into this backbone.
+    """
+    shape = model if isinstance(model, BackboneShape) else shape_of(model)
+    check_design(design, shape)
+    return sum(method.count(shape, design.by_method[method.name]) for method in methods_of(design))
+
+
+def apply(model: nn.Module, design: Design) -> nn.Module:
+    """Freeze a backbone and insert a design into it, from outside, in place.
+
+    The head and the design's parameters are trainable afterwards, and nothing else. The model's own `state_dict` keys
+    stay as they are; what is added stands under `petl.`.
+
+    Args:
+        model: A timm vision transformer without a design.
+        design: What to insert.
+
+    Returns:
+        The same model.
+
+    Raises:
+        DesignError: When the design cannot be inserted; the model is then left as it was.
+    """
+    if hasattr(model, "petl"):
+        raise DesignError("a model takes one design, and this one has a design; call petlas.petl.remove(model) first")
+    shape = shape_of(model)
+    check_design(design, shape)
+    like = next(model.parameters())
+    tuning = Tuning(design)
+    tuning.trainable = {path: p.requires_grad for path, p in model.named_parameters()}
+    model.requires_grad_(False)
+    model.petl = tuning
+    try:
+        head = Adopted(path for path in tuning.trainable if path.startswith("head."))
+        head.adopt(model)
+        tuning.handles.append(head)
+        for method in methods_of(design):
+            placements = design.by_method[method.name]
+            module = method.build(shape, placements).to(like.device, like.dtype)
+            tuning.add_module(method.name, module)
+            tuning.handles.extend(method.attach(model, module, placements))
+        tuning.add_module("head", head.get_submodule("head") if head.paths else nn.Identity())
+    except Exception:
+        remove(model)
+        raise
+    return model
+
+
+def tuning_of(model: nn.Module) -> Tuning:
+    """What `apply` put on a model.
+
+    Raises:
+        DesignError: When the model carries no design.
+    """
+    tuning = getattr(model, "petl", None)
+    if not isinstance(tuning, Tuning):
+        raise DesignError("the model carries no design; call petlas.petl.apply(model, design) first")
+    return tuning
+
+
+def remove(model: nn.Module) -> nn.Module:
+    """Take the design out: the model is then what it was before `apply`, bit for bit, head included.
+
+    Raises:
+        DesignError: When the model carries no design.
+    """
+    tuning = tuning_of(model)
+    for handle in reversed(tuning.handles):
+        handle.remove()
+    del model.petl
+    for path, parameter in model.named_parameters():
+        parameter.requires_grad_(tuning.trainable.get(path, False))
+    return model
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Fold the design into the backbone's weights, in place: a plain timm model that computes the same.
+
+    Raises:
+        DesignError: When the design has a method that cannot be merged; the model is then left as it was.
+    """
+    tuning = tuning_of(model)
+    methods = methods_of(tuning.design)
+    fixed = [method.name for method in methods if not method.mergeable]
+    if fixed:
+        raise DesignError(f"only methods that are linear in the features can be merged, and {', '.join(fixed)} cannot")
+    for handle in tuning.handles:
+        if isinstance(handle, Adopted):
+            handle.keep()
+    for method in methods:
+        method.merge(model, tuning.get_submodule(method.name), tuning.design.by_method[method.name])
+    return remove(model)
+
+
+def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The values that the design and the head add to the backbone, under self-explaining names."""
+    return dict(tuning_of(model).state_dict())
+
+
+def count_tuned(model: nn.Module) -> int:
+    """Trainable parameters that the design has put on the model, head excluded, counted one by one."""
+    head = sum(p.numel() for p in tuning_of(model).get_submodule("head").parameters())
+    return sum(p.numel() for p in tuning_of(model).parameters() if p.requires_grad) - head
