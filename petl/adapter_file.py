@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from petlas.petl.backbone import BackboneError, InputConfig, backbone_name, fingerprint, input_config, load_backbone
-from petlas.petl.design import Design
-from petlas.petl.tuning import apply, tuned_state_dict, tuning_of
+from petlas.petl.design import Design, DesignError
+from petlas.petl.tuning import apply, remove, tuned_state_dict, tuning_of
 
 FORMAT = 1
 _HEADER = "petlas"
@@ -55,22 +54,27 @@ class AdapterInfo:
     @classmethod
     def from_json(cls, text: str) -> AdapterInfo:
         """The header of a text that `to_json` made."""
-        data: dict[str, Any] = json.loads(text)
-        if data.pop("format") != FORMAT:
-            raise AdapterError(f"the adapter file has another format than {FORMAT}; install a petlas that knows it")
-        box = data["input"]
-        data["input"] = InputConfig(box["size"], tuple(box["mean"]), tuple(box["std"]), box["interpolation"])
-        return cls(**data | {"design": Design.from_dict(data["design"]), "classes": tuple(data["classes"])})
+        try:
+            data: dict[str, Any] = json.loads(text)
+            if data.pop("format") != FORMAT:
+                raise AdapterError(f"the adapter file has another format than {FORMAT}; install a petlas that knows it")
+            box = data["input"]
+            data["input"] = InputConfig(box["size"], tuple(box["mean"]), tuple(box["std"]), box["interpolation"])
+            return cls(**data | {"design": Design.from_dict(data["design"]), "classes": tuple(data["classes"])})
+        except AdapterError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AdapterError(f"the adapter file's header is damaged: {type(error).__name__}: {error}") from error
 
 
 def frozen_fingerprint(model: nn.Module) -> str:
     """Fingerprint of the backbone's weights as they were pretrained: without head, tuned values and design.
 
     The pretrained values of tuned backbone parameters are left out too, so that it is the same before and after
-    training.
+    training; and the position embeddings, because their interpolation rounds differently from machine to machine.
     """
-    tuned = {f"{path}" for path, p in model.named_parameters() if p.requires_grad}
-    state = {k: v for k, v in model.state_dict().items() if k not in tuned and not k.startswith(("petl.", "head."))}
+    left_out = {path for path, p in model.named_parameters() if p.requires_grad} | {"pos_embed"}
+    state = {k: v for k, v in model.state_dict().items() if k not in left_out and not k.startswith(("petl.", "head."))}
     return fingerprint(state)
 
 
@@ -113,13 +117,12 @@ def save_adapter(
     state = {name: value.detach().cpu().contiguous().clone() for name, value in tuned_state_dict(model).items()}
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         save_file(state, temporary, metadata={"format": "pt", _HEADER: info.to_json()})
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return info
 
@@ -152,7 +155,8 @@ def load_adapter(path: str | Path, model: nn.Module | None = None, checkpoint: s
         The backbone with the design inserted and the values loaded.
 
     Raises:
-        AdapterError: When the file is no adapter file, or the backbone has other weights than it was trained on.
+        AdapterError: When the file is no adapter file, or the backbone has other weights than it was trained on; a
+            given model is then left as it was.
     """
     info = read_adapter_info(path)
     if model is None:
@@ -160,13 +164,34 @@ def load_adapter(path: str | Path, model: nn.Module | None = None, checkpoint: s
             model = load_backbone(info.backbone, checkpoint, num_classes=len(info.classes), img_size=info.input.size)
         except BackboneError as error:
             raise AdapterError(f"{path} needs the backbone {info.backbone}: {error}") from error
-    apply(model, info.design)
-    if frozen_fingerprint(model) != info.weights:
+    outputs, size = getattr(model, "num_classes", 0), input_config(model).size
+    if outputs != len(info.classes) or size != info.input.size:
         raise AdapterError(
-            f"{path} was trained on other weights of {info.backbone} (fingerprint {info.weights}, "
-            f"here {frozen_fingerprint(model)}); give the same checkpoint"
+            f"{path} is for {len(info.classes)} classes and images of {info.input.size} pixels, and the model has "
+            f"{outputs} outputs and takes {size} pixels; load the backbone with those"
         )
-    with safe_open(str(path), framework="pt") as file, torch.no_grad():
+    with safe_open(str(path), framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    tuning_of(model).load_state_dict(state)
+    try:
+        apply(model, info.design)
+    except DesignError as error:
+        raise AdapterError(f"{path} does not fit {backbone_name(model)}: {error}") from error
+    try:
+        _load(model, state, info, path)
+    except BaseException:
+        remove(model)
+        raise
     return model.eval()
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], info: AdapterInfo, path: str | Path) -> None:
+    found = frozen_fingerprint(model)
+    if found != info.weights:
+        raise AdapterError(
+            f"{path} was trained on other weights of {info.backbone} (fingerprint {info.weights}, here {found}); "
+            "give the same checkpoint"
+        )
+    try:
+        tuning_of(model).load_state_dict(state)
+    except RuntimeError as error:
+        raise AdapterError(f"{path} does not hold the values of its design: {error}") from error

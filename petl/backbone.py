@@ -11,9 +11,11 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
+from timm.layers.attention import Attention
+from timm.layers.patch_embed import PatchEmbed
 from timm.models import load_state_dict
-from timm.models.vision_transformer import Attention, VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from petlas.petl.shape import BackboneShape, Layer
@@ -84,47 +86,55 @@ def load_backbone(
 
 
 def reset_head(model: VisionTransformer, num_classes: int) -> None:
-    """Give the model a new linear head: weights normal with a standard deviation of 0.02, bias 0."""
+    """Give the model a new linear head: weights normal with a standard deviation of 0.02, bias 0.
+
+    Raises:
+        BackboneError: When the model carries a design, whose head would no longer be the model's.
+    """
+    if hasattr(model, "petl"):
+        raise BackboneError("a head is set before a design is applied; call petlas.petl.remove(model) first")
     model.reset_classifier(num_classes)
-    nn.init.trunc_normal_(model.head.weight, std=0.02)
-    nn.init.zeros_(model.head.bias)
+    nn.init.trunc_normal_(model.get_parameter("head.weight"), std=0.02)
+    nn.init.zeros_(model.get_parameter("head.bias"))
 
 
 def _create(name: str, img_size: int | None, drop_path_rate: float, pretrained: bool = False) -> VisionTransformer:
-    size = {} if img_size is None else {"img_size": img_size}
+    size: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
     if name == MINI:
-        model = VisionTransformer(**(_MINI_ARGS | size), num_classes=0, drop_path_rate=drop_path_rate)
-        model.pretrained_cfg = dict(_MINI_CFG)
-        return model
+        mini = VisionTransformer(**(_MINI_ARGS | size), num_classes=0, drop_path_rate=drop_path_rate)
+        mini.pretrained_cfg = dict(_MINI_CFG)  # type: ignore[assignment]
+        return mini
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, [MINI, *timm.list_models("*vit*")], n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models('vit_*')"
         raise BackboneError(f"backbone must be a timm model, got {name!r}; {hint}")
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, drop_path_rate=drop_path_rate, **size)
-    except (AssertionError, TypeError) as error:
-        raise BackboneError(f"cannot create {name} with img_size={img_size}: {error}") from error
     except Exception as error:
-        if not pretrained:
-            raise
+        if not pretrained or isinstance(error, AssertionError | TypeError):
+            raise BackboneError(f"cannot create {name} with img_size={img_size}: {error}") from error
         raise BackboneError(
             f"cannot fetch the weights of {name} from the Hub ({type(error).__name__}: {error}); "
             "give a local file with checkpoint=... (.safetensors, .pth or .npz)"
         ) from error
-    _check_architecture(model, name)
-    return model
+    return _plain_vit(model, name)
 
 
-def _check_architecture(model: nn.Module, name: str) -> None:
-    plain = isinstance(model, VisionTransformer) and all(
-        isinstance(getattr(block, "attn", None), Attention) and hasattr(block, "ls2") and hasattr(block.mlp, "fc1")
-        for block in model.blocks
-    )
-    if not plain:
+def _plain_vit(model: nn.Module, name: str) -> VisionTransformer:
+    """The model itself, if it is what methods expect: a patch embedding, pre-norm blocks, one head."""
+    blocks = list(model.blocks) if isinstance(model, VisionTransformer) else []
+    if not (
+        isinstance(model, VisionTransformer)
+        and isinstance(model.patch_embed, PatchEmbed)
+        and not hasattr(model, "head_dist")
+        and all(isinstance(b, Block) and isinstance(b.attn, Attention) and hasattr(b.mlp, "fc1") for b in blocks)
+        and all(isinstance(b.norm1, nn.LayerNorm) for b in blocks)
+    ):
         raise BackboneError(
             f"backbone must be a plain pre-norm timm VisionTransformer, and {name} is a {type(model).__name__} "
-            "with other blocks; take a vit_*, deit_* or *_dinov2 model"
+            "with another stem, other blocks or a second head; take a vit_*, deit_* or *_dinov2 model"
         )
+    return model
 
 
 def _load_file(model: VisionTransformer, name: str, path: Path) -> None:
@@ -134,7 +144,7 @@ def _load_file(model: VisionTransformer, name: str, path: Path) -> None:
         if path.suffix == ".npz":
             model.load_pretrained(str(path))
             return
-        state = checkpoint_filter_fn(load_state_dict(str(path)), model)
+        state = checkpoint_filter_fn(load_state_dict(str(path), weights_only=True), model)
     except Exception as error:
         raise BackboneError(f"cannot read {path} as weights of {name}: {type(error).__name__}: {error}") from error
     own = model.state_dict()
@@ -154,8 +164,8 @@ def _load_file(model: VisionTransformer, name: str, path: Path) -> None:
 
 def input_config(model: nn.Module) -> InputConfig:
     """Image size, statistics and interpolation of a model, as timm records them in its `pretrained_cfg`."""
-    data = resolve_model_data_config(model)
-    height, width = model.patch_embed.img_size
+    data: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    height, width = _plain_vit(model, backbone_name(model)).patch_embed.img_size
     if height != width:
         raise BackboneError(f"images are resized to a square, and {backbone_name(model)} takes {height} x {width}")
     return InputConfig(height, tuple(data["mean"]), tuple(data["std"]), data["interpolation"])
@@ -163,14 +173,18 @@ def input_config(model: nn.Module) -> InputConfig:
 
 def backbone_name(model: nn.Module) -> str:
     """The timm name of a model, with its weight tag if it has one."""
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    tag = cfg.get("tag")
-    return cfg.get("architecture", type(model).__name__) + (f".{tag}" if tag else "")
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    name, tag = cfg.get("architecture") or type(model).__name__, cfg.get("tag")
+    return f"{name}.{tag}" if tag else str(name)
 
 
 def shape_of(model: nn.Module) -> BackboneShape:
-    """The sizes of a model, for formulas; whatever `apply` inserted and the head are left out."""
-    assert isinstance(model, VisionTransformer)
+    """The sizes of a model, for formulas; whatever `apply` inserted and the head are left out.
+
+    Raises:
+        BackboneError: When the model is no plain vision transformer of timm.
+    """
+    model = _plain_vit(model, backbone_name(model))
     layers: list[Layer] = []
     for path, module in model.named_modules():
         if path.startswith(("petl.", "head", "attn_pool.")):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ class DesignError(ValueError):
 def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise DesignError(f"{name} must be a whole number of at least {least}, got {name}={value!r}")
+    return value
+
+
+def _plain(key: Any, value: Any) -> Option:
+    """An option's value; whole floats become ints, so that equal values are written alike."""
+    if not isinstance(key, str) or not isinstance(value, Option):
+        raise DesignError(f"options must map names to plain values, got {key!r}: {value!r}")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise DesignError(f"options must be finite numbers, got {key}={value!r}")
+        return int(value) if value.is_integer() else value
     return value
 
 
@@ -51,27 +64,35 @@ class Placement:
             _whole("block", self.block, 0)
         if self.size is not None:
             _whole("size", self.size, 1)
-        pairs = self.options.items() if isinstance(self.options, Mapping) else self.options
-        object.__setattr__(self, "options", tuple(sorted(pairs)))
-        for key, value in self.options:
-            if not isinstance(key, str) or not isinstance(value, Option):
-                raise DesignError(f"options must map names to plain values, got {key!r}: {value!r}")
+        try:
+            pairs = list(self.options.items() if isinstance(self.options, Mapping) else self.options)
+            plain = {key: _plain(key, value) for key, value in pairs}
+        except DesignError:
+            raise
+        except (TypeError, ValueError):
+            raise DesignError(f"options must map names to plain values, got options={self.options!r}") from None
+        if len(plain) != len(pairs):
+            raise DesignError(f"an option can be set once, got options={self.options!r}")
+        object.__setattr__(self, "options", tuple(sorted(plain.items())))
 
     @property
-    def _rank(self) -> tuple[Any, ...]:
-        return self.method, -1 if self.block is None else self.block, self.size or 0, self.options
+    def _rank(self) -> tuple[str, int]:
+        return self.method, -1 if self.block is None else self.block
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Placement:
         """The placement of a YAML entry such as `{method: lora, block: 0, size: 8}`."""
         if not isinstance(data, Mapping):
-            raise DesignError(f"a placement must be a mapping such as {{method: lora, block: 0, size: 8}}, got {data!r}")
+            raise DesignError(f"a placement is a mapping such as {{method: lora, block: 0, size: 8}}, got {data!r}")
         known = ("method", "block", "size", "options")
         unknown = [key for key in data if key not in known]
         if unknown or "method" not in data:
             what = f"unknown key {unknown[0]!r}" if unknown else "no 'method'"
             raise DesignError(f"a placement has {what}; its keys are {', '.join(known)}: {dict(data)!r}")
-        return cls(data["method"], data.get("block"), data.get("size"), data.get("options") or ())
+        options = data.get("options")
+        if options is not None and not isinstance(options, Mapping):
+            raise DesignError(f"options must be a mapping of names to values, got options={options!r}")
+        return cls(data["method"], data.get("block"), data.get("size"), tuple((options or {}).items()))
 
     def to_dict(self) -> dict[str, Any]:
         """The placement as plain data, leaving out what it does not set."""
@@ -94,16 +115,22 @@ class Design:
         backbone: The timm name that the design was made for, if any.
 
     Raises:
-        DesignError: When two placements claim the same place.
+        DesignError: When two placements claim the same place, or on a value of the wrong type.
     """
 
     placements: tuple[Placement, ...] = ()
     backbone: str | None = None
 
     def __post_init__(self) -> None:
-        ordered = tuple(sorted(self.placements, key=lambda p: p._rank))
+        if self.backbone is not None and (not isinstance(self.backbone, str) or not self.backbone):
+            raise DesignError(f"backbone must be a timm name, got backbone={self.backbone!r}")
+        placements = tuple(self.placements)
+        for placement in placements:
+            if not isinstance(placement, Placement):
+                raise DesignError(f"placements must be of the class Placement, got {placement!r}; see Design.from_dict")
+        ordered = tuple(sorted(placements, key=lambda p: p._rank))
         object.__setattr__(self, "placements", ordered)
-        for first, second in zip(ordered, ordered[1:], strict=False):
+        for first, second in pairwise(ordered):
             if first.method == second.method and (first.block == second.block or first.block is None):
                 where = "the whole backbone" if first.block is None else f"block {first.block}"
                 raise DesignError(f"a method can be placed once at a place, got {first.method} twice at {where}")
@@ -111,7 +138,11 @@ class Design:
     @cached_property
     def key(self) -> str:
         """A short canonical name: equal designs have equal keys, on every machine."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        data = self.to_dict()
+        for entry in data["placements"]:
+            if "options" in entry:  # True == 1, so both must be written alike
+                entry["options"] = {k: int(v) if isinstance(v, bool) else v for k, v in entry["options"].items()}
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property
@@ -132,7 +163,9 @@ class Design:
         """The design of a mapping with `placements` and, optionally, `backbone`."""
         if not isinstance(data, Mapping) or set(data) - {"backbone", "placements"}:
             raise DesignError(f"a design is a mapping with the keys backbone and placements, got {data!r}")
-        placements = data.get("placements") or []
+        placements = data.get("placements")
+        if placements is None:
+            placements = []
         if not isinstance(placements, list | tuple):
             raise DesignError(f"placements must be a list, got placements={placements!r}")
         return cls.of((Placement.from_dict(p) for p in placements), data.get("backbone"))

@@ -85,6 +85,7 @@ def apply(model: nn.Module, design: Design) -> nn.Module:
 
     Raises:
         DesignError: When the design cannot be inserted; the model is then left as it was.
+        BackboneError: When the model is no plain vision transformer of timm.
     """
     if hasattr(model, "petl"):
         raise DesignError("a model takes one design, and this one has a design; call petlas.petl.remove(model) first")
@@ -94,6 +95,7 @@ def apply(model: nn.Module, design: Design) -> nn.Module:
     tuning = Tuning(design)
     tuning.trainable = {path: p.requires_grad for path, p in model.named_parameters()}
     model.requires_grad_(False)
+    model.zero_grad()
     model.petl = tuning
     try:
         head = Adopted(path for path in tuning.trainable if path.startswith("head."))
@@ -105,6 +107,7 @@ def apply(model: nn.Module, design: Design) -> nn.Module:
             tuning.add_module(method.name, module)
             tuning.handles.extend(method.attach(model, module, placements))
         tuning.add_module("head", head.get_submodule("head") if head.paths else nn.Identity())
+        tuning.train(model.training)
     except Exception:
         remove(model)
         raise
@@ -135,6 +138,7 @@ def remove(model: nn.Module) -> nn.Module:
     del model.petl
     for path, parameter in model.named_parameters():
         parameter.requires_grad_(tuning.trainable.get(path, False))
+    model.zero_grad()
     return model
 
 
@@ -164,5 +168,5 @@ def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 def count_tuned(model: nn.Module) -> int:
     """Trainable parameters that the design has put on the model, head excluded, counted one by one."""
-    head = sum(p.numel() for p in tuning_of(model).get_submodule("head").parameters())
-    return sum(p.numel() for p in tuning_of(model).parameters() if p.requires_grad) - head
+    tuned = tuning_of(model).named_parameters()
+    return sum(p.numel() for path, p in tuned if p.requires_grad and not path.startswith("head."))

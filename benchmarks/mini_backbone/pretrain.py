@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="DINOv2 ViT-S/14 weights in timm's key names")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=60_000)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

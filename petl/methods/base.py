@@ -181,6 +181,14 @@ class Method(ABC):
             if key not in self.options:
                 known = ", ".join(self.options) or "none"
                 raise DesignError(f"{self.name} has no option {key!r} (value {value!r}); its options: {known}")
+            kind = type(self.options[key])
+            named = kind in (bool, str)
+            fits = isinstance(value, kind) if named else isinstance(value, int | float) and not isinstance(value, bool)
+            if not fits:
+                wanted = kind.__name__ if named else "number"
+                raise DesignError(f"option {key} of {self.name} must be a {wanted}, got {key}={value!r}")
+            if key == "dropout" and not 0 <= float(value) < 1:
+                raise DesignError(f"option dropout of {self.name} must be in [0, 1), got dropout={value!r}")
 
 
 class BlockMethod(Method):

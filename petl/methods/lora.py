@@ -103,7 +103,8 @@ class LoRA(BlockMethod):
             raise DesignError(f"lora needs a fused qkv layer of 3 x {shape.width} outputs, got {layer.outputs}")
 
 
-def _add_updates(updates: nn.ModuleDict, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+def _add_updates(updates: nn.Module, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
     q, k, v = output.chunk(3, dim=-1)
     (x,) = args
-    return torch.cat((q + updates["q"](x), k, v + updates["v"](x)), dim=-1)
+    q_update, v_update = updates.get_submodule("q"), updates.get_submodule("v")
+    return torch.cat((q + q_update(x), k, v + v_update(x)), dim=-1)

@@ -75,7 +75,7 @@ class SSF(Method):
                 continue
             layer = model.get_submodule(path)
             weight = layer.get_parameter("weight")
-            weight *= item.scale.view(-1, *(1,) * (weight.ndim - 1))
+            weight.mul_(item.scale.view(-1, *(1,) * (weight.ndim - 1)))
             if layer.bias is None:
                 layer.bias = nn.Parameter(item.shift.detach().clone(), requires_grad=False)
             else:

@@ -1,0 +1,35 @@
+# make demo  - set everything up and run a real search
+# make test  - set everything up and run the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.installed
+	$(BIN)/petlas search demo
+	$(BIN)/petlas retrain runs/demo --baselines
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q
+
+# Not part of the tests: style and types.
+check: $(VENV)/.installed-test
+	$(BIN)/python -m pip install -q ruff mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy -p petlas.datasets -p petlas.petl -p petlas.spaces -p petlas.search
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"petlas needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@ $(VENV)/.installed

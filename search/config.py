@@ -1,0 +1,296 @@
+"""The configuration of a run: one strict schema, all faults at once, and the same check for overrides. Torch-free."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
+
+from petlas.petl.methods import METHODS
+from petlas.spaces import check_space
+
+Yaml = Mapping[str, Any]
+
+
+class ConfigError(ValueError):
+    """A configuration with faults: the message lists all of them."""
+
+    def __init__(self, source: str, faults: Sequence[Fault]) -> None:
+        self.faults = list(faults)
+        super().__init__("\n".join(f"{source}: {fault}" for fault in faults))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: where in the file, the value there, and the rule."""
+
+    path: str
+    value: Any
+    rule: str
+
+    def __str__(self) -> str:
+        """One line, such as `train.epochs = 0: should be greater than 0`."""
+        return f"{self.path} = {self.value!r}: {self.rule}"
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; everything else that is no number stays wrong."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return float(value) if type(value) is int else value
+
+
+def _named(value: Any) -> Any:
+    """`task: digits` is short for `task: {name: digits}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TaskConfig(_Group):
+    """What is learned: the name of a known task or the path of an image folder, and where data lies."""
+
+    name: str
+    root: str | None = None
+
+
+class BackboneConfig(_Group):
+    """What is adapted: a timm name, its weights (by default the Hub's) and image size (by default its own)."""
+
+    name: str
+    checkpoint: str | None = None
+    img_size: PositiveInt | None = None
+
+
+class BudgetConfig(_Group):
+    """Hard limits on every design that is trained: trainable parameters, head excluded."""
+
+    params: Annotated[int, Field(ge=0)] | None = None
+
+
+class SearchConfig(_Group):
+    """How many designs are tried and how they are drawn.
+
+    `trials` counts finished trials, baselines included; after `seconds` no new trial is started. A trial is looked at
+    after `grace_epochs`, then each time that the epochs have grown by the factor `reduction`, and goes on if it is in
+    the best 1 / `reduction` there. `baselines` are never stopped early.
+    """
+
+    trials: PositiveInt = 64
+    seconds: Positive | None = None
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    baselines: bool = True
+    reduction: Annotated[int, Field(ge=2)] = 3
+    grace_epochs: PositiveInt | None = None
+
+
+class TrainConfig(_Group):
+    """How one design is trained; the last epoch counts."""
+
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 64
+    lr: Positive = 1e-3
+    weight_decay: Annotated[Number, Field(ge=0)] = 1e-4
+    warmup_epochs: Annotated[int, Field(ge=0)] = 10
+    label_smoothing: Share = 0.0
+    drop_path: Share = 0.0
+    clip_grad: Positive | None = 1.0
+    amp: Literal["auto", "bf16", "off"] = "auto"
+
+
+class ProtocolConfig(_Group):
+    """How the chosen design is measured: the seeds of the final training on train+val."""
+
+    retrain_seeds: PositiveInt = 3
+
+
+class ResourcesConfig(_Group):
+    """Where trials run: through Ray Tune, or one after the other in this process."""
+
+    runner: Literal["ray", "inline"] = "ray"
+    address: str | None = None
+    concurrent: PositiveInt | None = None
+    cpus: PositiveInt = 1
+    gpus: Annotated[Number, Field(ge=0)] = 0.0
+
+
+class RunConfig(_Group):
+    """The whole run."""
+
+    name: str
+    task: Annotated[TaskConfig, BeforeValidator(_named)]
+    backbone: Annotated[BackboneConfig, BeforeValidator(_named)]
+    space: str | dict[str, Any]
+    budget: BudgetConfig = BudgetConfig()
+    strategy: Literal["auto", "trials"] = "auto"
+    search: SearchConfig = SearchConfig()
+    train: TrainConfig = TrainConfig()
+    protocol: ProtocolConfig = ProtocolConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    storage: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    runs: str = "runs"
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.runs) / self.name
+
+
+def find_config(name: str, kind: str = "") -> Path:
+    """The YAML file of that path, or of that name among the package's (`kind` is a folder there).
+
+    Raises:
+        ConfigError: When there is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = Path(str(resources.files("petlas.configs"))) / kind
+    packaged = shipped / f"{name}.yaml"
+    if packaged.is_file():
+        return packaged
+    known = sorted(path.stem for path in shipped.glob("*.yaml"))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"shipped with petlas: {', '.join(known)}"
+    raise ConfigError(name, [Fault(kind or "CONFIG", name, f"must be a YAML file or a known name; {hint}")])
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: When it cannot be read, or is no mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(str(path), [Fault("file", path.name, f"must be readable YAML: {error}")]) from error
+    if not isinstance(data, dict):
+        raise ConfigError(str(path), [Fault("file", path.name, "must hold a mapping")])
+    return data
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set dotted keys, as in `train.epochs=20`; the values are YAML.
+
+    Raises:
+        ConfigError: When an override is not of the form key=value, or its key runs through a plain value.
+    """
+    faults = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        *groups, last = key.split(".")
+        node: Any = data
+        for group in groups:
+            if isinstance(node.get(group), str) and group in ("task", "backbone"):
+                node[group] = {"name": node[group]}
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                break
+        if not equals or not last or not isinstance(node, dict):
+            faults.append(Fault(key, override, "an override must be key=value, with dots between groups"))
+            continue
+        node[last] = yaml.safe_load(text)
+    if faults:
+        raise ConfigError("command line", faults)
+    return data
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The checked configuration of a file, or of a shipped one, with overrides.
+
+    Args:
+        name: Path of a YAML file, or the name of a configuration that petlas ships.
+        overrides: `key=value` pairs that go through the same check.
+
+    Raises:
+        ConfigError: Listing every fault with its path, its value and the rule.
+    """
+    path = find_config(name)
+    data = apply_overrides({"name": path.stem} | read_yaml(path), overrides)
+    faults: list[Fault] = []
+    config: RunConfig | None = None
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        faults = [_fault(item) for item in error.errors()]
+    faults += _space_faults(data.get("space"))
+    if config is not None:
+        faults += _combination_faults(config)
+    if faults or config is None:
+        raise ConfigError(str(path), faults)
+    return config
+
+
+def space_of(config: RunConfig) -> dict[str, Any]:
+    """The YAML of the run's space: inline, a file, or one that petlas ships."""
+    return config.space if isinstance(config.space, dict) else read_yaml(find_config(config.space, "spaces"))
+
+
+def _space_faults(space: Any) -> list[Fault]:
+    if isinstance(space, str):
+        try:
+            space = read_yaml(find_config(space, "spaces"))
+        except ConfigError as error:
+            return [Fault("space", fault.value, fault.rule) for fault in error.faults]
+    if not isinstance(space, dict):
+        return []
+    return [Fault("space", "...", fault) for fault in check_space(space, METHODS)]
+
+
+def _combination_faults(config: RunConfig) -> list[Fault]:
+    train, search = config.train, config.search
+    faults = []
+    if train.warmup_epochs >= train.epochs:
+        rule = f"must be less than train.epochs = {train.epochs}"
+        faults.append(Fault("train.warmup_epochs", train.warmup_epochs, rule))
+    if search.grace_epochs is not None and search.grace_epochs > train.epochs:
+        rule = f"must be at most train.epochs = {train.epochs}"
+        faults.append(Fault("search.grace_epochs", search.grace_epochs, rule))
+    if "/" in config.name or config.name in ("", ".", ".."):
+        faults.append(Fault("name", config.name, "must be a plain folder name; set the place with runs=FOLDER"))
+    return faults
+
+
+def _fault(error: Any) -> Fault:
+    """A pydantic error in petlas's words, with the nearest known name for an unknown key."""
+    parts = [str(part) for part in error["loc"]]
+    path = ".".join(part for part in parts if part != "str" and not part.startswith(("function-", "dict[")))
+    rule = error["msg"].removeprefix("Input ").replace("Field required", "is required")
+    if error["type"] == "extra_forbidden":
+        known = list(_fields_at(error["loc"][:-1]))
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        rule = f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known: {', '.join(known)}"
+    value = "missing" if error["type"] == "missing" else error["input"]
+    return Fault(path, value, rule)
+
+
+def _fields_at(loc: Sequence[Any]) -> Sequence[str]:
+    group: Any = RunConfig
+    for part in loc:
+        field = group.model_fields.get(part)
+        if field is None:
+            continue
+        group = field.annotation
+    return list(group.model_fields)
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)

@@ -1,0 +1,47 @@
+"""Search a run from its start, or from where it stands, to its end."""
+
+from __future__ import annotations
+
+import logging
+
+import yaml
+from optuna.trial import FrozenTrial
+
+from petlas.search.config import RunConfig
+from petlas.search.record import design_of
+from petlas.search.run_folder import opened, write_text
+from petlas.search.session import Session
+from petlas.search.training import open_run_task
+
+log = logging.getLogger("petlas")
+
+
+def search(config: RunConfig) -> FrozenTrial | None:
+    """Run or resume the search of a configuration.
+
+    Args:
+        config: The run's configuration. Whatever can be wrong with it, the task or the backbone is found before the
+            run folder is made.
+
+    Returns:
+        The best trial, or None if no trial came to its end.
+    """
+    session = Session(config)
+    open_run_task(config)
+    with opened(config) as folder:
+        session.start()
+        if session.exhausted():
+            log.info("%s has all its %d trials; raise search.trials to go on", folder, config.search.trials)
+        elif config.resources.runner == "inline":
+            from petlas.search.inline_runner import run_inline
+
+            run_inline(session)
+        else:
+            from petlas.search.ray_runner import run_ray
+
+            run_ray(session)
+        best = session.record.best()
+        if best is not None:
+            design = yaml.safe_dump(design_of(best).to_dict(), sort_keys=False)
+            write_text(folder / "best" / "design.yaml", design)
+        return best

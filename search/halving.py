@@ -1,0 +1,48 @@
+"""Asynchronous successive halving: which trials go on.
+
+The decision is a function of the recorded values alone, so it is the same after a resume, through Ray Tune and in
+this process, and trials that must not be stopped (baselines) still count for the others. Source: Li et al., A System
+for Massively Parallel Hyperparameter Tuning, 2020 (ASHA).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Rungs at `grace`, `grace * reduction`, ... epochs, below `epochs`.
+
+    Args:
+        epochs: Epochs of a whole run.
+        reduction: One in so many trials goes on at a rung.
+        grace: Epochs of the first rung; by default the last two rungs below `epochs` are used.
+    """
+
+    epochs: int
+    reduction: int = 3
+    grace: int | None = None
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs after which a trial is looked at."""
+        rung = self.grace or max(1, self.epochs // self.reduction**2)
+        found = []
+        while rung < self.epochs:
+            found.append(rung)
+            rung *= self.reduction
+        return tuple(found)
+
+    def keeps(self, epoch: int, value: float, others: Sequence[float]) -> bool:
+        """Whether a trial with `value` after `epoch` goes on, given the other trials' values there.
+
+        It stops at a rung if it is not among the best 1 / `reduction` of all values seen there so far.
+        """
+        if epoch not in self.rungs or not others:
+            return True
+        cut = float(np.quantile([*others, value], 1 - 1 / self.reduction))
+        return value >= cut

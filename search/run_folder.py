@@ -1,0 +1,131 @@
+"""The run folder: `config.yaml`, `study.db`, `log.txt` and `best/`, written so that a crash leaves nothing half done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from petlas.search.config import ConfigError, RunConfig, dump_config, load_config
+
+log = logging.getLogger("petlas")
+
+_CONFIG = "config.yaml"
+_MAY_CHANGE = ("search.trials", "search.seconds", "protocol", "resources", "runs", "storage")
+"""Settings that may differ when a run is resumed: they don't change what a trial's number means."""
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used: the message says why and what to do."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+@contextmanager
+def opened(config: RunConfig) -> Iterator[Path]:
+    """The folder of a run, locked for this process, with its configuration and a log.
+
+    Args:
+        config: The run's configuration; a folder that exists must hold the same one.
+
+    Raises:
+        RunError: When another process works in the folder, or it holds another run.
+    """
+    folder = config.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"one process at a time may work in {folder}, and another one does; wait for it") from None
+    try:
+        check_same(config)
+        write_text(folder / _CONFIG, dump_config(config))
+        with _logging_to(folder / "log.txt"):
+            yield folder
+    finally:
+        lock.release()
+
+
+def check_same(config: RunConfig) -> None:
+    """Refuse to go on with a run under other settings.
+
+    Raises:
+        RunError: Naming each setting that differs.
+    """
+    path = config.folder / _CONFIG
+    if not path.exists():
+        return
+    before, now = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(config.model_dump())
+    changed = [
+        f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+    ]
+    if changed:
+        listed = "\n  ".join(changed)
+        raise RunError(
+            f"{config.folder} holds a run with other settings, and its trials would not compare:\n  {listed}\n"
+            "give this run a name of its own with name=NAME, or remove the folder"
+        )
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix.removesuffix("."): data}
+    return {key: value for name, part in data.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def find_run(run: str) -> RunConfig:
+    """The configuration of a run, by its folder or by its name in `runs/`.
+
+    Raises:
+        RunError: When there is no such run.
+    """
+    for folder in (Path(run), Path("runs") / run):
+        if (folder / _CONFIG).is_file():
+            try:
+                config = load_config(str(folder / _CONFIG))
+            except ConfigError as error:
+                raise RunError(f"{folder} was written by another version of petlas: {error}") from error
+            return config.model_copy(update={"name": folder.resolve().name, "runs": str(folder.parent)})
+    known = sorted(str(path.parent) for path in Path("runs").glob(f"*/{_CONFIG}"))
+    raise RunError(f"RUN must be a run folder, got {run!r}; {'there are ' + ', '.join(known) if known else 'none yet'}")
+
+

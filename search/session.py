@@ -1,0 +1,136 @@
+"""One search over one study: what is tried next, what goes on, what is written down.
+
+Both runners, Ray Tune and the one in this process, ask the same session, so a search is the same in either.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from optuna.trial import Trial, TrialState
+
+from petlas.petl.backbone import shape_by_name
+from petlas.petl.design import Design
+from petlas.petl.tuning import count_params
+from petlas.search.baselines import baselines
+from petlas.search.config import RunConfig, space_of
+from petlas.search.halving import Halving
+from petlas.search.record import StudyRecord, design_of, row_of
+from petlas.search.samplers import make_sampler
+from petlas.search.training import EpochResult
+from petlas.spaces import Budget, Space
+
+log = logging.getLogger("petlas")
+
+BASELINE = "baseline"
+SEARCH = "search"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to run: its number in the study, and its design."""
+
+    number: int
+    design: Design
+    params: int
+
+    def to_config(self) -> dict[str, Any]:
+        """The proposal as the plain data that travels to a worker."""
+        return {"number": self.number, "design": json.dumps(self.design.to_dict()), "params": self.params}
+
+
+class Session:
+    """The search of one run, from its start or from where its study stands.
+
+    Args:
+        config: The run's configuration.
+
+    Raises:
+        SpaceError: When the space cannot be built, or no design of it fits the budget.
+        BackboneError: When the backbone is not known.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.shape = shape_by_name(config.backbone.name, config.backbone.img_size)
+        self.space = Space.from_dict(space_of(config), self.shape.depth, backbone=self.shape.name)
+        self.cost: Callable[[Design], int] = lru_cache(maxsize=4096)(lambda design: count_params(design, self.shape))
+        self.budget = Budget(config.budget.params, self.cost)
+        self.space.check_budget(self.budget)
+        self.cost(self.space.smallest)  # a method of the space that does not suit the backbone is refused here
+        self.halving = Halving(config.train.epochs, config.search.reduction, config.search.grace_epochs)
+
+    @cached_property
+    def record(self) -> StudyRecord:
+        """The study, opened when first needed; the run folder must exist."""
+        seed = self.config.seed
+        sampler = make_sampler(self.config.search.sampler, self.space, self.budget, seed)
+        return StudyRecord.in_folder(self.config.folder, self.config.storage, sampler)
+
+    def start(self) -> None:
+        """Put the study in order after a crash, and queue the baselines that it does not know."""
+        self._started = time.monotonic()
+        stale = self.record.recover()
+        if stale:
+            log.info("%d interrupted trials are marked FAIL and will run again", stale)
+        if self.config.search.baselines:
+            for name, design in baselines(self.shape, self.budget.limit, self.cost).items():
+                fixed = self.space.params(design) if design in self.space else {}
+                if self.record.enqueue(design, self.cost(design), BASELINE, self.config.seed, fixed):
+                    log.debug("queued baseline %s", name)
+
+    def exhausted(self) -> bool:
+        """Whether no further trial may start, beside those that are running; queued ones don't heed the clock."""
+        if self.record.count_finished() + self.record.count_running() >= self.config.search.trials:
+            return True
+        limit = self.config.search.seconds
+        late = limit is not None and time.monotonic() - self._started >= limit
+        return late and not self.record.trials(TrialState.WAITING)
+
+    def define(self, trial: Trial) -> Proposal:
+        """The design of a trial: the queued one, or a new one from the space, within the budget."""
+        if "design" in trial.user_attrs:
+            design = design_of(trial)
+            if design in self.space:
+                self.space.suggest(trial, self.budget)  # so that the sampler learns from it
+        else:
+            design = self.space.suggest(trial, self.budget)
+            self.record.describe(trial, design, self.cost(design), SEARCH, self.config.seed)
+        return Proposal(trial.number, design, self.cost(design))
+
+    def on_epoch(self, number: int, result: EpochResult) -> bool:
+        """Write down an epoch; whether the trial goes on."""
+        if not math.isfinite(result.val):
+            return False
+        self.record.report(number, result.epoch, result.val)
+        if self._stage(number) == BASELINE:
+            return True
+        return self.halving.keeps(result.epoch, result.val, self.record.rung(result.epoch, but=number))
+
+    def on_end(self, number: int, result: EpochResult | None, error: str = "") -> None:
+        """Write down a trial's end, from its last epoch; None if it never finished one."""
+        epochs, seconds = (result.epoch, result.seconds) if result else (0, 0.0)
+        val = result.val if result and not error else None
+        self.record.finish(number, epochs, val, epochs == self.config.train.epochs, seconds, error)
+        self._log_trial(number)
+
+    def _stage(self, number: int) -> str:
+        stage: str = self.record.trials()[number].user_attrs["stage"]
+        return stage
+
+    def _log_trial(self, number: int) -> None:
+        trial = self.record.trials()[number]
+        row = row_of(trial)
+        val = f"val {100 * row.val:5.1f}%" if row.val is not None else row.state
+        epochs = f"{row.epochs}/{self.config.train.epochs}"
+        log.info(
+            "trial %3d  %-8s %-8s %s  %8s params  epoch %-7s %5.0f s  %s",
+            number, row.state, row.stage, val, f"{row.params:,}", epochs, row.seconds, design_of(trial),
+        )  # fmt: skip

@@ -1,0 +1,72 @@
+"""Tables for people: what the command line prints without `--format json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from petlas.petl.design import Design
+
+console = Console(soft_wrap=False)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """Print a table; columns whose name ends in `#` are aligned to the right."""
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in columns:
+        right = name.endswith("#")
+        drawn.add_column(name.removesuffix("#"), justify="right" if right else "left", no_wrap=right)
+    for row in rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+
+
+def percent(value: float | None) -> str:
+    """An accuracy in percent, `-` where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def study_table(study: Mapping[str, Any], val_images: int | None) -> None:
+    """Print the trials of a study, its Pareto front and its best trial."""
+    best, front = study["best"], {row["number"] for row in study["pareto"]}
+    rows = [
+        (
+            str(row["number"]) + ("*" if row["number"] in front else ""),
+            row["state"],
+            row["stage"],
+            percent(row["val"]),
+            f"{row['params']:,}",
+            str(row["epochs"]),
+            f"{row['seconds']:.0f}",
+            str(Design.from_dict(row["design"])) if row["design"] else "",
+        )
+        for row in study["trials"]
+    ]
+    table(("trial#", "state", "stage", "val %#", "params#", "epochs#", "seconds#", "design"), rows)
+    console.print("* on the Pareto front of accuracy and parameters", style="dim")
+    if best is None:
+        console.print("no trial has come to its end yet")
+        return
+    error = ""
+    if val_images:
+        p = best["val"]
+        error = f" (standard error {100 * math.sqrt(p * (1 - p) / val_images):.1f} points on {val_images} images)"
+    console.print(
+        f"best: trial {best['number']} with {percent(best['val'])}% on val{error}, {best['params']:,} parameters: "
+        f"{Design.from_dict(best['design'])}"
+    )
+
+
+def outcome_table(outcomes: Sequence[Mapping[str, Any]]) -> None:
+    """Print retrained designs: accuracy on val and test, and parameters."""
+    rows = []
+    for outcome in outcomes:
+        spread = f" ± {100 * outcome['test_std']:.1f}" if len(outcome["seeds"]) > 1 else ""
+        design = str(Design.from_dict(outcome["design"]))
+        test = percent(outcome["test_mean"]) + spread
+        rows.append((outcome["name"], percent(outcome["val"]), test, f"{outcome['params']:,}", design))
+    table(("", "val %#", "test %#", "params#", "design"), rows)

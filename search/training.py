@@ -1,0 +1,203 @@
+"""Train one design on one task, epoch by epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from petlas.datasets import Task, open_store, open_task
+from petlas.petl.backbone import InputConfig, input_config, load_backbone, reset_head
+from petlas.petl.design import Design
+from petlas.petl.tuning import apply
+from petlas.search.config import RunConfig, TrainConfig
+
+EVAL_BATCH = 256
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch gave: its number from 1, mean training loss, accuracy on the selection split, seconds so far."""
+
+    epoch: int
+    loss: float
+    val: float
+    seconds: float
+
+
+class ImageBatches:
+    """Decoded images (N, 3, S, S) uint8 and labels (N,), handed out as normalised batches on a device."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, inputs: InputConfig, device: torch.device) -> None:
+        with torch.no_grad():
+            on_gpu = device.type == "cuda"
+            self._images = torch.tensor(images, device=device) if on_gpu else _share(images)
+        self._labels = torch.tensor(labels, dtype=torch.long, device=device)
+        self._mean = torch.tensor(inputs.mean, device=device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(inputs.std, device=device).view(1, 3, 1, 1) * 255
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._labels)
+
+    def batch(self, pick: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) float, normalised as the backbone was pretrained, and labels (B,)."""
+        return (self._images[pick].float() - self._mean) / self._std, self._labels[pick]
+
+
+def _share(images: np.ndarray) -> Tensor:
+    """A tensor on the memory of a read-only map: all trials of a node share its pages."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "not writable": nothing here writes
+        return torch.from_numpy(images)
+
+
+def open_run_task(config: RunConfig) -> Task:
+    """The task of a run."""
+    return open_task(config.task.name, root=config.task.root, seed=config.seed)
+
+
+def load_split(config: RunConfig, task: Task, split: str, inputs: InputConfig, device: torch.device) -> ImageBatches:
+    """One split of a run's task, decoded once and shared."""
+    part = task.splits[split]
+    images = open_store(part, inputs.size, interpolation=inputs.interpolation)
+    return ImageBatches(images, part.labels, inputs, device)
+
+
+@lru_cache(maxsize=1)
+def _pristine(name: str, checkpoint: str | None, img_size: int | None, drop_path: float) -> nn.Module:
+    return load_backbone(name, checkpoint, img_size=img_size, drop_path_rate=drop_path)
+
+
+def fresh_backbone(config: RunConfig) -> nn.Module:
+    """A copy of the run's backbone; its file is read once in a process."""
+    backbone = config.backbone
+    return copy.deepcopy(_pristine(backbone.name, backbone.checkpoint, backbone.img_size, config.train.drop_path))
+
+
+def pick_device() -> torch.device:
+    """A GPU if this process may use one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast_dtype(train: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """bf16 where asked for, or where the hardware computes with it; most CPUs only emulate it, 20 times slower."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if train.amp == "bf16" or (train.amp == "auto" and able) else None
+
+
+class TrainingRun:
+    """One design in training. The same seed gives the same numbers, in any process with as many threads.
+
+    Args:
+        config: The run's configuration.
+        design: What is inserted into the backbone.
+        seed: Of the initialisation, the order of the images, and dropout.
+        train_split: The split that is learned from.
+        val_split: The split that `epoch` measures on; None for no measurement (NaN).
+    """
+
+    def __init__(
+        self, config: RunConfig, design: Design, seed: int, train_split: str = "train", val_split: str | None = "val"
+    ) -> None:
+        self._start = time.perf_counter()
+        self.config = config
+        self.device = pick_device()
+        task = open_run_task(config)
+        torch.manual_seed(seed)
+        model = fresh_backbone(config)
+        reset_head(model, task.num_classes)
+        self.model = apply(model, design).to(self.device)
+        self.inputs = input_config(model)
+        self.train_data = load_split(config, task, train_split, self.inputs, self.device)
+        self.val_data = load_split(config, task, val_split, self.inputs, self.device) if val_split else None
+        self._autocast = autocast_dtype(config.train, self.device)
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._optimiser = make_optimiser(self._parameters, config.train)
+        self._steps = math.ceil(len(self.train_data) / config.train.batch_size)
+        self._schedule = make_schedule(self._optimiser, config.train, self._steps)
+        self._order = torch.Generator().manual_seed(seed)
+        self.epochs_done = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epochs_done >= self.config.train.epochs
+
+    def epoch(self) -> EpochResult:
+        """Train for one epoch and measure; a loss that is not finite gives a NaN accuracy and ends the run."""
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        order = torch.randperm(len(self.train_data), generator=self._order)
+        for pick in order.split(self.config.train.batch_size):
+            total += self._step(pick) * len(pick)
+        self.epochs_done += 1
+        loss = total.item() / len(self.train_data)
+        val = math.nan
+        if self.val_data is not None and math.isfinite(loss):
+            val = evaluate(self.model, self.val_data, self._autocast)
+        return EpochResult(self.epochs_done, loss, val, time.perf_counter() - self._start)
+
+    def _step(self, pick: Tensor) -> Tensor:
+        images, labels = self.train_data.batch(pick)
+        with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.train.label_smoothing)
+        self._optimiser.zero_grad()
+        loss.backward()
+        if self.config.train.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self.config.train.clip_grad)
+        self._optimiser.step()
+        self._schedule.step()
+        return loss.detach()
+
+    def test(self) -> float:
+        """Accuracy on the locked test split. Called once, after selection, when the training is over."""
+        task = open_run_task(self.config)
+        data = load_split(self.config, task, "test", self.inputs, self.device)
+        return evaluate(self.model, data, self._autocast)
+
+
+def make_optimiser(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW; vectors and scalars (biases, norms, scales) are not decayed."""
+    decayed = [p for p in parameters if p.ndim > 1]
+    plain = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=train.lr)
+
+
+def make_schedule(
+    optimiser: torch.optim.Optimizer, train: TrainConfig, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Per step: linear warm-up over `warmup_epochs`, then a cosine to 1% of the peak."""
+    warmup, total = train.warmup_epochs * steps, train.epochs * steps
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(1, total - warmup)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: ImageBatches, autocast: torch.dtype | None = None) -> float:
+    """Top-1 accuracy of a model on a split, in evaluation mode."""
+    model.eval()
+    correct = 0
+    for start in range(0, len(data), EVAL_BATCH):
+        images, labels = data.batch(slice(start, start + EVAL_BATCH))
+        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+            logits = model(images)
+        correct += int((logits.argmax(dim=1) == labels).sum())
+    return correct / len(data)
