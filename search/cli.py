@@ -47,7 +47,10 @@ def _print_json(data: Any) -> None:
 def _split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Configurations and `key=value` overrides; a path that exists is a configuration even with `=` in its name."""
     overrides = [text for text in arguments if "=" in text and not Path(text).exists()]
-    return [text for text in arguments if text not in overrides], overrides
+    names = [text for text in arguments if text not in overrides]
+    if not names:
+        raise typer.BadParameter(f"at least one CONFIG is needed, got only overrides: {' '.join(overrides)}")
+    return names, overrides
 
 
 @app.command()
@@ -107,9 +110,14 @@ def study(run: Run, format: FormatOption = Format.TABLE) -> None:
     if format is Format.JSON:
         _print_json(data)
         return
+    from petlas.datasets import DataError
     from petlas.search.training import open_run_task
 
-    study_table(data, len(open_run_task(config).splits["val"]))
+    try:
+        images = len(open_run_task(config).splits["val"])
+    except DataError:  # the study can be read where the data is not
+        images = None
+    study_table(data, images)
 
 
 @app.command()

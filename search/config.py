@@ -54,7 +54,7 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Number = Annotated[float, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 
@@ -144,7 +144,7 @@ class RunConfig(_Group):
     protocol: ProtocolConfig = ProtocolConfig()
     resources: ResourcesConfig = ResourcesConfig()
     storage: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     runs: str = "runs"
 
     @property
@@ -200,20 +200,25 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         for group in groups:
             if isinstance(node.get(group), str) and group in ("task", "backbone"):
                 node[group] = {"name": node[group]}
-            node = node.setdefault(group, {})
+            if node.get(group) is None:
+                node[group] = {}
+            node = node[group]
             if not isinstance(node, dict):
                 break
         if not equals or not last or not isinstance(node, dict):
             faults.append(Fault(key, override, "an override must be key=value, with dots between groups"))
             continue
-        node[last] = yaml.safe_load(text)
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            faults.append(Fault(key, text, "must be readable YAML; quote text with special characters"))
     if faults:
         raise ConfigError("command line", faults)
     return data
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The checked configuration of a file, or of a shipped one, with overrides.
+    """The checked configuration of a file, or of a shipped one, with overrides; its space is read, not only named.
 
     Args:
         name: Path of a YAML file, or the name of a configuration that petlas ships.
@@ -231,11 +236,10 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     except ValidationError as error:
         faults = [_fault(item) for item in error.errors()]
     faults += _space_faults(data.get("space"))
-    if config is not None:
-        faults += _combination_faults(config)
+    faults += _combination_faults(data)
     if faults or config is None:
         raise ConfigError(str(path), faults)
-    return config
+    return config.model_copy(update={"space": space_of(config)})
 
 
 def space_of(config: RunConfig) -> dict[str, Any]:
@@ -251,21 +255,42 @@ def _space_faults(space: Any) -> list[Fault]:
             return [Fault("space", fault.value, fault.rule) for fault in error.faults]
     if not isinstance(space, dict):
         return []
-    return [Fault("space", "...", fault) for fault in check_space(space, METHODS)]
+    return [_space_fault(space, fault) for fault in check_space(space, METHODS)]
 
 
-def _combination_faults(config: RunConfig) -> list[Fault]:
-    train, search = config.train, config.search
+def _space_fault(space: Any, text: str) -> Fault:
+    """One of `check_space`'s lines, which begin with a path, with the value there."""
+    path, _, rule = text.partition(": ")
+    value = space
+    for part in path.split("."):
+        value = value.get(part, "missing") if isinstance(value, dict) else "missing"
+    return Fault(f"space.{path}", value, rule)
+
+
+def _combination_faults(data: Yaml) -> list[Fault]:
+    """What cannot be together, among the settings that are sound on their own."""
+    epochs, warmup = (_sound(TrainConfig, data.get("train"), key) for key in ("epochs", "warmup_epochs"))
+    grace = _sound(SearchConfig, data.get("search"), "grace_epochs")
+    name, storage = data.get("name"), data.get("storage")
     faults = []
-    if train.warmup_epochs >= train.epochs:
-        rule = f"must be less than train.epochs = {train.epochs}"
-        faults.append(Fault("train.warmup_epochs", train.warmup_epochs, rule))
-    if search.grace_epochs is not None and search.grace_epochs > train.epochs:
-        rule = f"must be at most train.epochs = {train.epochs}"
-        faults.append(Fault("search.grace_epochs", search.grace_epochs, rule))
-    if "/" in config.name or config.name in ("", ".", ".."):
-        faults.append(Fault("name", config.name, "must be a plain folder name; set the place with runs=FOLDER"))
+    if epochs is not None and warmup is not None and warmup >= epochs:
+        faults.append(Fault("train.warmup_epochs", warmup, f"must be less than train.epochs = {epochs}"))
+    if epochs is not None and grace is not None and grace > epochs:
+        faults.append(Fault("search.grace_epochs", grace, f"must be at most train.epochs = {epochs}"))
+    if isinstance(name, str) and ("/" in name or name in ("", ".", "..")):
+        faults.append(Fault("name", name, "must be a plain folder name; set the place with runs=FOLDER"))
+    if isinstance(storage, str) and "://" not in storage:
+        faults.append(Fault("storage", storage, "must be a database URL such as postgresql://user:password@host/name"))
     return faults
+
+
+def _sound(group: type[_Group], data: Any, key: str) -> Any:
+    """A setting of a group, or its default; None where it breaks its own rule."""
+    try:
+        given = {key: data[key]} if isinstance(data, dict) and key in data else {}
+        return getattr(group.model_validate(given), key)
+    except ValidationError:
+        return None
 
 
 def _fault(error: Any) -> Fault:

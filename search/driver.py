@@ -11,7 +11,7 @@ from petlas.search.config import RunConfig
 from petlas.search.record import design_of
 from petlas.search.run_folder import opened, write_text
 from petlas.search.session import Session
-from petlas.search.training import open_run_task
+from petlas.search.training import fresh_backbone, open_run_task
 
 log = logging.getLogger("petlas")
 
@@ -28,6 +28,7 @@ def search(config: RunConfig) -> FrozenTrial | None:
     """
     session = Session(config)
     open_run_task(config)
+    fresh_backbone(config)
     with opened(config) as folder:
         session.start()
         if session.exhausted():

@@ -7,10 +7,9 @@ for Massively Parallel Hyperparameter Tuning, 2020 (ASHA).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Halving:
     @property
     def rungs(self) -> tuple[int, ...]:
         """The epochs after which a trial is looked at."""
-        rung = self.grace or max(1, self.epochs // self.reduction**2)
+        rung = self.grace or math.ceil(self.epochs / self.reduction**2)
         found = []
         while rung < self.epochs:
             found.append(rung)
@@ -44,5 +43,5 @@ class Halving:
         """
         if epoch not in self.rungs or not others:
             return True
-        cut = float(np.quantile([*others, value], 1 - 1 / self.reduction))
-        return value >= cut
+        no_better = sum(other <= value for other in others)
+        return no_better * self.reduction >= len(others) * (self.reduction - 1)  # whole numbers: nothing is rounded

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
-from petlas.search.samplers import SpaceExhausted
-from petlas.search.session import Session
-from petlas.search.training import TrainingRun
+from petlas.search.session import Proposal, Session
+from petlas.search.training import EpochResult, TrainingRun
 
 
 def run_inline(session: Session) -> None:
@@ -15,17 +16,24 @@ def run_inline(session: Session) -> None:
     torch.set_num_threads(session.config.resources.cpus)
     try:
         while not session.exhausted():
-            try:
-                trial = session.record.study.ask()
-                proposal = session.define(trial)
-            except SpaceExhausted:
-                break
-            result = None
-            run = TrainingRun(session.config, proposal.design, session.config.seed)
-            while not run.finished:
-                result = run.epoch()
-                if not session.on_epoch(proposal.number, result):
-                    break
-            session.on_end(proposal.number, result)
+            proposal = session.define(session.record.study.ask())
+            _run_trial(session, proposal)
     finally:
         torch.set_num_threads(threads)
+
+
+def _run_trial(session: Session, proposal: Proposal) -> None:
+    """One trial to its end; a fault of the design ends this trial alone."""
+    run: TrainingRun | None = None
+    result: EpochResult | None = None
+    while run is None or not run.finished:
+        try:
+            run = run or TrainingRun(session.config, proposal.design, session.config.seed)
+            result = run.epoch()
+        except Exception as error:
+            logging.getLogger("petlas").debug("trial %d failed", proposal.number, exc_info=True)
+            session.on_end(proposal.number, result, f"{type(error).__name__}: {error}")
+            return
+        if not session.on_epoch(proposal.number, result):
+            break
+    session.on_end(proposal.number, result)

@@ -17,6 +17,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # or relative paths would mean other files in the workers
 
 import ray
 import torch
@@ -28,7 +29,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig
-from petlas.search.samplers import SpaceExhausted
+from petlas.search.run_folder import RunError
 from petlas.search.session import Session
 from petlas.search.training import EpochResult, TrainingRun
 
@@ -62,12 +63,7 @@ class StudySearch(_Unpickled, OptunaSearch):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration, or FINISHED when the session is exhausted."""
-        if self._session.exhausted():
-            return Searcher.FINISHED
-        try:
-            return super().suggest(trial_id)
-        except SpaceExhausted:
-            return Searcher.FINISHED
+        return Searcher.FINISHED if self._session.exhausted() else super().suggest(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler has passed it to the session, also where it stops the trial."""
@@ -145,11 +141,12 @@ def _epoch_result(result: Mapping[str, Any] | None) -> EpochResult | None:
 
 @contextmanager
 def _cluster(config: RunConfig) -> Iterator[None]:
-    """A running Ray: the cluster at `resources.address`, one that runs already, or a local one for this search."""
+    """A running Ray: this process's, the cluster at `resources.address` or $RAY_ADDRESS, or one for this search."""
     mine = not ray.is_initialized()
     if mine:
-        local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 256 * 2**20}
-        where = {"address": config.resources.address} if config.resources.address else local
+        local: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": 256 * 2**20}
+        address = config.resources.address or os.environ.get("RAY_ADDRESS")
+        where = {"address": address} if address else local
         ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **where)
     try:
         yield
@@ -165,7 +162,7 @@ def run_ray(session: Session) -> None:
         session: What is tried; it writes the study.
 
     Raises:
-        RuntimeError: When the cluster has no room for a single trial.
+        RunError: When the cluster has no room for a single trial.
     """
     config = session.config
     needs = {"cpu": config.resources.cpus, "gpu": config.resources.gpus}
@@ -174,7 +171,7 @@ def run_ray(session: Session) -> None:
         has = ray.cluster_resources()
         room = min(int(has.get(name.upper(), 0) / amount) for name, amount in needs.items() if amount)
         if room < 1:
-            raise RuntimeError(f"a trial needs {needs}, and Ray has {has}; lower resources.cpus or resources.gpus")
+            raise RunError(f"a trial needs {needs}, and Ray has {has}; lower resources.cpus or resources.gpus")
         worker = tune.with_parameters(TrialWorker, run_config=config.model_dump())
         tuner = tune.Tuner(
             tune.with_resources(worker, needs),

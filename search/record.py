@@ -41,12 +41,16 @@ class StudyRecord:
         url: An Optuna storage URL, such as `sqlite:///runs/demo/study.db`.
         name: The study's name.
         sampler: Draws new designs; not needed for reading.
+        alone: The database is this run's own: its study is taken by any name, because a run folder may be renamed.
     """
 
-    def __init__(self, url: str, name: str, sampler: optuna.samplers.BaseSampler | None = None) -> None:
+    def __init__(
+        self, url: str, name: str, sampler: optuna.samplers.BaseSampler | None = None, alone: bool = False
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.storage: BaseStorage = RDBStorage(url)
-        self.name = name
+        known = optuna.get_all_study_names(self.storage) if alone else []
+        self.name = name = known[0] if known else name
         self.study: Study = optuna.create_study(
             storage=self.storage, study_name=name, directions=DIRECTIONS, sampler=sampler, load_if_exists=True
         )
@@ -56,7 +60,7 @@ class StudyRecord:
         cls, folder: Path, url: str | None = None, sampler: optuna.samplers.BaseSampler | None = None
     ) -> StudyRecord:
         """The study of a run folder: its `study.db`, or the database at `url`."""
-        return cls(url or f"sqlite:///{folder / 'study.db'}", folder.name, sampler)
+        return cls(url or f"sqlite:///{folder / 'study.db'}", folder.name, sampler, alone=url is None)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials, or those in the given states."""
@@ -96,10 +100,13 @@ class StudyRecord:
             self.storage.set_trial_intermediate_value(trial._trial_id, epoch, val)
 
     def rung(self, epoch: int, but: int) -> list[float]:
-        """The accuracies of all trials after that epoch, without trial `but`."""
-        return [t.intermediate_values[epoch] for t in self.trials() if t.number != but and epoch in t.intermediate_values]
+        """The accuracies of all trials after that epoch, without trial `but` and those that were cut off."""
+        others = (t.intermediate_values for t in self.trials() if t.number != but and not is_interrupted(t))
+        return [values[epoch] for values in others if epoch in values]
 
-    def finish(self, number: int, epochs: int, val: float | None, complete: bool, seconds: float, why: str = "") -> None:
+    def finish(
+        self, number: int, epochs: int, val: float | None, complete: bool, seconds: float, why: str = ""
+    ) -> None:
         """End a trial, honestly: COMPLETE after all epochs, PRUNED if stopped early, FAIL without a number.
 
         A trial that is finished already is left as it is.
@@ -107,6 +114,7 @@ class StudyRecord:
         trial = self._running(number)
         if trial is None:
             return
+        epochs = max(epochs, *trial.intermediate_values, 0)
         for key, value in {"epochs": epochs, "seconds": round(seconds, 2)}.items():
             self.storage.set_trial_user_attr(trial._trial_id, key, value)
         if val is None or not math.isfinite(val):

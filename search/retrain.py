@@ -48,7 +48,10 @@ def choose(config: RunConfig, trial: int | None = None, file: Path | None = None
         RunError: When the study has no such trial, or no trial that came to its end.
     """
     if file is not None:
-        return Design.load(file), None
+        design, backbone = Design.load(file), shape_by_name(config.backbone.name, config.backbone.img_size).name
+        if design.backbone not in (None, backbone):
+            raise RunError(f"--design must be for the run's backbone {backbone}, and {file} is for {design.backbone}")
+        return design, None
     record = StudyRecord.in_folder(config.folder, config.storage)
     if trial is None:
         best = record.best()
@@ -119,8 +122,11 @@ def _measure(
         while not run.finished:
             result = run.epoch()
             if not math.isfinite(result.loss):
-                raise RuntimeError(f"retraining {name} with seed {seed} diverged in epoch {result.epoch}; lower train.lr")
+                why = f"retraining {name} with seed {seed} diverged in epoch {result.epoch}"
+                raise RuntimeError(f"{why}; lower train.lr")
         test = run.test()
+        if not math.isfinite(test):
+            raise RuntimeError(f"retraining {name} with seed {seed} diverged in the last epoch; lower train.lr")
         log.info("retrained %-12s seed %d  test %5.1f%%  %5.0f s", name, seed, 100 * test, result.seconds)
         if keep is not None and seed == config.seed:
             keep(run.model, test)

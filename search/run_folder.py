@@ -1,11 +1,11 @@
-"""The run folder: `config.yaml`, `study.db`, `log.txt` and `best/`, written so that a crash leaves nothing half done."""
+"""The run folder: `config.yaml`, `study.db`, `log.txt` and `best/`; a crash leaves no file half written."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from petlas.search.config import ConfigError, RunConfig, dump_config, load_confi
 log = logging.getLogger("petlas")
 
 _CONFIG = "config.yaml"
-_MAY_CHANGE = ("search.trials", "search.seconds", "protocol", "resources", "runs", "storage")
+_MAY_CHANGE = ("name", "search.trials", "search.seconds", "protocol", "resources", "runs", "storage")
 """Settings that may differ when a run is resumed: they don't change what a trial's number means."""
 
 
@@ -30,13 +30,12 @@ class RunError(ValueError):
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -56,12 +55,16 @@ def opened(config: RunConfig) -> Iterator[Path]:
         RunError: When another process works in the folder, or it holds another run.
     """
     folder = config.folder
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "run.lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise RunError(f"one process at a time may work in {folder}, and another one does; wait for it") from None
+    except OSError as error:
+        raise RunError(
+            f"the run folder {folder} cannot be written ({error}); set another place with runs=FOLDER"
+        ) from error
     try:
         check_same(config)
         write_text(folder / _CONFIG, dump_config(config))
@@ -124,8 +127,7 @@ def find_run(run: str) -> RunConfig:
                 config = load_config(str(folder / _CONFIG))
             except ConfigError as error:
                 raise RunError(f"{folder} was written by another version of petlas: {error}") from error
-            return config.model_copy(update={"name": folder.resolve().name, "runs": str(folder.parent)})
+            place = folder if folder.name == folder.resolve().name else folder.resolve()
+            return config.model_copy(update={"name": place.name, "runs": str(place.parent)})
     known = sorted(str(path.parent) for path in Path("runs").glob(f"*/{_CONFIG}"))
     raise RunError(f"RUN must be a run folder, got {run!r}; {'there are ' + ', '.join(known) if known else 'none yet'}")
-
-

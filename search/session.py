@@ -63,16 +63,14 @@ class Session:
         self.space = Space.from_dict(space_of(config), self.shape.depth, backbone=self.shape.name)
         self.cost: Callable[[Design], int] = lru_cache(maxsize=4096)(lambda design: count_params(design, self.shape))
         self.budget = Budget(config.budget.params, self.cost)
-        self.space.check_budget(self.budget)
-        self.cost(self.space.smallest)  # a method of the space that does not suit the backbone is refused here
+        self.cost(self.space.largest)  # a method of the space that does not suit the backbone is refused here
+        self.sampler = make_sampler(config.search.sampler, self.space, self.budget, config.seed)
         self.halving = Halving(config.train.epochs, config.search.reduction, config.search.grace_epochs)
 
     @cached_property
     def record(self) -> StudyRecord:
         """The study, opened when first needed; the run folder must exist."""
-        seed = self.config.seed
-        sampler = make_sampler(self.config.search.sampler, self.space, self.budget, seed)
-        return StudyRecord.in_folder(self.config.folder, self.config.storage, sampler)
+        return StudyRecord.in_folder(self.config.folder, self.config.storage, self.sampler)
 
     def start(self) -> None:
         """Put the study in order after a crash, and queue the baselines that it does not know."""
@@ -87,12 +85,17 @@ class Session:
                     log.debug("queued baseline %s", name)
 
     def exhausted(self) -> bool:
-        """Whether no further trial may start, beside those that are running; queued ones don't heed the clock."""
+        """Whether no further trial may start, beside those that are running.
+
+        Queued trials heed the number of trials, but neither the clock nor the end of the space.
+        """
         if self.record.count_finished() + self.record.count_running() >= self.config.search.trials:
             return True
+        if self.record.trials(TrialState.WAITING):
+            return False
         limit = self.config.search.seconds
         late = limit is not None and time.monotonic() - self._started >= limit
-        return late and not self.record.trials(TrialState.WAITING)
+        return late or self.sampler.exhausted(self.record.study)
 
     def define(self, trial: Trial) -> Proposal:
         """The design of a trial: the queued one, or a new one from the space, within the budget."""
@@ -134,3 +137,5 @@ class Session:
             "trial %3d  %-8s %-8s %s  %8s params  epoch %-7s %5.0f s  %s",
             number, row.state, row.stage, val, f"{row.params:,}", epochs, row.seconds, design_of(trial),
         )  # fmt: skip
+        if "error" in trial.user_attrs:
+            log.warning("trial %3d  failed: %s", number, trial.user_attrs["error"])

@@ -113,8 +113,8 @@ class TrainingRun:
         self.config = config
         self.device = pick_device()
         task = open_run_task(config)
-        torch.manual_seed(seed)
         model = fresh_backbone(config)
+        torch.manual_seed(seed)  # only here: reading the backbone for the first time draws random numbers
         reset_head(model, task.num_classes)
         self.model = apply(model, design).to(self.device)
         self.inputs = input_config(model)
@@ -192,12 +192,14 @@ def make_schedule(
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: ImageBatches, autocast: torch.dtype | None = None) -> float:
-    """Top-1 accuracy of a model on a split, in evaluation mode."""
+    """Top-1 accuracy of a model on a split, in evaluation mode; NaN if an output is not finite."""
     model.eval()
     correct = 0
     for start in range(0, len(data), EVAL_BATCH):
         images, labels = data.batch(slice(start, start + EVAL_BATCH))
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
             logits = model(images)
+        if not logits.isfinite().all():
+            return math.nan
         correct += int((logits.argmax(dim=1) == labels).sum())
     return correct / len(data)

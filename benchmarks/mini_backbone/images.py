@@ -193,9 +193,9 @@ SCENES: tuple[Callable[[Rng], Image.Image], ...] = (dead_leaves, fractal, textur
 
 
 def draw_image(index: int) -> tuple[np.ndarray, int]:
-    """Image `index` as (SIZE, SIZE, 3) uint8, and its glyph class or -1; two in five images are glyphs."""
+    """Image `index` as (SIZE, SIZE, 3) uint8, and its glyph class or -1; one image in five is a glyph."""
     rng = np.random.default_rng([1, index])
-    label = int(rng.integers(GLYPH_CLASSES)) if index % 5 < 2 else -1
+    label = int(rng.integers(GLYPH_CLASSES)) if index % 5 == 0 else -1
     image = glyph(rng, label) if label >= 0 else SCENES[int(rng.integers(len(SCENES)))](rng)
     small = image.resize((SIZE, SIZE), Image.Resampling.BOX)
     return np.asarray(small), label

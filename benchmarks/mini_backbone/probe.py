@@ -1,0 +1,71 @@
+"""Linear probes on the mini backbone: test errors with pretrained and with random weights, 1,000 training images.
+
+    python benchmarks/mini_backbone/probe.py --root DATA > benchmarks/mini_backbone/probe.md
+
+The probe is a logistic regression on the standardised class token after the last norm; its regularisation is chosen
+on train -> val, separately for each backbone, then it is fitted on train+val and tested once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from petlas.datasets import Task, open_store, open_task
+from petlas.petl import input_config, load_backbone
+from petlas.petl.backbone import MINI
+from petlas.search.training import EVAL_BATCH, ImageBatches
+
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+
+
+@torch.inference_mode()
+def features(model: torch.nn.Module, task: Task, split: str) -> np.ndarray:
+    """Class tokens (N, D) of a split."""
+    inputs, part = input_config(model), task.splits[split]
+    images = open_store(part, inputs.size, interpolation=inputs.interpolation)
+    data = ImageBatches(images, part.labels, inputs, torch.device("cpu"))
+    batches = (data.batch(slice(i, i + EVAL_BATCH))[0] for i in range(0, len(data), EVAL_BATCH))
+    return torch.cat([model(batch) for batch in batches]).numpy()
+
+
+def probe_errors(model: torch.nn.Module, task: Task) -> int:
+    """Test errors of the probe."""
+    x = {split: features(model, task, split) for split in task.splits}
+    y = {split: part.labels for split, part in task.splits.items()}
+
+    def fit(split: str, strength: float) -> LogisticRegression:
+        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(x[split], y[split])
+
+    best = max(STRENGTHS, key=lambda strength: fit("train", strength).score(x["val"], y["val"]))
+    return int((fit("trainval", best).predict(x["test"]) != y["test"]).sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="where the VTAB-layout tasks lie; without it, digits alone")
+    parser.add_argument("--tasks", nargs="*", default=["digits", "emoji_group", "mnist"])
+    parser.add_argument("--checkpoint", type=Path, help="other weights than the shipped ones")
+    args = parser.parse_args()
+    print("| task | test images | errors, random weights (3 seeds) | errors, pretrained | fewer |")
+    print("|---|---|---|---|---|")
+    for name in args.tasks:
+        task = open_task(name, args.root)
+        random = []
+        for seed in range(3):
+            torch.manual_seed(seed)
+            random.append(probe_errors(load_backbone(MINI, pretrained=False), task))
+        pretrained = probe_errors(load_backbone(MINI, args.checkpoint), task)
+        fewer = 1 - pretrained / np.mean(random)
+        shown = ", ".join(map(str, random))
+        print(f"| {name} | {len(task.splits['test'])} | {shown} | {pretrained} | {fewer:.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

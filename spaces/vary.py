@@ -1,0 +1,161 @@
+"""Varying designs: mutation, crossover, and the feasible unseen design next to a proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from petlas.petl.design import Design
+from petlas.spaces.budget import Budget
+from petlas.spaces.draw import designs, draw, placed, repair
+from petlas.spaces.errors import SpaceError
+
+if TYPE_CHECKING:
+    from petlas.spaces.space import Space
+
+_TRIES = 8  # Mutations that may be undone by the budget before neighbours are tried one by one.
+_MOVES = 24  # Mutations of a proposal, ever bolder, before the space is searched in order.
+
+
+def _neighbours(space: Space, point: Sequence[int], rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Every other value of every coordinate, as (index, value) in random order."""
+    spans = [(i, space.bounds(point, i)) for i in range(len(point))]
+    moves = [(i, v) for i, (low, high) in spans for v in range(low, high + 1) if v != point[i]]
+    rng.shuffle(moves)
+    return moves
+
+
+def _perturb(
+    space: Space, point: Sequence[int], rng: np.random.Generator, chance: Sequence[float]
+) -> tuple[list[int], set[int]]:
+    """The point with coordinates moved to another value, each with its chance and at least one; and which ones."""
+    spans = [space.bounds(point, i) for i in range(len(point))]
+    movable = [i for i, (low, high) in enumerate(spans) if low < high]
+    if not movable:
+        return list(point), set()
+    moved = {i for i in movable if rng.random() < chance[i]} or {int(rng.choice(movable))}
+    # Blocks that a new depth reaches get a random size; settling takes it back from those still beyond the depth.
+    fresh = draw(space, rng)
+    values = [new if old == high == 0 else old for new, old, (_, high) in zip(fresh, point, spans, strict=True)]
+    for i in moved:
+        low, high = spans[i]
+        values[i] = int(rng.integers(low, high))
+        values[i] += values[i] >= point[i]
+    return space.settle(values), moved
+
+
+def mutate(
+    space: Space,
+    design: Design,
+    rng: np.random.Generator,
+    budget: Budget,
+    *,
+    probability: float = 0.2,
+    depth_probability: float | None = None,
+) -> Design:
+    """Another design near the given one, within the budget.
+
+    Each size moves with the given probability to another one, drawn uniformly; so does each depth, whose new blocks
+    get random sizes. A mutant over the budget is shrunk, first where it did not move: enlarging one place takes
+    from others. The result differs from the given design whenever the space has another one within the budget.
+
+    Args:
+        space: The space.
+        design: A design of the space.
+        rng: The source of randomness.
+        budget: The hard budget.
+        probability: The probability that a size moves; at least one always does.
+        depth_probability: The probability that a depth moves (NOAH: 0.4); None is the same probability.
+
+    Raises:
+        SpaceError: When the design is not in the space, or no design fits the budget.
+    """
+    start = list(space.point(design))
+    depths = probability if depth_probability is None else depth_probability
+    chance = [depths] * len(space.rules) + [probability] * len(space.dimensions)
+    for _ in range(_TRIES):
+        changed, moved = _perturb(space, start, rng, chance)
+        point = repair(space, changed, rng, budget, keep=moved)
+        if point != start:
+            return space.at(point)
+    for index, value in _neighbours(space, start, rng):
+        neighbour = space.at(placed(space, start, index, value))
+        if budget.allows(neighbour):
+            return neighbour
+    return space.at(start)
+
+
+def crossover(
+    space: Space,
+    a: Design,
+    b: Design,
+    rng: np.random.Generator,
+    budget: Budget,
+    *,
+    by: Literal["dimension", "method"] = "dimension",
+) -> Design:
+    """A child of two designs, shrunk at random places where it exceeds the budget.
+
+    Args:
+        space: The space.
+        a: A design of the space.
+        b: A design of the space.
+        rng: The source of randomness.
+        budget: The hard budget.
+        by: What is inherited from one parent as a whole: each size on its own (and each depth; a block within the
+            depth that only one parent fills has that parent's size), or, as NOAH does, each method with all its sizes.
+
+    Raises:
+        SpaceError: When a parent is not in the space, `by` is unknown, or no design fits the budget.
+    """
+    if by not in ("dimension", "method"):
+        raise SpaceError(f"crossover is by dimension or by method, got by={by!r}")
+    first, second = space.point(a), space.point(b)
+    methods = sorted({variable.method for variable in space.variables})
+    coins = rng.random(len(first)) < 0.5
+    if by == "method":
+        heads = dict(zip(methods, rng.random(len(methods)) < 0.5, strict=True))
+        coins = np.array([heads[variable.method] for variable in space.variables], dtype=bool)
+    child = [x if coin else y for x, y, coin in zip(first, second, coins, strict=True)]
+    # Within the inherited depth at least one parent is present, and beyond it settling removes what was inherited.
+    genes = zip(first, second, child, space.ruled, strict=True)
+    filled = [max(x, y) if ruled and not gene else gene for x, y, gene, ruled in genes]
+    return space.at(repair(space, space.settle(filled), rng, budget))
+
+
+def project(
+    space: Space,
+    params: Mapping[str, int],
+    rng: np.random.Generator,
+    budget: Budget,
+    avoid: Collection[str] = (),
+) -> Design | None:
+    """The feasible design next to a proposal that was not seen before.
+
+    The proposal is clipped to the space and its depth rules and shrunk into the budget; if it was seen, it is mutated
+    ever more boldly, and at last the designs within the budget are gone through from the nearest choices on.
+
+    Args:
+        space: The space.
+        params: Parameters of a trial; missing ones are drawn at random, others than the space's are ignored.
+        rng: The source of randomness.
+        budget: The hard budget.
+        avoid: Keys of the designs that were seen.
+
+    Returns:
+        A design within the budget whose key is not to be avoided; None when there is none left.
+
+    Raises:
+        SpaceError: When no design fits the budget at all.
+    """
+    proposal = [int(params.get(v.name, value)) for v, value in zip(space.variables, draw(space, rng), strict=True)]
+    design = space.at(repair(space, space.settle(proposal), rng, budget))
+    if design.key not in avoid:
+        return design
+    for move in range(_MOVES):
+        mutant = mutate(space, design, rng, budget, probability=0.5 * move / _MOVES)
+        if mutant.key not in avoid:
+            return mutant
+    return next((other for other in designs(space, budget, near=design) if other.key not in avoid), None)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import petlas.spaces
+from petlas.spaces import SpaceError, load_space
+
+CONFIGS = Path(petlas.spaces.__file__).resolve().parent.parent / "configs" / "spaces"
+
+
+@pytest.mark.parametrize(("name", "depth"), [("noah", 12), ("noah_depth", 12), ("demo", 6)])
+def test_the_spaces_shipped_have_the_number_of_designs_that_they_state(name: str, depth: int):
+    path = CONFIGS / f"{name}.yaml"
+    stated = re.search(rf"^# ([\d,]+) designs at {depth} blocks", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert stated is not None
+    assert load_space(path, depth).count() == int(stated[1].replace(",", ""))
+
+
+def test_a_file_and_its_mapping_give_the_same_space(tmp_path: Path):
+    path = tmp_path / "space.yaml"
+    path.write_text("methods:\n  lora: {blocks: 0-1, sizes: [0, 2], options: {scale: 0.5}}\n", encoding="utf-8")
+    data = {"methods": {"lora": {"blocks": [1, 0], "sizes": [0, 2], "options": {"scale": 0.5}}}}
+    spaces = [load_space(source, 2, backbone="vit") for source in (path, str(path), data)]
+    assert spaces[0] == spaces[1] == spaces[2]
+
+
+def test_faults_of_a_file_come_with_its_path(tmp_path: Path):
+    with pytest.raises(SpaceError, match=r"cannot read a space from .*none\.yaml"):
+        load_space(tmp_path / "none.yaml", 2)
+    path = tmp_path / "space.yaml"
+    path.write_text("methods: {lora: [", encoding="utf-8")
+    with pytest.raises(SpaceError, match=r"cannot read a space from .*space\.yaml"):
+        load_space(path, 2)
+    path.write_text("methods: {}", encoding="utf-8")
+    with pytest.raises(SpaceError, match=r"space\.yaml: the space breaks the rules:\n  methods: must map"):
+        load_space(path, 2)

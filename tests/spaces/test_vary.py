@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from space_cases import NOAH, NOAH_DEPTH, Case, cases, cost, quick
+
+from petlas.spaces import Budget, Space, SpaceError
+
+SEEDS = st.integers(0, 2**32)
+
+
+@quick
+@given(cases(), SEEDS, st.floats(0, 1))
+def test_mutation_stays_within_and_changes_whenever_it_can(case: Case, seed: int, probability: float):
+    rng, keys = np.random.default_rng(seed), {design.key for design in case.feasible}
+    for design in case.feasible[:: max(1, len(case.feasible) // 5)]:
+        mutant = case.space.mutate(design, rng, case.budget, probability=probability)
+        assert mutant.key in keys
+        assert (mutant != design) == (len(case.feasible) > 1)
+
+
+@pytest.mark.parametrize("case", [NOAH, NOAH_DEPTH])
+def test_mutation_reaches_every_size_from_every_size(case: Case):
+    """NOAH's own code never changes a size that is there."""
+    rng, space, moves = np.random.default_rng(0), case.space, set()
+    design = space.sample(rng, Budget())
+    for _ in range(1500):
+        mutant = space.mutate(design, rng, Budget())
+        pairs = zip(space.variables, space.point(design), space.point(mutant), strict=True)
+        moves |= {(variable.name, old, new) for variable, old, new in pairs if old != new}
+        design = mutant
+    for variable in space.dimensions:
+        always = bool(space.rules) and variable.block in (0, 1, 2)  # Below the least depth there is no size 0.
+        sizes = range(int(always), 4)
+        assert {(variable.name, a, b) for a in sizes for b in sizes if a != b} <= moves
+    for rule in space.rules:
+        assert {(rule.name, a, b) for a in range(4) for b in range(4) if a != b} <= moves
+
+
+def test_mutation_at_the_budget_moves_parameters_from_one_place_to_others():
+    space = NOAH.space
+    design = space.design([1, 2, 1] * 12)
+    rng, budget = np.random.default_rng(0), Budget(cost(design), cost)
+    mutants = [space.mutate(design, rng, budget, probability=0) for _ in range(100)]
+    assert all(mutant != design and cost(mutant) <= cost(design) for mutant in mutants)
+    grown = [m for m in mutants if any(a > b for a, b in zip(space.choices(m), space.choices(design), strict=True))]
+    assert 30 < len(grown) < 70
+
+
+def test_the_only_other_design_is_found_among_many_places():
+    methods = {"vpt": {"blocks": [0], "sizes": [0, 1]}, "lora": {"blocks": "all", "sizes": [0, 1, 5, 10]}}
+    space, budget = Space.from_dict({"methods": methods}, 12), Budget(5, cost)
+    for seed in range(20):
+        mutant = space.mutate(space.smallest, np.random.default_rng(seed), budget)
+        assert str(mutant) == "vpt 1"
+
+
+def test_the_probability_is_that_of_each_size():
+    space, rng = NOAH.space, np.random.default_rng(0)
+    design = space.sample(rng, Budget())
+    for probability, expected in ((0.0, 1.0), (0.2, 7.2), (0.5, 18.0)):
+        changes = [
+            sum(a != b for a, b in zip(space.choices(design), space.choices(mutant), strict=True))
+            for mutant in (space.mutate(design, rng, Budget(), probability=probability) for _ in range(200))
+        ]
+        assert np.mean(changes) == pytest.approx(expected, rel=0.1)
+
+
+def test_depth_has_its_own_probability():
+    space, rng = NOAH_DEPTH.space, np.random.default_rng(0)
+    design = space.sample(rng, Budget())
+    mutants = [space.mutate(design, rng, Budget(), probability=0.2, depth_probability=0) for _ in range(50)]
+    assert {space.point(mutant)[:3] for mutant in mutants} == {space.point(design)[:3]}
+    mutants = [space.mutate(design, rng, Budget(), probability=0, depth_probability=0.4) for _ in range(300)]
+    depths = np.array([space.point(mutant)[:3] for mutant in mutants])
+    assert np.mean(depths != space.point(design)[:3]) == pytest.approx(0.4, abs=0.06)
+
+
+@quick
+@given(cases(), SEEDS, st.sampled_from(["dimension", "method"]))
+def test_crossover_stays_within_the_space_and_the_budget(case: Case, seed: int, by):
+    rng, keys = np.random.default_rng(seed), {design.key for design in case.feasible}
+    for _ in range(5):
+        a, b = (case.feasible[i] for i in rng.integers(len(case.feasible), size=2))
+        child = case.space.crossover(a, b, rng, case.budget, by=by)
+        assert child.key in keys
+        if case.budget.limit is None:
+            genes = zip(case.space.point(a), case.space.point(b), case.space.point(child), strict=True)
+            assert all(c in (x, y) for x, y, c in genes)
+
+
+def test_crossover_by_method_takes_whole_vectors_and_by_dimension_mixes_them():
+    for case in (NOAH, NOAH_DEPTH):
+        space, rng = case.space, np.random.default_rng(0)
+        a, b = space.sample(rng, Budget()), space.sample(rng, Budget())
+        inherited = Counter()
+        for _ in range(100):
+            child = space.crossover(a, b, rng, Budget(), by="method")
+            assert all(child.by_method[m] in (a.by_method[m], b.by_method[m]) for m in child.by_method)
+            inherited.update(m for m in child.by_method if child.by_method[m] == a.by_method[m])
+        assert all(30 < inherited[method] < 70 for method in ("vpt", "lora", "adapter"))
+        mixed = [space.crossover(a, b, rng, Budget()) for _ in range(20)]
+        for child in mixed:
+            genes = zip(space.point(a), space.point(b), space.point(child), strict=True)
+            assert all(c in (x, y) for x, y, c in genes)
+        assert any(m.by_method["lora"] not in (a.by_method["lora"], b.by_method["lora"]) for m in mixed)
+    with pytest.raises(SpaceError, match="by='block'"):
+        NOAH.space.crossover(a, b, rng, Budget(), by="block")  # type: ignore[arg-type]
+
+
+@quick
+@given(cases(), SEEDS)
+def test_a_feasible_unseen_proposal_is_kept(case: Case, seed: int):
+    rng = np.random.default_rng(seed)
+    for design in case.feasible[:10]:
+        assert case.space.project(case.space.params(design) | {"lr": 3}, rng, case.budget) == design
+
+
+@quick
+@given(cases(), SEEDS, st.data())
+def test_any_proposal_gives_an_unseen_feasible_design_until_none_is_left(case: Case, seed: int, data: st.DataObject):
+    rng, left, seen = np.random.default_rng(seed), {design.key for design in case.feasible}, set()
+    names = st.dictionaries(st.sampled_from(sorted(case.space.distributions())), st.integers(-1, 9))
+    while left and len(seen) < 12:
+        design = case.space.project(data.draw(names), rng, case.budget, seen)
+        assert design is not None
+        left.remove(design.key)
+        seen.add(design.key)
+    everything = {design.key for design in case.feasible}
+    assert case.space.project({}, rng, case.budget, everything) is None
+    last = case.feasible[-1].key
+    found = case.space.project({}, rng, case.budget, everything - {last})
+    assert found is not None
+    assert found.key == last
+
+
+def test_a_seen_proposal_is_left_by_a_small_step():
+    space, rng = NOAH.space, np.random.default_rng(0)
+    design = space.sample(rng, Budget())
+    for _ in range(20):
+        other = space.project(space.params(design), rng, Budget(), {design.key})
+        assert other is not None
+        assert sum(a != b for a, b in zip(space.choices(design), space.choices(other), strict=True)) == 1
+
+
+def test_the_last_design_of_a_large_space_with_a_tight_budget_is_found():
+    space, rng = NOAH.space, np.random.default_rng(0)
+    budget = Budget(5, cost)  # Nothing, or one prompt token at one block.
+    seen: set[str] = set()
+    for _ in range(13):
+        design = space.project({}, rng, budget, seen)
+        assert design is not None
+        seen.add(design.key)
+    assert space.project({}, rng, budget, seen) is None
+
+
+def test_a_space_of_one_design_has_no_mutant():
+    space = Space.from_dict({"methods": {"lora": {"blocks": "all", "sizes": [4]}}}, 2)
+    rng = np.random.default_rng(0)
+    assert space.mutate(space.smallest, rng, Budget()) == space.smallest
+    assert space.project({}, rng, Budget(), {space.smallest.key}) is None
