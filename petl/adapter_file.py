@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from petlas.petl.backbone import BackboneError, InputConfig, backbone_name, fingerprint, input_config, load_backbone
@@ -119,7 +119,7 @@ def save_adapter(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        save_file(state, temporary, metadata={"format": "pt", _HEADER: info.to_json()})
+        temporary.write_bytes(save(state, metadata={"format": "pt", _HEADER: info.to_json()}))
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
