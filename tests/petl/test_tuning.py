@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from petlas.petl import (
+    BackboneError,
+    Design,
+    DesignError,
+    Placement,
+    apply,
+    count_params,
+    count_tuned,
+    merge,
+    remove,
+    reset_head,
+    shape_by_name,
+    tuned_state_dict,
+)
+from petlas.petl.methods.lora import LoRA
+from petlas.petl.tuning import check_design, tuning_of
+
+LORA = Design.of([Placement("lora", 0, 2)])
+VIT_B = "vit_base_patch16_224"
+
+
+def every_block(method, size=None, **options):
+    return [Placement(method, block, size, options) for block in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("placements", "count"),
+    [
+        ([], 0),
+        ([Placement("linear")], 0),
+        (every_block("lora", 8), 294_912),
+        (every_block("lora", 4), 147_456),
+        (every_block("lora", 16), 589_824),
+        (every_block("adapter", 8), 156_768),
+        (every_block("adapter", 12), 230_544),
+        (every_block("adapter", 96), 1_779_840),
+        (every_block("adaptformer", 8), 156_768),
+        (every_block("adaptformer", 64), 1_189_632),
+        ([Placement("vpt", 0, 100)], 76_800),
+        (every_block("vpt", 50), 460_800),
+        ([Placement("ssf")], 205_824),
+        ([Placement("bitfit")], 102_912),
+        (every_block("bitfit"), 101_376),
+        (every_block("ssf"), 202_752),
+        ([Placement("full")], 85_798_656),
+    ],
+    ids=lambda value: value if isinstance(value, int) else f"{len(value)}x{value[0].method if value else 'none'}",
+)
+def test_counts_on_vit_base_are_the_published_ones(placements, count):
+    assert count_params(Design.of(placements), shape_by_name(VIT_B)) == count
+
+
+def test_the_count_of_noahs_cifar100_subnet_is_the_published_one():
+    tokens = (10, 5, 10, 1, 5, 1, 10, 1, 10, 5, 1, 10)
+    ranks = (10, 1, 5, 5, 1, 10, 1, 1, 1, 10, 1, 1)
+    widths = (5, 10, 10, 10, 5, 1, 1, 1, 10, 10, 10, 1)
+    design = Design.of(
+        Placement(method, block, size)
+        for method, sizes in (("vpt", tokens), ("lora", ranks), ("adapter", widths))
+        for block, size in enumerate(sizes)
+    )
+    assert count_params(design, shape_by_name(VIT_B)) == 320_330
+
+
+def test_a_second_design_is_refused(make):
+    model = apply(make("gap"), LORA)
+    with pytest.raises(DesignError, match=r"a model takes one design.*remove"):
+        apply(model, LORA)
+    assert count_tuned(model) == 4 * 192 * 2
+
+
+@pytest.mark.parametrize("function", [remove, merge, tuned_state_dict, count_tuned, tuning_of])
+def test_a_model_without_a_design_is_refused(function, make):
+    with pytest.raises(DesignError, match=r"the model carries no design; call petlas.petl.apply"):
+        function(make("gap"))
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name(make):
+    model = make("gap")
+    with pytest.raises(DesignError, match=r"got method='adaptor'; did you mean adapter?"):
+        apply(model, Design.of([Placement("adaptor", 0, 8)]))
+    with pytest.raises(DesignError, match="got method='zzz'; the methods are linear, full"):
+        count_params(Design.of([Placement("zzz", 0, 8)]), model)
+    assert not hasattr(model, "petl")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_another_architecture_is_refused_and_left_alone(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    with pytest.raises(BackboneError, match="must be a plain pre-norm timm VisionTransformer"):
+        apply(model, LORA)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_apply_and_remove_can_alternate(make, images):
+    model = make("gap")
+    with torch.no_grad():
+        before = model(images(model))
+        for design in (LORA, Design(), Design.of([Placement("full")]), LORA):
+            assert apply(model, design) is model
+            assert torch.equal(model(images(model)), before)
+            remove(model)
+            assert torch.equal(model(images(model)), before)
+
+
+def test_merging_and_applying_again_starts_from_the_merged_model(tuned, images):
+    model = merge(tuned("lora", "gap"))
+    with torch.no_grad():
+        merged = model(images(model))
+        apply(model, LORA)
+        assert torch.equal(model(images(model)), merged)
+        remove(model)
+        assert torch.equal(model(images(model)), merged)
+
+
+def test_the_head_is_trained_kept_by_merge_and_restored_by_remove(make, train):
+    for undo, kept in ((merge, True), (remove, False)):
+        model = make("gap")
+        before = model.head.weight.clone()
+        apply(model, Design())
+        train(model)
+        trained = model.head.weight.clone()
+        assert not torch.equal(trained, before)
+        assert torch.equal(undo(model).head.weight, trained if kept else before)
+
+
+def test_flags_that_the_user_had_set_come_back(make):
+    model = make("gap")
+    model.pos_embed.requires_grad_(False)
+    remove(apply(model, Design.of([Placement("full")])))
+    assert {path for path, p in model.named_parameters() if not p.requires_grad} == {"pos_embed"}
+
+
+def test_stale_gradients_do_not_move_frozen_weights(make, images):
+    model = make("gap")
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    model(images(model)).sum().backward()
+    before = model.blocks[0].attn.proj.weight.clone()
+    apply(model, LORA)
+    model(images(model)).sum().backward()
+    optimiser.step()
+    assert torch.equal(model.blocks[0].attn.proj.weight, before)
+
+
+def test_the_models_own_keys_stay_as_they_are(make):
+    model = make("dinov2")
+    own = list(model.state_dict())
+    apply(model, LORA)
+    keys = list(model.state_dict())
+    assert [key for key in keys if not key.startswith("petl.")] == own
+    assert {key.removeprefix("petl.") for key in keys if key.startswith("petl.")} == set(tuned_state_dict(model))
+
+
+def test_the_tuned_state_dict_explains_itself(make):
+    placements = [Placement("lora", 1, 2), Placement("vpt", 0, 3), Placement("ssf", 2)]
+    state = tuned_state_dict(apply(make("gap"), Design.of(placements)))
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    assert shapes["lora.blocks.1.q.down"] == (2, 192)
+    assert shapes["lora.blocks.1.v.up"] == (192, 2)
+    assert shapes["vpt.blocks.0.tokens"] == (3, 192)
+    assert shapes["ssf.blocks.2.mlp.fc1.scale"] == (768,)
+    assert shapes["head.weight"] == (5, 192)
+
+
+def test_a_failure_in_the_middle_leaves_the_model_as_it_was(make, monkeypatch, images):
+    model = make("gap")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def fail(self, block, module):
+        yield from original(self, block, module)
+        if block is model.blocks[2]:
+            raise RuntimeError("no more")
+
+    original = LoRA.attach_block
+    monkeypatch.setattr(LoRA, "attach_block", fail)
+    design = Design.of([Placement("bitfit"), *(Placement("lora", block, 2) for block in range(3))])
+    with pytest.raises(RuntimeError, match="no more"):
+        apply(model, design)
+    assert not hasattr(model, "petl")
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks for m in model.modules())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_new_head_on_a_tuned_model_is_refused(make):
+    model = apply(make("gap"), LORA)
+    with pytest.raises(BackboneError, match="a head is set before a design is applied"):
+        reset_head(model, 3)
+
+
+def test_check_design_works_on_a_shape_alone():
+    shape = shape_by_name(VIT_B)
+    check_design(Design.of([Placement("lora", 11, 8)]), shape)
+    with pytest.raises(DesignError, match=r"block must be in 0\.\.11"):
+        check_design(Design.of([Placement("lora", 12, 8)]), shape)
