@@ -15,9 +15,11 @@ test: $(VENV)/.installed-test
 
 # Not part of the tests: style and types.
 check: $(VENV)/.installed-test
-	$(BIN)/python -m pip install -q ruff mypy
+	$(BIN)/python -m pip install -q -e '.[dev]'
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy -p petlas.datasets -p petlas.petl -p petlas.spaces -p petlas.search
+	mkdir -p $(VENV)/types/petlas  # mypy does not see through editable installs
+	for room in datasets petl spaces search; do ln -sfn "$(CURDIR)/$$room" $(VENV)/types/petlas/$$room; done
+	MYPYPATH=$(VENV)/types $(BIN)/mypy -p petlas.datasets -p petlas.petl -p petlas.spaces -p petlas.search
 
 clean:
 	rm -rf $(VENV) build *.egg-info

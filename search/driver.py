@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import yaml
 from optuna.trial import FrozenTrial
@@ -33,16 +34,24 @@ def search(config: RunConfig) -> FrozenTrial | None:
         session.start()
         if session.exhausted():
             log.info("%s has all its %d trials; raise search.trials to go on", folder, config.search.trials)
-        elif config.resources.runner == "inline":
-            from petlas.search.inline_runner import run_inline
-
-            run_inline(session)
         else:
-            from petlas.search.ray_runner import run_ray
-
-            run_ray(session)
+            try:
+                _runner(config)(session)
+            except KeyboardInterrupt:
+                session.record.recover()
+                raise
         best = session.record.best()
         if best is not None:
             design = yaml.safe_dump(design_of(best).to_dict(), sort_keys=False)
             write_text(folder / "best" / "design.yaml", design)
         return best
+
+
+def _runner(config: RunConfig) -> Callable[[Session], None]:
+    if config.resources.runner == "inline":
+        from petlas.search.inline_runner import run_inline
+
+        return run_inline
+    from petlas.search.ray_runner import run_ray
+
+    return run_ray

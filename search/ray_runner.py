@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 # Read by Ray at import: no banner tables, no handler that swallows Ctrl-C, no usage reports.
@@ -101,7 +102,7 @@ class SessionScheduler(_Unpickled, FIFOScheduler):
 class TrialWorker(tune.Trainable):
     """Trains designs, one after the other: the actor stays, and with it the backbone and the decoded images."""
 
-    def setup(self, config: dict[str, Any], run_config: Mapping[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], run_config: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Begin with the first trial."""
         self.run_config = RunConfig.model_validate(run_config)
         torch.set_num_threads(self.run_config.resources.cpus)

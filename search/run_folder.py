@@ -107,11 +107,14 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
 def _logging_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a program that set up no logging still gets its log
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
         handler.close()
 
 

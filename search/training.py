@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from petlas.datasets import Task, open_store, open_task
@@ -74,11 +75,11 @@ def load_split(config: RunConfig, task: Task, split: str, inputs: InputConfig, d
 
 
 @lru_cache(maxsize=1)
-def _pristine(name: str, checkpoint: str | None, img_size: int | None, drop_path: float) -> nn.Module:
+def _pristine(name: str, checkpoint: str | None, img_size: int | None, drop_path: float) -> VisionTransformer:
     return load_backbone(name, checkpoint, img_size=img_size, drop_path_rate=drop_path)
 
 
-def fresh_backbone(config: RunConfig) -> nn.Module:
+def fresh_backbone(config: RunConfig) -> VisionTransformer:
     """A copy of the run's backbone; its file is read once in a process."""
     backbone = config.backbone
     return copy.deepcopy(_pristine(backbone.name, backbone.checkpoint, backbone.img_size, config.train.drop_path))

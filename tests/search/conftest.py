@@ -1,0 +1,117 @@
+"""Tiny runs: configurations in a temporary folder, and training that costs nothing."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from petlas.petl.design import Design, Placement
+from petlas.search import inline_runner
+from petlas.search.config import RunConfig, load_config
+from petlas.search.training import EpochResult
+
+BACKBONE = "vit_mini_patch8_32"
+BASE: dict[str, Any] = {
+    "name": "run",
+    "task": {"name": "digits"},
+    "backbone": {"name": BACKBONE, "img_size": 16},
+    "space": {"methods": {"lora": {"blocks": [0, 5], "sizes": [0, 1, 2]}}},
+    "search": {"baselines": False, "sampler": "random"},
+    "train": {"epochs": 2, "batch_size": 256, "warmup_epochs": 0},
+    "protocol": {"retrain_seeds": 1},
+    "resources": {"runner": "inline"},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One cache for all tests, no data folder, no cluster, one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PETLAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("COLUMNS", "200")
+        for name in ("PETLAS_DATA", "RAY_ADDRESS"):
+            patch.delenv(name, raising=False)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a tiny configuration; groups that are given are merged into it, None takes one out."""
+
+    def write(file: str = "config.yaml", **groups: Any) -> Path:
+        data = BASE | {"runs": str(tmp_path / "runs")}
+        for key, value in groups.items():
+            merge = isinstance(value, dict) and key in ("search", "train", "protocol", "resources")
+            data[key] = BASE[key] | value if merge else value
+        path = tmp_path / file
+        path.write_text(yaml.safe_dump({key: value for key, value in data.items() if value is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make(write: Callable[..., Path]) -> Callable[..., RunConfig]:
+    """The checked configuration that `write` writes."""
+    return lambda **groups: load_config(str(write(**groups)))
+
+
+@pytest.fixture
+def lora() -> Callable[..., Design]:
+    """The design of LoRA ranks at blocks, as the space of these tests makes it."""
+
+    def lora(**ranks: int) -> Design:
+        placements = [Placement("lora", int(block.removeprefix("b")), rank) for block, rank in ranks.items()]
+        return Design.of(placements, BACKBONE)
+
+    return lora
+
+
+class Training:
+    """Stands in for `TrainingRun`: accuracy is what `curve` says of a design and an epoch."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.curve: Callable[[Design, int], float] = lambda design, epoch: 0.5 + epoch / 100
+        self.loss = 1.0
+
+    def __call__(self, config: RunConfig, design: Design, seed: int) -> "FakeRun":
+        self.started.append(design.key)
+        return FakeRun(self, config.train.epochs, design)
+
+
+class FakeRun:
+    def __init__(self, training: Training, epochs: int, design: Design) -> None:
+        self._training, self._epochs, self._design, self._done = training, epochs, design, 0
+
+    @property
+    def finished(self) -> bool:
+        return self._done >= self._epochs
+
+    def epoch(self) -> EpochResult:
+        self._done += 1
+        val = self._training.curve(self._design, self._done)
+        loss = math.nan if math.isnan(val) else self._training.loss
+        return EpochResult(self._done, loss, val, 0.1 * self._done)
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> Training:
+    """Replaces training in the runner of this process."""
+    fake = Training()
+    monkeypatch.setattr(inline_runner, "TrainingRun", fake)
+    return fake
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """For subprocesses."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
