@@ -125,7 +125,7 @@ def test_there_are_shipped_configurations_and_spaces() -> None:
     assert {"demo", "noah"} <= names
 
 
-@pytest.mark.parametrize("folder", [*MAY_IMPORT, "tests", "benchmarks"])
+@pytest.mark.parametrize("folder", [*MAY_IMPORT, "benchmarks"])
 def test_no_file_is_too_long_to_read_at_once(folder: str) -> None:
     long = {str(p.relative_to(ROOT)): n for p in sources(folder) if (n := len(p.read_text().splitlines())) > LONGEST}
     assert not long, f"longer than {LONGEST} lines: {long}"
