@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import yaml
 from optuna.trial import FrozenTrial
 
+from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.record import design_of
 from petlas.search.run_folder import opened, write_text
@@ -42,9 +44,16 @@ def search(config: RunConfig) -> FrozenTrial | None:
                 raise
         best = session.record.best()
         if best is not None:
-            design = yaml.safe_dump(design_of(best).to_dict(), sort_keys=False)
-            write_text(folder / "best" / "design.yaml", design)
+            _hand_over(design_of(best), folder / "best")
         return best
+
+
+def _hand_over(design: Design, folder: Path) -> None:
+    """Write the best design; an adapter of another design that lies beside it is named as such."""
+    path, adapter = folder / "design.yaml", folder / "adapter.safetensors"
+    if adapter.exists() and Design.load(path) != design:
+        log.warning("%s is of a design that is no longer the best; petlas retrain makes the new one", adapter)
+    write_text(path, yaml.safe_dump(design.to_dict(), sort_keys=False))
 
 
 def _runner(config: RunConfig) -> Callable[[Session], None]:

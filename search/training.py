@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,8 +56,6 @@ class ImageBatches:
 
 def _share(images: np.ndarray) -> Tensor:
     """A tensor on the memory of a read-only map: all trials of a node share its pages."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "not writable": nothing here writes
         return torch.from_numpy(images)
