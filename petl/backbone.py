@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from petlas.petl.shape import BackboneShape, Layer
 
-MINI = "vit_mini_patch8_32"
+MINI = "vit_mini_patch16_64"
 """The backbone inside the package; `petl/mini/MODEL_CARD.md` says what it is."""
 
 _MINI_FILE = Path(__file__).parent / "mini" / f"{MINI}.safetensors"
-_MINI_ARGS: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4}
+_MINI_ARGS: dict[str, Any] = {"img_size": 64, "patch_size": 16, "embed_dim": 128, "depth": 6, "num_heads": 4}
 _MINI_CFG = {
     "architecture": MINI,
-    "input_size": (3, 32, 32),
+    "input_size": (3, 64, 64),
     "mean": (0.5, 0.5, 0.5),
     "std": (0.5, 0.5, 0.5),
     "interpolation": "bicubic",
@@ -61,7 +61,7 @@ def load_backbone(
     """A pretrained vision transformer with a fresh head.
 
     Args:
-        name: A timm name, with or without a weight tag, or `vit_mini_patch8_32`, which is part of petlas.
+        name: A timm name, with or without a weight tag, or `vit_mini_patch16_64`, which is part of petlas.
         checkpoint: Weights in a `.safetensors`, `.pth` or Google `.npz` file; by default timm's from the Hub.
         num_classes: Outputs of the head; 0 for no head.
         img_size: Side of the input in pixels, if not the backbone's own: position embeddings are interpolated.

@@ -248,8 +248,8 @@ def test_a_backbone_that_cannot_be_made_is_refused(model, path):
 def test_the_backbone_is_made_by_name_with_the_same_checkpoint(tmp_path, shake, images):
     torch.manual_seed(0)
     weights = tmp_path / "mini.safetensors"
-    save_file(load_backbone("vit_mini_patch8_32", pretrained=False).state_dict(), weights)
-    model = load_backbone("vit_mini_patch8_32", weights, num_classes=3, img_size=48)
+    save_file(load_backbone("vit_mini_patch16_64", pretrained=False).state_dict(), weights)
+    model = load_backbone("vit_mini_patch16_64", weights, num_classes=3, img_size=48)
     apply(model, Design.of([Placement("lora", 0, 2), Placement("vpt", 1, 2)]))
     shake(model)
     save_adapter(model, tmp_path / "a.safetensors", classes=["a", "b", "c"])

@@ -15,11 +15,11 @@ from petlas.search import inline_runner
 from petlas.search.config import RunConfig, load_config
 from petlas.search.training import EpochResult
 
-BACKBONE = "vit_mini_patch8_32"
+BACKBONE = "vit_mini_patch16_64"
 BASE: dict[str, Any] = {
     "name": "run",
     "task": {"name": "digits"},
-    "backbone": {"name": BACKBONE, "img_size": 16},
+    "backbone": {"name": BACKBONE, "img_size": 32},
     "space": {"methods": {"lora": {"blocks": [0, 5], "sizes": [0, 1, 2]}}},
     "search": {"baselines": False, "sampler": "random"},
     "train": {"epochs": 2, "batch_size": 256, "warmup_epochs": 0},

@@ -10,7 +10,7 @@ from petlas.petl.methods import METHODS, get_method
 from petlas.petl.tuning import count_params
 from petlas.search.baselines import MAX_SIZE, baseline, baselines
 
-SHAPE = shape_by_name("vit_mini_patch8_32", 16)
+SHAPE = shape_by_name("vit_mini_patch16_64", 32)
 
 
 @cache

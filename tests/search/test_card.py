@@ -7,7 +7,7 @@ from petlas.search.card import model_card
 from petlas.search.config import RunConfig
 
 OUTCOME: dict[str, Any] = {
-    "design": {"backbone": "vit_mini_patch8_32", "placements": [{"method": "lora", "block": 0, "size": 1}]},
+    "design": {"backbone": "vit_mini_patch16_64", "placements": [{"method": "lora", "block": 0, "size": 1}]},
     "params": 12345,
     "val": 0.875,
     "test_mean": 0.8333,
@@ -18,7 +18,7 @@ OUTCOME: dict[str, Any] = {
 
 def test_the_card_states_the_figures_and_the_design(make: Callable[..., RunConfig]) -> None:
     card = model_card(make(train={"epochs": 17}), OUTCOME, ["cat", "dog"])
-    assert card.startswith("# digits: vit_mini_patch8_32 ")
+    assert card.startswith("# digits: vit_mini_patch16_64 ")
     for fact in ("| 12,345 |", "| 87.5% |", "test, 3 seed(s) | 83.3 ± 1.2% |", "| cat, dog |", "for 17 epochs"):
         assert fact in card
     assert yaml.safe_load(card.split("```yaml\n")[1].split("```")[0]) == OUTCOME["design"]

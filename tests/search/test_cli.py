@@ -122,7 +122,7 @@ def test_the_users_faults_end_with_status_2_and_a_reason(petlas: Petlas, write: 
         (("search", "train.epochs=3"), "at least one CONFIG"),
         (("validate", "train.epochs=3"), "at least one CONFIG"),
         (("search", good, "task=digist"), "did you mean digits"),
-        (("search", good, "backbone.name=vit_mini_patch8_33"), "did you mean vit_mini_patch8_32"),
+        (("search", good, "backbone.name=vit_mini_patch8_33"), "did you mean vit_mini_patch16_64"),
         (("search", good, "backbone.checkpoint=nowhere.pth"), "nowhere.pth"),
         (("search", good, "space.methods.lora.blocks=[9]"), "blocks 0 to 5"),
         (("search", good, "space.methods.lora.sizes=[1]", "budget.params=3"), "raise the limit"),
@@ -312,7 +312,7 @@ def test_a_run_that_is_searched_cannot_be_retrained_meanwhile(petlas: Petlas, wr
 
 
 def test_methods_lists_every_method(petlas: Petlas) -> None:
-    result = petlas("methods", "--backbone", "vit_mini_patch8_32", "--format", "json")
+    result = petlas("methods", "--backbone", "vit_mini_patch16_64", "--format", "json")
     assert [row["method"] for row in result.json] == list(METHODS)
     keys = {"method", "size", "params", "sites", "mergeable", "elastic", "paper"}
     assert all(keys <= row.keys() for row in result.json)

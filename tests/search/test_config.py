@@ -30,7 +30,7 @@ def faults_of(path: Path | str, *overrides: str) -> dict[str, Fault]:
 
 def test_a_sound_configuration_keeps_its_values_and_fills_in_defaults(write: Write) -> None:
     config = load_config(str(write()))
-    assert (config.task.name, config.backbone.img_size, config.train.epochs) == ("digits", 16, 2)
+    assert (config.task.name, config.backbone.img_size, config.train.epochs) == ("digits", 32, 2)
     assert (config.train.lr, config.search.trials, config.seed) == (1e-3, 64, 0)
     assert config.folder == Path(config.runs) / "run"
 
@@ -40,8 +40,8 @@ def test_a_run_is_named_after_its_file_where_it_has_no_name(write: Write) -> Non
 
 
 def test_short_forms_of_task_and_backbone(write: Write) -> None:
-    config = load_config(str(write(task="digits", backbone="vit_mini_patch8_32")))
-    assert (config.task.name, config.backbone.name) == ("digits", "vit_mini_patch8_32")
+    config = load_config(str(write(task="digits", backbone="vit_mini_patch16_64")))
+    assert (config.task.name, config.backbone.name) == ("digits", "vit_mini_patch16_64")
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(write: Write) -> None:

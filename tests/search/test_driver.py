@@ -106,7 +106,7 @@ def test_an_interrupted_search_leaves_no_running_trial_and_goes_on_with_the_same
     ("groups", "error"),
     [
         ({"task": {"name": "digist"}}, DataError),
-        ({"backbone": {"name": "vit_mini_patch8_32", "checkpoint": "/nowhere.safetensors"}}, BackboneError),
+        ({"backbone": {"name": "vit_mini_patch16_64", "checkpoint": "/nowhere.safetensors"}}, BackboneError),
         ({"backbone": {"name": "vit_mini_patch8_33"}}, BackboneError),
     ],
 )

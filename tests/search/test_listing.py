@@ -8,7 +8,7 @@ from petlas.search.listing import list_methods
 
 
 def test_every_method_is_listed_with_what_it_is() -> None:
-    rows = {row["method"]: row for row in list_methods("vit_mini_patch8_32")}
+    rows = {row["method"]: row for row in list_methods("vit_mini_patch16_64")}
     assert list(rows) == list(METHODS)
     for row in rows.values():
         assert {"method", "size", "params", "sites", "mergeable", "elastic", "paper"} <= row.keys()
@@ -21,7 +21,7 @@ def test_every_method_is_listed_with_what_it_is() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_parameters_are_those_of_the_built_model(name: str) -> None:
-    backbone = "vit_mini_patch8_32"
+    backbone = "vit_mini_patch16_64"
     model = load_backbone(backbone, num_classes=3, pretrained=False)
     method = get_method(name)
     apply(model, Design.of(method.baseline(shape_by_name(backbone), method.default_size), backbone))

@@ -63,7 +63,7 @@ def test_images_are_labelled_as_the_trained_model_labels_the_decoded_split(
 def test_with_few_classes_all_are_listed(make: Callable[..., RunConfig], tmp_path: Path, images: list[Path]) -> None:
     from petlas.petl import apply, load_backbone
 
-    model = apply(load_backbone("vit_mini_patch8_32", num_classes=2), Design((), "vit_mini_patch8_32"))
+    model = apply(load_backbone("vit_mini_patch16_64", num_classes=2), Design((), "vit_mini_patch16_64"))
     save_adapter(model, tmp_path / "two.safetensors", classes=("no", "yes"))
     (prediction,) = predict(tmp_path / "two.safetensors", images[:1])
     assert {label for label, _ in prediction.top5} == {"no", "yes"}

@@ -227,7 +227,7 @@ def test_a_driver_that_is_killed_loses_nothing_and_trains_nothing_twice(
     shutil.copy(backbone_module._MINI_FILE, tmp_path / "weights.safetensors")
     path = write(
         runs="runs",
-        backbone={"name": "vit_mini_patch8_32", "img_size": 16, "checkpoint": "weights.safetensors"},
+        backbone={"name": "vit_mini_patch16_64", "img_size": 32, "checkpoint": "weights.safetensors"},
         train={"epochs": 2, "batch_size": 200},
         search={"trials": 4},
         resources={"runner": "ray", "concurrent": 2},

@@ -174,7 +174,7 @@ def test_a_trial_that_never_ended_an_epoch_fails(start: Start) -> None:
 @pytest.mark.parametrize(
     ("groups", "error", "match"),
     [
-        ({"backbone": {"name": "vit_mni_patch8_32"}}, BackboneError, "did you mean vit_mini_patch8_32"),
+        ({"backbone": {"name": "vit_mni_patch16_64"}}, BackboneError, "did you mean vit_mini_patch16_64"),
         (
             {"budget": {"params": 3}, "space": {"methods": {"lora": {"blocks": "all", "sizes": [1]}}}},
             SpaceError,
