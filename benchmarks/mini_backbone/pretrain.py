@@ -7,8 +7,8 @@ The images are procedural (`images.py`) and public-domain clip art (`clipart.py`
 at 56 px, a 4 x 4 grid of 14 px patches. The student first sees them at 32 px with 8 px patches, then, with its patch
 embedding inflated, at 64 px with 16 px patches: always the same grid, so that patch tokens correspond one to one.
 Losses: squared error to the teacher's standardised class and patch tokens; cross entropy of the glyph or clip-art
-category where there is one; squared error of the colours of a 4 x 4 thumbnail told from the class token, which keeps the
-layout of colours that the teacher does not care for.
+category where there is one; squared error of the colours of a 4 x 4 thumbnail told from the class token, which keeps
+the layout of colours that the teacher does not care for.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def augment(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Phase:
-    """One cosine: epochs, peak learning rate, the weight of the class loss, and whether images are mirrored at random."""
+    """One cosine: epochs, peak learning rate, weight of the class loss, and whether images are mirrored at random."""
 
     epochs: int
     lr: float
