@@ -4,8 +4,8 @@
         --cliparts usr/share/openclipart/png --out mini.safetensors
 
 The images are procedural (`images.py`) and public-domain clip art (`clipart.py`), drawn at 64 px. The teacher sees them
-at 56 px, a 4 x 4 grid of 14 px patches. The student first sees them at 32 px with 8 px patches, then, with its patch
-embedding inflated, at 64 px with 16 px patches: always the same grid, so that patch tokens correspond one to one.
+at 56 px, a 4 x 4 grid of 14 px patches; the student at 32 px with 8 px patches, the same grid, so that patch tokens
+correspond one to one. At the end its patch embedding is inflated to 64 px images and 16 px patches.
 Losses: squared error to the teacher's standardised class and patch tokens; cross entropy of the glyph or clip-art
 category where there is one; squared error of the colours of a 4 x 4 thumbnail told from the class token, which keeps
 the layout of colours that the teacher does not care for.
@@ -92,41 +92,23 @@ def augment(x: Tensor) -> Tensor:
     return x * contrast + brightness + torch.randn_like(x) * torch.empty(n, 1, 1, 1).uniform_(0, 0.08)
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One cosine: epochs, peak learning rate, weight of the class loss, and whether images are mirrored at random."""
-
-    epochs: int
-    lr: float
-    class_weight: float
-    mirror: bool
-
-
-def mirrored(x: Tensor, tokens: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-    """Some of the images (B, C, H, W), and their patch tokens (B, 17, D), mirrored."""
-    grid = tokens[:, 1:].unflatten(1, (4, 4)).flip(2).flatten(1, 2)
-    tokens = torch.where(which.view(-1, 1, 1), torch.cat([tokens[:, :1], grid], dim=1), tokens)
-    return torch.where(which.view(-1, 1, 1, 1), x.flip(-1), x), tokens
-
-
-def pretrain(student: VisionTransformer, heads: nn.ModuleDict, data: Collection, phase: Phase, batch: int) -> None:
+def pretrain(
+    student: VisionTransformer, heads: nn.ModuleDict, data: Collection, epochs: int, batch: int, lr: float
+) -> None:
     """Train the student with AdamW, a warm-up over 5% of the steps and a cosine to zero; the last epoch counts."""
     parameters = [*student.parameters(), *heads.parameters()]
     decay, plain = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, phase.lr)
-    steps, weights = len(data.images) // batch, torch.tensor([1.0, 0.5, phase.class_weight, 1.0])
-    total_steps = phase.epochs * steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, phase.lr, total_steps=total_steps, pct_start=0.05)
+    optimiser = torch.optim.AdamW(groups, lr)
+    steps, weights = len(data.images) // batch, torch.tensor([1.0, 0.5, 0.15, 1.0])
+    total_steps = epochs * steps
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=total_steps, pct_start=0.05)
     start = time.time()
-    for epoch in range(phase.epochs):
+    for epoch in range(epochs):
         total = torch.zeros(len(weights))
         for pick in torch.randperm(len(data.images))[: steps * batch].view(steps, batch):
             x = as_pixels(data.images[pick], (0.5,) * 3, (0.5,) * 3)
             target, classes = data.tokens[pick].float(), data.classes[pick]
-            if phase.mirror:
-                glyph = (classes >= 0) & (classes < GLYPH_CLASSES)
-                x, target = mirrored(x, target, (torch.rand(batch) < 0.5) & ~glyph)
             z, known = student.forward_features(augment(x)), classes >= 0
             losses = torch.stack(
                 [
@@ -143,7 +125,7 @@ def pretrain(student: VisionTransformer, heads: nn.ModuleDict, data: Collection,
             schedule.step()
             total += losses.detach()
         shown = "  ".join(f"{n} {v:.3f}" for n, v in zip(heads, (total / steps).tolist(), strict=True))
-        print(f"epoch {epoch + 1}/{phase.epochs}  {shown}  {time.time() - start:.0f} s", flush=True)
+        print(f"epoch {epoch + 1}/{epochs}  {shown}  {time.time() - start:.0f} s", flush=True)
 
 
 def make_heads(width: int, num_classes: int) -> nn.ModuleDict:
@@ -152,20 +134,15 @@ def make_heads(width: int, num_classes: int) -> nn.ModuleDict:
     return nn.ModuleDict({name: nn.Linear(width, size) for name, size in outputs.items()})
 
 
-def mostly_clipart(data: Collection) -> Collection:
-    """All clip art, and a quarter of the procedural images."""
-    keep = (data.classes >= GLYPH_CLASSES) | (torch.arange(len(data.classes)) % 4 == 0)
-    return Collection(data.images[keep], data.classes[keep], data.tokens[keep])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, required=True, help="DINOv2 ViT-S/14 weights in timm's key names")
     parser.add_argument("--cliparts", type=Path, required=True, help="the folder png of Debian's openclipart-png")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=24_000, help="procedural images")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(10, 9), help="on everything; then mostly on clip art")
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -179,11 +156,8 @@ def main() -> None:
     print("teacher done", flush=True)
     student = VisionTransformer(img_size=32, patch_size=8, **STUDENT)
     heads = make_heads(student.embed_dim, GLYPH_CLASSES + len(names))
-    everything = Collection(halve(images), classes, tokens)
-    pretrain(student, heads, everything, Phase(args.epochs[0], 1e-3, 0.15, mirror=False), args.batch)
+    pretrain(student, heads, Collection(halve(images), classes, tokens), args.epochs, args.batch, args.lr)
     student = inflated(student)
-    clipart = mostly_clipart(Collection(images, classes, tokens))
-    pretrain(student, heads, clipart, Phase(args.epochs[1], 1e-3, 0.4, mirror=True), args.batch)
     state = {k: v.half().contiguous() for k, v in student.state_dict().items()}
     save_file(state, str(args.out), metadata={"format": "pt"})
     print(f"wrote {args.out}: {sum(v.numel() for v in state.values()):,} numbers", flush=True)
