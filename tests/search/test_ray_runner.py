@@ -73,7 +73,7 @@ def rows(session: Session) -> list[tuple[Any, ...]]:
 
 
 def test_a_search_through_ray_is_the_search_in_this_process(local_ray: None, started: Started) -> None:
-    options = {"train": {"epochs": 3, "batch_size": 400, "lr": 5e-3}, "search": {"trials": 5, "grace_epochs": 1}}
+    options = {"train": {"epochs": 3, "batch_size": 100, "lr": 5e-3}, "search": {"trials": 6, "grace_epochs": 1}}
     through_ray = started(name="ray", resources={"runner": "ray"}, **options)
     run_ray(through_ray)
     inline = started(name="inline", **options)
@@ -274,5 +274,7 @@ def test_a_driver_that_is_killed_loses_nothing_and_trains_nothing_twice(
     keys = Counter(t.user_attrs["key"] for t in counted)
     assert set(keys.values()) == {1}
     assert 1 <= len(interrupted) <= 2
-    assert all(t.state.name == "FAIL" and keys[t.user_attrs["key"]] == 1 for t in interrupted)
+    assert all(t.state.name == "FAIL" for t in interrupted)
+    named = [t.user_attrs["key"] for t in interrupted if "key" in t.user_attrs]  # killed before it had a design: none
+    assert all(keys[key] == 1 for key in named)
     assert load_config(str(folder / "config.yaml")).backbone.checkpoint == "weights.safetensors"
