@@ -81,7 +81,7 @@ def test_a_search_through_ray_is_the_search_in_this_process(local_ray: None, sta
     assert rows(through_ray) == rows(inline)
     states = Counter(row[1] for row in rows(through_ray))
     assert states.keys() == {"COMPLETE", "PRUNED"}
-    assert sum(states.values()) == 5
+    assert sum(states.values()) == 6
     for _, state, _, values, intermediate, epochs in rows(through_ray):
         assert list(intermediate) == list(range(1, epochs + 1))
         assert (values[0] if state == "COMPLETE" else None) == (intermediate[3] if state == "COMPLETE" else None)
