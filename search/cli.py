@@ -32,6 +32,9 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="Print a table, or JSON for other programs.")]
+Configs = Annotated[
+    list[str], typer.Argument(metavar="CONFIG... [key=value ...]", help="Configurations, and overrides for all.")
+]
 Run = Annotated[str, typer.Argument(help="A run folder, or its name in runs/.", metavar="RUN")]
 
 _USER_ERRORS = frozenset(
@@ -55,9 +58,7 @@ def _split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 @app.command()
 def search(
-    arguments: Annotated[
-        list[str], typer.Argument(metavar="CONFIG... [key=value ...]", help="Configurations, and overrides for all.")
-    ],
+    arguments: Configs,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Run or resume the search of each configuration. Repeating the command resumes.
@@ -177,9 +178,7 @@ def predict(
 
 @app.command()
 def validate(
-    arguments: Annotated[
-        list[str], typer.Argument(metavar="CONFIG... [key=value ...]", help="Configurations, and overrides for all.")
-    ],
+    arguments: Configs,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Check configurations without running them; every fault is listed.
