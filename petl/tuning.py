@@ -53,6 +53,19 @@ def check_design(design: Design, shape: BackboneShape) -> None:
             raise DesignError(f"{method.name} stands alone in a design, got it together with {others}")
         for placement in design.by_method[method.name]:
             method.check(shape, placement)
+    _check_together(methods)
+
+
+def _check_together(methods: list[Method]) -> None:
+    """Refuse methods of which one makes the other useless."""
+    replaced: dict[str, str] = {}
+    for method in methods:
+        if method.replaces is None:
+            continue
+        if method.replaces in replaced:
+            first = replaced[method.replaces]
+            raise DesignError(f"one method may replace {method.replaces}, got {first} and {method.name}; keep one")
+        replaced[method.replaces] = method.name
 
 
 def count_params(design: Design, model: nn.Module | BackboneShape) -> int:

@@ -39,6 +39,6 @@ def baseline(name: str, shape: BackboneShape, limit: int | None, cost: Callable[
 
 
 def baselines(shape: BackboneShape, limit: int | None, cost: Callable[[Design], int]) -> dict[str, Design]:
-    """The baselines of all methods that fit the budget; full fine-tuning, which combines with nothing, is left out."""
-    found = {name: baseline(name, shape, limit, cost) for name in METHODS if get_method(name).combines}
+    """The baselines of the methods known to be strong, where they fit the budget."""
+    found = {name: baseline(name, shape, limit, cost) for name in METHODS if get_method(name).known_strong}
     return {name: design for name, design in found.items() if design is not None}

@@ -30,6 +30,7 @@ class Adapter(BlockMethod):
     default_size = 8
     zero_start = True
     mergeable = False
+    known_strong = True
     options = {"dropout": 0.0}
 
     def count_block(self, shape: BackboneShape, placement: Placement) -> int:

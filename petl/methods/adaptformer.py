@@ -52,6 +52,7 @@ class AdaptFormer(BlockMethod):
     default_size = 8
     zero_start = True
     mergeable = False
+    known_strong = True
     options = {"scale": 0.1, "dropout": 0.1}
 
     def count_block(self, shape: BackboneShape, placement: Placement) -> int:

@@ -132,6 +132,12 @@ class Method(ABC):
     """Whether it can be placed over the whole backbone (`block: null`)."""
     combines: ClassVar[bool] = True
     """Whether other methods can stand beside it in a design."""
+    replaces: ClassVar[str | None] = None
+    """What of the backbone's it puts its own in place of, such as "the head's input": one method of a design may."""
+    through_backbone: ClassVar[bool] = True
+    """Whether its gradients pass through the blocks; else the blocks run without, and their outputs can be cached."""
+    known_strong: ClassVar[bool] = False
+    """Whether its usual design is a baseline that every search tries first."""
     options: ClassVar[Mapping[str, Option | None]] = {}
     """Names and defaults of the options that a placement may set."""
 

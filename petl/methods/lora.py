@@ -60,6 +60,7 @@ class LoRA(BlockMethod):
     default_size = 8
     zero_start = True
     mergeable = True
+    known_strong = True
     options = {"alpha": None, "dropout": 0.0}
 
     def count_block(self, shape: BackboneShape, placement: Placement) -> int:

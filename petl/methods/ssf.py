@@ -45,6 +45,7 @@ class SSF(Method):
     zero_start = False
     mergeable = True
     in_backbone = True
+    known_strong = True
     options = {"init_std": 0.02}
 
     def _layers(self, shape: BackboneShape, placements: Sequence[Placement]) -> Iterator[tuple[Layer, Placement]]:

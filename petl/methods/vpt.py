@@ -43,6 +43,7 @@ class VPT(Method):
     default_size = 10
     zero_start = False
     mergeable = False
+    known_strong = True
 
     def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
         """p tokens of D channels for each placement."""
