@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         count_params,
         count_tuned,
         merge,
+        prepare,
         remove,
         tuned_state_dict,
     )
@@ -46,7 +47,16 @@ _HOME = {
     "methods": ("METHODS", "get_method"),
     "methods.base": ("Method",),
     "shape": ("BackboneShape", "Layer"),
-    "tuning": ("apply", "check_design", "count_params", "count_tuned", "merge", "remove", "tuned_state_dict"),
+    "tuning": (
+        "apply",
+        "check_design",
+        "count_params",
+        "count_tuned",
+        "merge",
+        "prepare",
+        "remove",
+        "tuned_state_dict",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -71,6 +81,7 @@ __all__ = [
     "load_adapter",
     "load_backbone",
     "merge",
+    "prepare",
     "read_adapter_info",
     "remove",
     "reset_head",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
 from petlas.petl.backbone import shape_of
 from petlas.petl.design import Design, DesignError
 from petlas.petl.methods import METHODS, get_method
-from petlas.petl.methods.base import Adopted, Handle, Method
+from petlas.petl.methods.base import Adopted, Batch, Handle, Method
 from petlas.petl.shape import BackboneShape
 
 
@@ -125,6 +126,26 @@ def apply(model: nn.Module, design: Design) -> nn.Module:
         remove(model)
         raise
     return model
+
+
+def prepare(model: nn.Module, batches: Iterable[Batch]) -> nn.Module:
+    """Let the methods that choose channels or entries for the task choose them, once, between `apply` and training.
+
+    Args:
+        model: A backbone with a design, before training.
+        batches: Training images (B, 3, H, W), normalised, with labels (B,); can be gone through several times.
+
+    Returns:
+        The same model.
+    """
+    tuning, training = tuning_of(model), model.training
+    model.eval()
+    for method in methods_of(tuning.design):
+        if method.fits_task:
+            placements = tuning.design.by_method[method.name]
+            method.prepare(model, tuning.get_submodule(method.name), placements, batches)
+    model.zero_grad()
+    return model.train(training)
 
 
 def tuning_of(model: nn.Module) -> Tuning:

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from petlas.datasets import Task, open_store, open_task
 from petlas.petl.backbone import InputConfig, input_config, load_backbone, reset_head
 from petlas.petl.design import Design
-from petlas.petl.tuning import apply
+from petlas.petl.tuning import apply, prepare
 from petlas.search.config import RunConfig, TrainConfig
 
 EVAL_BATCH = 256
@@ -35,9 +36,15 @@ class EpochResult:
 
 
 class ImageBatches:
-    """Decoded images (N, 3, S, S) uint8 and labels (N,), handed out as normalised batches on a device."""
+    """Decoded images (N, 3, S, S) uint8 and labels (N,), handed out as normalised batches on a device.
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, inputs: InputConfig, device: torch.device) -> None:
+    Iterating gives all of them in order, `size` at a time.
+    """
+
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, inputs: InputConfig, device: torch.device, size: int = EVAL_BATCH
+    ) -> None:
+        self._size = size
         with torch.no_grad():
             on_gpu = device.type == "cuda"
             self._images = torch.tensor(images, device=device) if on_gpu else _share(images)
@@ -48,6 +55,10 @@ class ImageBatches:
     def __len__(self) -> int:
         """Number of images."""
         return len(self._labels)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches in order."""
+        return (self.batch(slice(start, start + self._size)) for start in range(0, len(self), self._size))
 
     def batch(self, pick: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) float, normalised as the backbone was pretrained, and labels (B,)."""
@@ -66,11 +77,13 @@ def open_run_task(config: RunConfig) -> Task:
     return open_task(config.task.name, root=config.task.root, seed=config.seed)
 
 
-def load_split(config: RunConfig, task: Task, split: str, inputs: InputConfig, device: torch.device) -> ImageBatches:
-    """One split of a run's task, decoded once and shared."""
+def load_split(
+    config: RunConfig, task: Task, split: str, inputs: InputConfig, device: torch.device, size: int = EVAL_BATCH
+) -> ImageBatches:
+    """One split of a run's task, decoded once and shared; iterating it gives batches of `size`."""
     part = task.splits[split]
     images = open_store(part, inputs.size, interpolation=inputs.interpolation)
-    return ImageBatches(images, part.labels, inputs, device)
+    return ImageBatches(images, part.labels, inputs, device, size)
 
 
 @lru_cache(maxsize=1)
@@ -118,7 +131,8 @@ class TrainingRun:
         reset_head(model, task.num_classes)
         self.model = apply(model, design).to(self.device)
         self.inputs = input_config(model)
-        self.train_data = load_split(config, task, train_split, self.inputs, self.device)
+        self.train_data = load_split(config, task, train_split, self.inputs, self.device, config.train.batch_size)
+        prepare(self.model, self.train_data)
         self.val_data = load_split(config, task, val_split, self.inputs, self.device) if val_split else None
         self._autocast = autocast_dtype(config.train, self.device)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -195,8 +209,7 @@ def evaluate(model: nn.Module, data: ImageBatches, autocast: torch.dtype | None 
     """Top-1 accuracy of a model on a split, in evaluation mode; NaN if an output is not finite."""
     model.eval()
     correct = 0
-    for start in range(0, len(data), EVAL_BATCH):
-        images, labels = data.batch(slice(start, start + EVAL_BATCH))
+    for images, labels in data:
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
             logits = model(images)
         if not logits.isfinite().all():

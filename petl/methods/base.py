@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from petlas.petl.design import DesignError, Option, Placement
 from petlas.petl.shape import BackboneShape
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+"""Normalised images (B, 3, H, W) and labels (B,)."""
 
 
 class Handle(Protocol):
@@ -136,6 +139,8 @@ class Method(ABC):
     """What of the backbone's it puts its own in place of, such as "the head's input": one method of a design may."""
     through_backbone: ClassVar[bool] = True
     """Whether its gradients pass through the blocks; else the blocks run without, and their outputs can be cached."""
+    fits_task: ClassVar[bool] = False
+    """Whether `prepare` looks at training images before training, to choose channels or entries."""
     known_strong: ClassVar[bool] = False
     """Whether its usual design is a baseline that every search tries first."""
     options: ClassVar[Mapping[str, Option | None]] = {}
@@ -156,6 +161,19 @@ class Method(ABC):
     def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
         """Fold the module into the backbone's weights, exactly."""
         raise DesignError(f"{self.name} cannot be merged: {self.summary}")
+
+    def prepare(
+        self, model: nn.Module, module: nn.Module, placements: Sequence[Placement], batches: Iterable[Batch]
+    ) -> None:
+        """Fit what is chosen once, before training, to the task; a method with `fits_task` has it.
+
+        Args:
+            model: The backbone with the design, in evaluation mode.
+            module: The method's module.
+            placements: The method's placements.
+            batches: Training images (B, 3, H, W), normalised, with labels (B,); can be gone through several times.
+        """
+        raise NotImplementedError(self.name)
 
     def baseline(self, shape: BackboneShape, size: int | None) -> tuple[Placement, ...]:
         """The usual design of this method alone: over the whole backbone if it can be, else at every block."""
