@@ -76,6 +76,11 @@ class Placement:
         object.__setattr__(self, "options", tuple(sorted(plain.items())))
 
     @property
+    def path(self) -> str:
+        """The path of its place in the backbone: `blocks.N`, or empty for the whole backbone."""
+        return "" if self.block is None else f"blocks.{self.block}"
+
+    @property
     def _rank(self) -> tuple[str, int]:
         return self.method, -1 if self.block is None else self.block
 

@@ -23,8 +23,22 @@ class Tuning(nn.Module):
     def __init__(self, design: Design) -> None:
         super().__init__()
         self.design = design
-        self.handles: list[Handle] = []
+        self.handles: list[Handle] = []  # the head's first, then those of the methods
         self.trainable: dict[str, bool] = {}
+
+    def connect(self, model: nn.Module, design: Design) -> None:
+        """Attach a design, all or a part of what was built, in place of what is attached."""
+        self.disconnect()
+        for method in methods_of(design):
+            module, placements = self.get_submodule(method.name), design.by_method[method.name]
+            method.narrow(module, placements)
+            self.handles.extend(method.attach(model, module, placements))
+
+    def disconnect(self) -> None:
+        """Take off everything but the head."""
+        for handle in reversed(self.handles[1:]):
+            handle.remove()
+        del self.handles[1:]
 
 
 def methods_of(design: Design) -> list[Method]:
@@ -55,6 +69,15 @@ def check_design(design: Design, shape: BackboneShape) -> None:
         for placement in design.by_method[method.name]:
             method.check(shape, placement)
     _check_together(methods)
+    trained: dict[str, str] = {}
+    for method in methods:
+        for path in method.paths(shape, design.by_method[method.name]):
+            if path in trained:
+                raise DesignError(
+                    f"a parameter can be tuned by one method only, and {path} is by {trained[path]} and {method.name}; "
+                    "keep one"
+                )
+            trained[path] = method.name
 
 
 def _check_together(methods: list[Method]) -> None:
@@ -67,6 +90,12 @@ def _check_together(methods: list[Method]) -> None:
             first = replaced[method.replaces]
             raise DesignError(f"one method may replace {method.replaces}, got {first} and {method.name}; keep one")
         replaced[method.replaces] = method.name
+        dead = [other.name for other in methods if other.through_backbone and other is not method]
+        if dead and not method.through_backbone:
+            raise DesignError(
+                f"what is trained must reach the head, and {method.name} replaces {method.replaces} without passing "
+                f"gradients to the backbone, got {', '.join(dead)} beside it; leave out {method.name} or the others"
+            )
 
 
 def count_params(design: Design, model: nn.Module | BackboneShape) -> int:
@@ -112,20 +141,31 @@ def apply(model: nn.Module, design: Design) -> nn.Module:
     model.zero_grad()
     model.petl = tuning
     try:
-        head = Adopted(path for path in tuning.trainable if path.startswith("head."))
+        head = _head_for(model, design, shape)
         head.adopt(model)
         tuning.handles.append(head)
         for method in methods_of(design):
-            placements = design.by_method[method.name]
-            module = method.build(shape, placements).to(like.device, like.dtype)
-            tuning.add_module(method.name, module)
-            tuning.handles.extend(method.attach(model, module, placements))
+            module = method.build(shape, design.by_method[method.name])
+            tuning.add_module(method.name, module.to(like.device, like.dtype))
+        tuning.connect(model, design)
         tuning.add_module("head", head.get_submodule("head") if head.paths else nn.Identity())
         tuning.train(model.training)
     except Exception:
         remove(model)
         raise
     return model
+
+
+def _head_for(model: nn.Module, design: Design, shape: BackboneShape) -> Adopted:
+    """The model's head, with a newly drawn weight where a method gives it an input of another width."""
+    head = Adopted(path for path, _ in model.named_parameters() if path.startswith("head."))
+    for method in methods_of(design):
+        inputs = method.head_inputs(shape, design.by_method[method.name])
+        if inputs is not None and head.paths:
+            weight = model.get_parameter("head.weight")
+            fresh = nn.init.trunc_normal_(weight.new_empty(len(weight), inputs), std=0.02)
+            head.add("head.weight", nn.Parameter(fresh))
+    return head
 
 
 def prepare(model: nn.Module, batches: Iterable[Batch]) -> nn.Module:
@@ -201,6 +241,9 @@ def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def count_tuned(model: nn.Module) -> int:
-    """Trainable parameters that the design has put on the model, head excluded, counted one by one."""
+    """Trainable parameters that the design has put on the model, head excluded, counted one by one.
+
+    What a method adds to the head, so that it reads more, is the head's, too: it stands under the name `head`.
+    """
     tuned = tuning_of(model).named_parameters()
-    return sum(p.numel() for path, p in tuned if p.requires_grad and not path.startswith("head."))
+    return sum(p.numel() for path, p in tuned if p.requires_grad and "head" not in path.split("."))

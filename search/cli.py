@@ -73,7 +73,8 @@ def search(
     for config in configs:
         check_same(config)
     from petlas.search.driver import search as run_search
-    from petlas.search.record import StudyRecord, as_json, design_of, row_of
+    from petlas.search.record import StudyRecord, design_of, row_of
+    from petlas.search.report import as_json
     from petlas.search.tables import console, study_table
 
     results = []
@@ -102,7 +103,8 @@ def study(run: Run, format: FormatOption = Format.TABLE) -> None:
 
     Example: petlas study runs/demo --format json
     """
-    from petlas.search.record import StudyRecord, as_json
+    from petlas.search.record import StudyRecord
+    from petlas.search.report import as_json
     from petlas.search.run_folder import find_run
     from petlas.search.tables import study_table
 

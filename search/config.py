@@ -90,12 +90,20 @@ class SearchConfig(_Group):
     `trials` counts finished trials, baselines included; after `seconds` no new trial is started. A trial is looked at
     after `grace_epochs`, then each time that the epochs have grown by the factor `reduction`, and goes on if it is in
     the best 1 / `reduction` there. `baselines` are never stopped early.
+
+    With `strategy: supernet`, the sampler draws `scores` designs that are scored with inherited weights; the best
+    `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from the backbone.
+    `ranking_check` designs, spread over the scores, are trained too: they show how well scores rank designs.
     """
 
     trials: PositiveInt = 64
     seconds: Positive | None = None
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    sampler: Literal["tpe", "nsga2", "random", "evolution"] = "tpe"
     baselines: bool = True
+    scores: PositiveInt = 750
+    finalists: PositiveInt = 5
+    inherit: bool = False
+    ranking_check: Annotated[int, Field(ge=0)] = 0
     reduction: Annotated[int, Field(ge=2)] = 3
     grace_epochs: PositiveInt | None = None
 
@@ -114,6 +122,23 @@ class TrainConfig(_Group):
     amp: Literal["auto", "bf16", "off"] = "auto"
 
 
+class SupernetConfig(_Group):
+    """How the supernet is trained; what is not set here is as in `train`.
+
+    `sampling: single` trains one random design in each step, as NOAH does; `sandwich` the largest, the smallest and
+    `random` others, which learn from the largest. Designs are drawn evenly over `designs`, or over parameter counts
+    (`params`). `balanced` scales narrow slices up to the magnitude of the largest size.
+    """
+
+    epochs: PositiveInt = 100
+    lr: Positive = 5e-4
+    warmup_epochs: Annotated[int, Field(ge=0)] = 10
+    sampling: Literal["single", "sandwich"] = "single"
+    random: PositiveInt = 2
+    draw: Literal["designs", "params"] = "designs"
+    balanced: bool = True
+
+
 class ProtocolConfig(_Group):
     """How the chosen design is measured: the seeds of the final training on train+val."""
 
@@ -121,13 +146,17 @@ class ProtocolConfig(_Group):
 
 
 class ResourcesConfig(_Group):
-    """Where trials run: through Ray Tune, or one after the other in this process."""
+    """Where trials run: through Ray Tune, or one after the other in this process.
+
+    `cache_gb` bounds the activations that a worker keeps to score designs that share their first blocks.
+    """
 
     runner: Literal["ray", "inline"] = "ray"
     address: str | None = None
     concurrent: PositiveInt | None = None
     cpus: PositiveInt = 1
     gpus: Annotated[Number, Field(ge=0)] = 0.0
+    cache_gb: Annotated[Number, Field(ge=0)] = 1.0
 
 
 class RunConfig(_Group):
@@ -138,9 +167,10 @@ class RunConfig(_Group):
     backbone: Annotated[BackboneConfig, BeforeValidator(_named)]
     space: str | dict[str, Any]
     budget: BudgetConfig = BudgetConfig()
-    strategy: Literal["auto", "trials"] = "auto"
+    strategy: Literal["auto", "trials", "supernet"] = "auto"
     search: SearchConfig = SearchConfig()
     train: TrainConfig = TrainConfig()
+    supernet: SupernetConfig = SupernetConfig()
     protocol: ProtocolConfig = ProtocolConfig()
     resources: ResourcesConfig = ResourcesConfig()
     storage: str | None = None
@@ -269,14 +299,18 @@ def _space_fault(space: Any, text: str) -> Fault:
 
 def _combination_faults(data: Yaml) -> list[Fault]:
     """What cannot be together, among the settings that are sound on their own."""
-    epochs, warmup = (_sound(TrainConfig, data.get("train"), key) for key in ("epochs", "warmup_epochs"))
+    groups = {"train": TrainConfig, "supernet": SupernetConfig}
+    epochs = {name: _sound(group, data.get(name), "epochs") for name, group in groups.items()}
     grace = _sound(SearchConfig, data.get("search"), "grace_epochs")
     name, storage = data.get("name"), data.get("storage")
     faults = []
-    if epochs is not None and warmup is not None and warmup >= epochs:
-        faults.append(Fault("train.warmup_epochs", warmup, f"must be less than train.epochs = {epochs}"))
-    if epochs is not None and grace is not None and grace > epochs:
-        faults.append(Fault("search.grace_epochs", grace, f"must be at most train.epochs = {epochs}"))
+    for group, whole in epochs.items():
+        warmup = _sound(groups[group], data.get(group), "warmup_epochs")
+        if whole is not None and warmup is not None and warmup >= whole:
+            faults.append(Fault(f"{group}.warmup_epochs", warmup, f"must be less than {group}.epochs = {whole}"))
+    whole = epochs["train"]
+    if whole is not None and grace is not None and grace > whole:
+        faults.append(Fault("search.grace_epochs", grace, f"must be at most train.epochs = {whole}"))
     if isinstance(name, str) and ("/" in name or name in ("", ".", "..")):
         faults.append(Fault("name", name, "must be a plain folder name; set the place with runs=FOLDER"))
     if isinstance(storage, str) and "://" not in storage:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 from optuna.trial import FrozenTrial
@@ -13,10 +16,22 @@ from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.record import design_of
 from petlas.search.run_folder import opened, write_text
-from petlas.search.session import Session
-from petlas.search.training import fresh_backbone, open_run_task
+from petlas.search.scores import ScoreStage, enqueue_finalists
+from petlas.search.session import Session, Stage
+from petlas.search.supernet import SupernetRun
+from petlas.search.training import EpochResult, Work, fresh_backbone, open_run_task
 
 log = logging.getLogger("petlas")
+
+
+class Runner(Protocol):
+    """What runs a search's work."""
+
+    def run(self, stage: Stage) -> None:
+        """Run trials until the stage is exhausted."""
+
+    def epochs(self, make: Callable[[RunConfig], Work], config: RunConfig) -> Iterator[EpochResult]:
+        """The epochs of one piece of work."""
 
 
 def search(config: RunConfig) -> FrozenTrial | None:
@@ -33,19 +48,43 @@ def search(config: RunConfig) -> FrozenTrial | None:
     open_run_task(config)
     fresh_backbone(config)
     with opened(config) as folder:
-        session.start()
-        if session.exhausted():
-            log.info("%s has all its %d trials; raise search.trials to go on", folder, config.search.trials)
-        else:
-            try:
-                _runner(config)(session)
-            except KeyboardInterrupt:
-                session.record.recover()
-                raise
-        best = session.record.best()
+        record = session.record
+        stale = record.recover()
+        if stale:
+            log.info("%d interrupted trials are marked FAIL and will run again", stale)
+        try:
+            _run(session)
+        except KeyboardInterrupt:
+            record.recover()
+            raise
+        best = record.best()
         if best is not None:
             _hand_over(design_of(best), folder / "best")
         return best
+
+
+def _run(session: Session) -> None:
+    """The stages of a search, each from where it stands."""
+    config = session.config
+    with ExitStack() as stack:
+        runner = cache(lambda: stack.enter_context(_runner(config)))  # Ray starts only if something is left to run
+        if config.strategy == "supernet":
+            scores = ScoreStage(session)
+            if not scores.exhausted():
+                _train_supernet(runner(), config)
+                runner().run(scores)
+            enqueue_finalists(session)
+        session.start()
+        if session.exhausted():
+            log.info("%s has all its trials; raise search.trials to go on", config.folder)
+        else:
+            runner().run(session)
+
+
+def _train_supernet(runner: Runner, config: RunConfig) -> None:
+    for result in runner.epochs(SupernetRun, config):
+        epochs = f"{result.epoch}/{config.supernet.epochs}"
+        log.info("supernet  epoch %-7s loss %.3f  %5.0f s", epochs, result.loss, result.seconds)
 
 
 def _hand_over(design: Design, folder: Path) -> None:
@@ -56,11 +95,12 @@ def _hand_over(design: Design, folder: Path) -> None:
     write_text(path, yaml.safe_dump(design.to_dict(), sort_keys=False))
 
 
-def _runner(config: RunConfig) -> Callable[[Session], None]:
+def _runner(config: RunConfig) -> AbstractContextManager[Runner]:
+    """What runs trials: Ray, or this process."""
     if config.resources.runner == "inline":
-        from petlas.search.inline_runner import run_inline
+        from petlas.search import inline_runner
 
-        return run_inline
-    from petlas.search.ray_runner import run_ray
+        return inline_runner.opened(config)
+    from petlas.search import ray_runner
 
-    return run_ray
+    return ray_runner.opened(config)

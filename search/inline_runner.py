@@ -1,39 +1,57 @@
-"""Run a session's trials one after the other in this process: for notebooks, tests, and machines without Ray."""
+"""Run trials one after the other in this process: for notebooks, tests, and machines without Ray."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
-from petlas.search.session import Proposal, Session
-from petlas.search.training import EpochResult, TrainingRun
+from petlas.search.config import RunConfig
+from petlas.search.session import Proposal, Stage
+from petlas.search.training import EpochResult, Work
+from petlas.search.work import open_work
 
 
-def run_inline(session: Session) -> None:
-    """Run trials until the session is exhausted."""
+@contextmanager
+def opened(config: RunConfig) -> Iterator[InlineRunner]:
+    """A runner that uses as many threads as a trial is given."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(session.config.resources.cpus)
+    torch.set_num_threads(config.resources.cpus)
     try:
-        while not session.exhausted():
-            proposal = session.define(session.record.study.ask())
-            _run_trial(session, proposal)
+        yield InlineRunner()
     finally:
         torch.set_num_threads(threads)
 
 
-def _run_trial(session: Session, proposal: Proposal) -> None:
+class InlineRunner:
+    """Runs a search's stages in this process."""
+
+    def run(self, stage: Stage) -> None:
+        """Run trials until the stage is exhausted."""
+        while not stage.exhausted():
+            _run_trial(stage, stage.propose())
+
+    def epochs(self, make: Callable[[RunConfig], Work], config: RunConfig) -> Iterator[EpochResult]:
+        """The epochs of one piece of work."""
+        work = make(config)
+        while not work.finished:
+            yield work.epoch()
+
+
+def _run_trial(stage: Stage, proposal: Proposal) -> None:
     """One trial to its end; a fault of the design ends this trial alone."""
-    run: TrainingRun | None = None
+    work: Work | None = None
     result: EpochResult | None = None
-    while run is None or not run.finished:
+    while result is None or not work or not work.finished:
         try:
-            run = run or TrainingRun(session.config, proposal.design, session.config.seed)
-            result = run.epoch()
+            work = work or open_work(stage.config, proposal.design, proposal.stage)
+            result = work.epoch()
         except Exception as error:
             logging.getLogger("petlas").debug("trial %d failed", proposal.number, exc_info=True)
-            session.on_end(proposal.number, result, f"{type(error).__name__}: {error}")
+            stage.on_end(proposal.number, result, f"{type(error).__name__}: {error}")
             return
-        if not session.on_epoch(proposal.number, result):
+        if not stage.on_epoch(proposal.number, result):
             break
-    session.on_end(proposal.number, result)
+    stage.on_end(proposal.number, result)

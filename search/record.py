@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.distributions import IntDistribution, distribution_to_json
+from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import TrialParamModel, TrialUserAttributeModel
+from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy import insert
 
 from petlas.petl.design import Design
+
+BASELINE = "baseline"
+SEARCH = "search"
+SCORE = "score"
+"""Scored with inherited weights, not trained."""
+FINALIST = "finalist"
+RANKING = "ranking"
+"""Trained to see how well scores rank designs."""
+
+Choice = tuple[int, int]
+"""A parameter's value, and the largest that it may take; the least is 0."""
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 """Accuracy on the selection split, and trainable parameters."""
@@ -21,7 +37,7 @@ DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial, as `petlas study --format json` prints it; `val` is the last measured accuracy."""
+    """One trial, as `petlas study --format json` prints it; `val` is the last measured accuracy, or the score."""
 
     number: int
     state: str
@@ -48,7 +64,7 @@ class StudyRecord:
         self, url: str, name: str, sampler: optuna.samplers.BaseSampler | None = None, alone: bool = False
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.storage: BaseStorage = RDBStorage(url)
+        self.storage = RDBStorage(url)
         known = optuna.get_all_study_names(self.storage) if alone else []
         self.name = name = known[0] if known else name
         self.study: Study = optuna.create_study(
@@ -71,6 +87,39 @@ class StudyRecord:
         for key, value in _attributes(design, params, stage, seed).items():
             trial.set_user_attr(key, value)
 
+    def begin(self, stage: str) -> FrozenTrial:
+        """Add a running trial of a stage, whose design is yet to be chosen."""
+        trial = create_trial(state=TrialState.RUNNING, user_attrs={"stage": stage})
+        return self.storage.get_trial(self.storage.create_new_trial(self.study._study_id, trial))
+
+    def fill(self, trial: FrozenTrial, design: Design, params: int, seed: int, choices: Mapping[str, Choice]) -> None:
+        """Write down what a trial of `begin` is, in one go: a trial of Optuna's would write each parameter on its own.
+
+        Args:
+            trial: The trial.
+            design: What is tried.
+            params: Its trainable parameters.
+            seed: Of its training.
+            choices: Its Optuna parameters.
+        """
+        attributes = _attributes(design, params, trial.user_attrs["stage"], seed)
+        of = {"trial_id": trial._trial_id}
+        with _create_scoped_session(self.storage.scoped_session) as session:
+            session.execute(
+                insert(TrialUserAttributeModel),
+                [of | {"key": k, "value_json": json.dumps(v)} for k, v in attributes.items() if k != "stage"],
+            )
+            rows = [
+                of
+                | {
+                    "param_name": name,
+                    "param_value": float(value),
+                    "distribution_json": distribution_to_json(IntDistribution(0, high)),
+                }
+                for name, (value, high) in choices.items()
+            ]
+            session.execute(insert(TrialParamModel), rows)
+
     def enqueue(self, design: Design, params: int, stage: str, seed: int, fixed: Mapping[str, int]) -> bool:
         """Let a design be tried before new ones are drawn; a design that the study has already is left alone.
 
@@ -90,8 +139,9 @@ class StudyRecord:
         return True
 
     def keys(self) -> set[str]:
-        """The keys of all designs that need not be tried again: interrupted trials do not count."""
-        return {t.user_attrs["key"] for t in self.trials() if "key" in t.user_attrs and not is_interrupted(t)}
+        """The keys of all designs that need not be trained again: interrupted trials and scores do not count."""
+        trials = (t for t in self.trials() if is_trained(t) and not is_interrupted(t))
+        return {t.user_attrs["key"] for t in trials if "key" in t.user_attrs}
 
     def report(self, number: int, epoch: int, val: float) -> None:
         """Keep the accuracy after an epoch: `Trial.report` refuses studies with several objectives, storages do not."""
@@ -126,7 +176,7 @@ class StudyRecord:
             self.study.tell(number, state=TrialState.PRUNED)
 
     def recover(self) -> int:
-        """Mark trials that a dead search left RUNNING as FAIL, and queue their designs again.
+        """Mark trials that a dead search left RUNNING as FAIL, and queue those to be trained again.
 
         Call it only when no other process works on the study.
 
@@ -140,30 +190,36 @@ class StudyRecord:
         waiting = {t.user_attrs.get("key") for t in self.trials(TrialState.WAITING)}
         for trial in self.trials(TrialState.FAIL):
             key = trial.user_attrs.get("key")
-            if is_interrupted(trial) and key is not None and key not in self.keys() | waiting:
+            if is_interrupted(trial) and is_trained(trial) and key not in self.keys() | waiting | {None}:
                 attributes = {k: v for k, v in trial.user_attrs.items() if k in _ATTRIBUTES}
                 system = {"fixed_params": dict(trial.params)}
                 self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes, system_attrs=system))
         return len(stale)
 
     def count_finished(self) -> int:
-        """Trials that count against `search.trials`: all but interrupted ones."""
+        """Trials that count against `search.trials`: all that were trained and not interrupted."""
         done = self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        return sum(not is_interrupted(trial) for trial in done)
+        return sum(is_trained(trial) and not is_interrupted(trial) for trial in done)
+
+    def scored(self) -> list[FrozenTrial]:
+        """The trials that have a score, the best first; of several, the one with the fewest parameters."""
+        scores = [t for t in self.trials(TrialState.COMPLETE) if not is_trained(t)]
+        return sorted(scores, key=lambda t: (-t.values[0], t.values[1], t.number))
 
     def count_running(self) -> int:
         """Trials that are being trained."""
         return len(self.trials(TrialState.RUNNING))
 
-    def best(self, stage: str | None = None) -> FrozenTrial | None:
+    def best(self) -> FrozenTrial | None:
         """The trial with the highest accuracy after all epochs; of several, the one with the fewest parameters."""
-        complete = [t for t in self.trials(TrialState.COMPLETE) if stage in (None, t.user_attrs["stage"])]
+        complete = [t for t in self.trials(TrialState.COMPLETE) if is_trained(t)]
         return max(complete, key=lambda t: (t.values[0], -t.values[1], -t.number), default=None)
 
     def pareto(self) -> list[FrozenTrial]:
-        """Complete trials that no other beats in accuracy and parameters, by parameters."""
+        """Trials trained to the end that no other beats in accuracy and parameters, by parameters."""
         front: list[FrozenTrial] = []
-        for trial in sorted(self.trials(TrialState.COMPLETE), key=lambda t: (t.values[1], -t.values[0])):
+        complete = [t for t in self.trials(TrialState.COMPLETE) if is_trained(t)]
+        for trial in sorted(complete, key=lambda t: (t.values[1], -t.values[0])):
             if not front or trial.values[0] > front[-1].values[0]:
                 front.append(trial)
         return front
@@ -179,6 +235,11 @@ _ATTRIBUTES = ("design", "key", "params", "stage", "seed", "folds")
 def _attributes(design: Design, params: int, stage: str, seed: int) -> dict[str, Any]:
     values = (design.to_dict(), design.key, params, stage, seed, 1)
     return dict(zip(_ATTRIBUTES, values, strict=True))
+
+
+def is_trained(trial: FrozenTrial) -> bool:
+    """Whether the trial trains its design, rather than scoring it with inherited weights."""
+    return trial.user_attrs.get("stage") != SCORE
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
@@ -202,17 +263,7 @@ def row_of(trial: FrozenTrial) -> TrialRow:
         design=attributes.get("design", {}),
         key=attributes.get("key", ""),
         params=attributes.get("params", 0),
-        val=trial.intermediate_values.get(last),
+        val=trial.values[0] if trial.values else trial.intermediate_values.get(last),
         epochs=attributes.get("epochs", last),
         seconds=attributes.get("seconds", 0.0),
     )
-
-
-def as_json(record: StudyRecord) -> dict[str, Any]:
-    """The study as `petlas study --format json` prints it."""
-    best = record.best()
-    return {
-        "trials": [asdict(row_of(t)) for t in record.trials()],
-        "best": asdict(row_of(best)) if best else None,
-        "pareto": [asdict(row_of(t)) for t in record.pareto()],
-    }

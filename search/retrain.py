@@ -19,9 +19,8 @@ from petlas.petl.design import Design
 from petlas.petl.tuning import count_params
 from petlas.search.card import model_card
 from petlas.search.config import RunConfig
-from petlas.search.record import StudyRecord, design_of, row_of
+from petlas.search.record import BASELINE, StudyRecord, design_of, row_of
 from petlas.search.run_folder import RunError, opened, write_json, write_text
-from petlas.search.session import BASELINE
 from petlas.search.training import TrainingRun, open_run_task
 
 log = logging.getLogger("petlas")

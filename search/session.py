@@ -10,11 +10,11 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Protocol
 
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from petlas.petl.backbone import shape_by_name
 from petlas.petl.design import Design
@@ -22,32 +22,50 @@ from petlas.petl.tuning import count_params
 from petlas.search.baselines import baselines
 from petlas.search.config import RunConfig, space_of
 from petlas.search.halving import Halving
-from petlas.search.record import StudyRecord, design_of, row_of
+from petlas.search.record import BASELINE, RANKING, SCORE, SEARCH, StudyRecord, design_of, row_of
 from petlas.search.samplers import make_sampler
 from petlas.search.training import EpochResult
 from petlas.spaces import Budget, Space
 
 log = logging.getLogger("petlas")
 
-BASELINE = "baseline"
-SEARCH = "search"
-
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to run: its number in the study, and its design."""
+    """A trial to run: its number in the study, its design, and why it is tried."""
 
     number: int
     design: Design
     params: int
+    stage: str
 
     def to_config(self) -> dict[str, Any]:
         """The proposal as the plain data that travels to a worker."""
-        return {"number": self.number, "design": json.dumps(self.design.to_dict()), "params": self.params}
+        return asdict(self) | {"design": json.dumps(self.design.to_dict())}
+
+
+class Stage(Protocol):
+    """Trials of one kind: a runner asks what is next and says what came of it."""
+
+    config: RunConfig
+
+    def exhausted(self) -> bool:
+        """Whether no further trial may start, beside those that are running."""
+
+    def propose(self) -> Proposal:
+        """The next trial, written down as running."""
+
+    def on_epoch(self, number: int, result: EpochResult) -> bool:
+        """Take note of an epoch; whether the trial goes on."""
+
+    def on_end(self, number: int, result: EpochResult | None, error: str = "") -> None:
+        """Take note of a trial's end, from its last epoch; None if it never finished one."""
 
 
 class Session:
-    """The search of one run, from its start or from where its study stands.
+    """The search of one run, from its start or from where its study stands: its stand-alone training trials.
+
+    With `strategy: supernet` it draws no designs: it trains the baselines and what `scores` enqueues.
 
     Args:
         config: The run's configuration.
@@ -64,7 +82,9 @@ class Session:
         self.cost: Callable[[Design], int] = lru_cache(maxsize=4096)(lambda design: count_params(design, self.shape))
         self.budget = Budget(config.budget.params, self.cost)
         self.cost(self.space.largest)  # a method of the space that does not suit the backbone is refused here
-        self.sampler = make_sampler(config.search.sampler, self.space, self.budget, config.seed)
+        self.draws = config.strategy != "supernet"
+        stage = None if self.draws else SCORE
+        self.sampler = make_sampler(config.search.sampler, self.space, self.budget, config.seed, stage)
         self.halving = Halving(config.train.epochs, config.search.reduction, config.search.grace_epochs)
 
     @cached_property
@@ -73,15 +93,11 @@ class Session:
         return StudyRecord.in_folder(self.config.folder, self.config.storage, self.sampler)
 
     def start(self) -> None:
-        """Put the study in order after a crash, and queue the baselines that it does not know."""
+        """Queue the baselines that the study does not know, and start the clock."""
         self._started = time.monotonic()
-        stale = self.record.recover()
-        if stale:
-            log.info("%d interrupted trials are marked FAIL and will run again", stale)
         if self.config.search.baselines:
             for name, design in baselines(self.shape, self.budget.limit, self.cost).items():
-                fixed = self.space.params(design) if design in self.space else {}
-                if self.record.enqueue(design, self.cost(design), BASELINE, self.config.seed, fixed):
+                if self.enqueue(design, BASELINE):
                     log.debug("queued baseline %s", name)
 
     def exhausted(self) -> bool:
@@ -95,25 +111,26 @@ class Session:
             return False
         limit = self.config.search.seconds
         late = limit is not None and time.monotonic() - self._started >= limit
-        return late or self.sampler.exhausted(self.record.study)
+        return late or not self.draws or self.sampler.exhausted(self.record.study)
 
-    def define(self, trial: Trial) -> Proposal:
-        """The design of a trial: the queued one, or a new one from the space, within the budget."""
+    def propose(self) -> Proposal:
+        """The next trial: a queued design, or a new one from the space, within the budget."""
+        trial = self.record.study.ask()
         if "design" in trial.user_attrs:
             design = design_of(trial)
-            if design in self.space:
+            if self.draws and design in self.space:
                 self.space.suggest(trial, self.budget)  # so that the sampler learns from it
         else:
             design = self.space.suggest(trial, self.budget)
             self.record.describe(trial, design, self.cost(design), SEARCH, self.config.seed)
-        return Proposal(trial.number, design, self.cost(design))
+        return Proposal(trial.number, design, self.cost(design), trial.user_attrs["stage"])
 
     def on_epoch(self, number: int, result: EpochResult) -> bool:
         """Write down an epoch; whether the trial goes on."""
         if not math.isfinite(result.val):
             return False
         self.record.report(number, result.epoch, result.val)
-        if self._stage(number) == BASELINE:
+        if self._stage(number) in (BASELINE, RANKING):
             return True
         return self.halving.keeps(result.epoch, result.val, self.record.rung(result.epoch, but=number))
 
@@ -123,6 +140,11 @@ class Session:
         val = result.val if result and not error else None
         self.record.finish(number, epochs, val, epochs == self.config.train.epochs, seconds, error)
         self._log_trial(number)
+
+    def enqueue(self, design: Design, stage: str) -> bool:
+        """Let a design be trained; whether the study did not have it yet."""
+        fixed = self.space.params(design) if self.draws and design in self.space else {}
+        return self.record.enqueue(design, self.cost(design), stage, self.config.seed, fixed)
 
     def _stage(self, number: int) -> str:
         stage: str = self.record.trials()[number].user_attrs["stage"]

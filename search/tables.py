@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ def study_table(study: Mapping[str, Any], val_images: int | None) -> None:
     ]
     table(("trial#", "state", "stage", "val %#", "params#", "epochs#", "seconds#", "design"), rows)
     console.print("* on the Pareto front of accuracy and parameters", style="dim")
+    if study["ranking"] is not None:
+        ranking_lines(study["ranking"])
     if best is None:
         console.print("no trial has come to its end yet")
         return
@@ -60,6 +63,37 @@ def study_table(study: Mapping[str, Any], val_images: int | None) -> None:
         f"best: trial {best['number']} with {percent(best['val'])}% on val{error}, {best['params']:,} parameters: "
         f"{Design.from_dict(best['design'])}"
     )
+
+
+def ranking_lines(ranking: Mapping[str, Any]) -> None:
+    """Print how well supernet scores rank designs, with a scatter plot."""
+    lost = ", ".join(f"{100 * value:.1f} points with the best {top}" for top, value in ranking["regret"].items())
+    console.print(
+        f"supernet scores rank {len(ranking['points'])} stand-alone designs with Kendall's tau {ranking['tau']:.2f} "
+        f"(95% interval {ranking['low']:.2f} to {ranking['high']:.2f}); trusting them loses {lost}"
+    )
+    if not ranking["low"] > 0:
+        console.print("warning: the interval includes 0: on this evidence scores rank no better than chance")
+    print(scatter([(score, val) for _, score, val in ranking["points"]]))
+
+
+def scatter(points: Sequence[tuple[float, float]], width: int = 60, height: int = 14) -> str:
+    """A plot of accuracies against scores, in characters; a digit is how many points share a place."""
+    xs, ys = zip(*points, strict=True)
+
+    def place(value: float, values: Sequence[float], cells: int) -> int:
+        span = max(values) - min(values)
+        return round((value - min(values)) / span * (cells - 1)) if span else (cells - 1) // 2
+
+    counts = Counter((place(x, xs, width), place(y, ys, height)) for x, y in points)
+    lines = []
+    for row in reversed(range(height)):
+        label = percent(max(ys)) if row == height - 1 else percent(min(ys)) if row == 0 else ""
+        cells = (counts.get((column, row), 0) for column in range(width))
+        lines.append(f"{label:>6} |" + "".join(" " if not n else "o" if n == 1 else str(min(n, 9)) for n in cells))
+    left, right = percent(min(xs)), percent(max(xs))
+    axis = f"{'':>6} +{'-' * width}\n{'val %':>6}  {left}{'score %':^{width - len(left) - len(right)}}{right}"
+    return "\n".join(line.rstrip() for line in lines) + "\n" + axis
 
 
 def outcome_table(outcomes: Sequence[Mapping[str, Any]]) -> None:

@@ -6,9 +6,13 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +23,8 @@ from torch import Tensor, nn
 from petlas.datasets import Task, open_store, open_task
 from petlas.petl.backbone import InputConfig, input_config, load_backbone, reset_head
 from petlas.petl.design import Design
-from petlas.petl.tuning import apply, prepare
+from petlas.petl.tuning import apply, prepare, tuning_of
+from petlas.search.checkpoint import Progress, Stamp, load_checkpoint, save_checkpoint
 from petlas.search.config import RunConfig, TrainConfig
 
 EVAL_BATCH = 256
@@ -108,7 +113,85 @@ def autocast_dtype(train: TrainConfig, device: torch.device) -> torch.dtype | No
     return torch.bfloat16 if train.amp == "bf16" or (train.amp == "auto" and able) else None
 
 
-class TrainingRun:
+class Learner(ABC):
+    """Epochs of AdamW steps over what is tuned; an epoch depends on the state before it, the seed and its number only.
+
+    Args:
+        model: A backbone with a design.
+        data: The images that are learned from.
+        train: The settings.
+        seed: Of the order of the images, dropout, and whatever else is drawn.
+        checkpoint: Where every epoch is kept; a file of the same stamp that lies there is taken up.
+        stamp: What the training is of.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageBatches,
+        train: TrainConfig,
+        seed: int,
+        checkpoint: Path | None = None,
+        stamp: Stamp = MappingProxyType({}),
+    ) -> None:
+        self.model, self.data, self.train, self.seed = model, data, train, seed
+        self.device = next(model.parameters()).device
+        self.autocast = autocast_dtype(train, self.device)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._optimiser = make_optimiser(self.parameters, train)
+        self._checkpoint, self._stamp = checkpoint, dict(stamp)
+        found = load_checkpoint(checkpoint, tuning_of(model), self._optimiser, self._stamp) if checkpoint else None
+        self.progress = found or Progress(0, math.nan)
+
+    @abstractmethod
+    def accumulate(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Add the gradients of one batch (B, 3, S, S) with labels (B,); its detached loss."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.progress.epochs >= self.train.epochs
+
+    def train_epoch(self) -> None:
+        """One epoch, unless all are done."""
+        if self.finished:
+            return
+        done, steps = self.progress.epochs, math.ceil(len(self.data) / self.train.batch_size)
+        self.rng = np.random.default_rng([self.seed, done])
+        torch.manual_seed(int(self.rng.integers(2**63)))
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        for step, pick in enumerate(torch.randperm(len(self.data)).split(self.train.batch_size), start=done * steps):
+            self._optimiser.zero_grad()
+            total += self.accumulate(*self.data.batch(pick)) * len(pick)
+            if self.train.clip_grad is not None:
+                nn.utils.clip_grad_norm_(self.parameters, self.train.clip_grad)
+            for group in self._optimiser.param_groups:
+                group["lr"] = self.train.lr * lr_factor(step, self.train, steps)
+            self._optimiser.step()
+        self.progress = Progress(done + 1, total.item() / len(self.data))
+        if self._checkpoint and math.isfinite(self.progress.loss):
+            save_checkpoint(self._checkpoint, tuning_of(self.model), self._optimiser, self.progress, self._stamp)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) in float, computed in the precision of the settings."""
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            logits: Tensor = self.model(images)
+        return logits.float()
+
+
+class Work(Protocol):
+    """What a worker does for one trial, epoch by epoch."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further epoch is to come."""
+
+    def epoch(self) -> EpochResult:
+        """The next epoch."""
+
+
+class TrainingRun(Learner):
     """One design in training. The same seed gives the same numbers, in any process with as many threads.
 
     Args:
@@ -117,68 +200,55 @@ class TrainingRun:
         seed: Of the initialisation, the order of the images, and dropout.
         train_split: The split that is learned from.
         val_split: The split that `epoch` measures on; None for no measurement (NaN).
+        initial: Tuned values to start from, head included, as `tuned_state_dict` names them.
+        checkpoints: The folder where the training is kept, to be taken up again; None for nowhere.
     """
 
     def __init__(
-        self, config: RunConfig, design: Design, seed: int, train_split: str = "train", val_split: str | None = "val"
+        self,
+        config: RunConfig,
+        design: Design,
+        seed: int,
+        train_split: str = "train",
+        val_split: str | None = "val",
+        initial: Mapping[str, Tensor] | None = None,
+        checkpoints: Path | None = None,
     ) -> None:
         self._start = time.perf_counter()
         self.config = config
-        self.device = pick_device()
-        task = open_run_task(config)
-        model = fresh_backbone(config)
+        task, model = open_run_task(config), fresh_backbone(config)
         torch.manual_seed(seed)  # only here: reading the backbone for the first time draws random numbers
         reset_head(model, task.num_classes)
-        self.model = apply(model, design).to(self.device)
-        self.inputs = input_config(model)
-        self.train_data = load_split(config, task, train_split, self.inputs, self.device, config.train.batch_size)
-        prepare(self.model, self.train_data)
-        self.val_data = load_split(config, task, val_split, self.inputs, self.device) if val_split else None
-        self._autocast = autocast_dtype(config.train, self.device)
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self._optimiser = make_optimiser(self._parameters, config.train)
-        self._steps = math.ceil(len(self.train_data) / config.train.batch_size)
-        self._schedule = make_schedule(self._optimiser, config.train, self._steps)
-        self._order = torch.Generator().manual_seed(seed)
-        self.epochs_done = 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return self.epochs_done >= self.config.train.epochs
+        apply(model, design).to(pick_device())
+        if initial is not None:
+            tuning_of(model).load_state_dict(dict(initial))
+        self.inputs, device = input_config(model), pick_device()
+        data = load_split(config, task, train_split, self.inputs, device, config.train.batch_size)
+        prepare(model, data)
+        stamp: Stamp = {"design": design.key, "seed": seed, "split": train_split, "inherited": initial is not None}
+        file = checkpoints / f"{design.key}-{train_split}-{seed}.safetensors" if checkpoints else None
+        super().__init__(model, data, config.train, seed, file, stamp)
+        self.val_data = load_split(config, task, val_split, self.inputs, device) if val_split else None
 
     def epoch(self) -> EpochResult:
         """Train for one epoch and measure; a loss that is not finite gives a NaN accuracy and ends the run."""
-        self.model.train()
-        total = torch.zeros((), device=self.device)
-        order = torch.randperm(len(self.train_data), generator=self._order)
-        for pick in order.split(self.config.train.batch_size):
-            total += self._step(pick) * len(pick)
-        self.epochs_done += 1
-        loss = total.item() / len(self.train_data)
+        self.train_epoch()
         val = math.nan
-        if self.val_data is not None and math.isfinite(loss):
-            val = evaluate(self.model, self.val_data, self._autocast)
-        return EpochResult(self.epochs_done, loss, val, time.perf_counter() - self._start)
+        if self.val_data is not None and math.isfinite(self.progress.loss):
+            val = evaluate(self.model, self.val_data, self.autocast)
+        return EpochResult(*self.progress, val, time.perf_counter() - self._start)
 
-    def _step(self, pick: Tensor) -> Tensor:
-        images, labels = self.train_data.batch(pick)
-        with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
-            logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.train.label_smoothing)
-        self._optimiser.zero_grad()
+    def accumulate(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The gradients of the cross entropy."""
+        loss = F.cross_entropy(self.forward(images), labels, label_smoothing=self.train.label_smoothing)
         loss.backward()
-        if self.config.train.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self.config.train.clip_grad)
-        self._optimiser.step()
-        self._schedule.step()
         return loss.detach()
 
     def test(self) -> float:
         """Accuracy on the locked test split. Called once, after selection, when the training is over."""
         task = open_run_task(self.config)
         data = load_split(self.config, task, "test", self.inputs, self.device)
-        return evaluate(self.model, data, self._autocast)
+        return evaluate(self.model, data, self.autocast)
 
 
 def make_optimiser(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:
@@ -189,19 +259,13 @@ def make_optimiser(parameters: list[nn.Parameter], train: TrainConfig) -> torch.
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=train.lr)
 
 
-def make_schedule(
-    optimiser: torch.optim.Optimizer, train: TrainConfig, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Per step: linear warm-up over `warmup_epochs`, then a cosine to 1% of the peak."""
+def lr_factor(step: int, train: TrainConfig, steps: int) -> float:
+    """The share of the peak at a step, `steps` to an epoch: linear warm-up, then a cosine to 1%."""
     warmup, total = train.warmup_epochs * steps, train.epochs * steps
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        progress = (step - warmup) / max(1, total - warmup)
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, total - warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 @torch.inference_mode()

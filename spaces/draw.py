@@ -9,6 +9,7 @@ import numpy as np
 
 from petlas.petl.design import Design
 from petlas.spaces.budget import Budget
+from petlas.spaces.errors import SpaceError
 
 if TYPE_CHECKING:
     from petlas.spaces.space import Space
@@ -113,6 +114,29 @@ def sample(space: Space, rng: np.random.Generator, budget: Budget) -> Design:
         if smaller or budget.allows(space.at(moved)):
             values, point = redrawn, moved
     return space.at(point)
+
+
+def sample_by_cost(space: Space, rng: np.random.Generator, budget: Budget) -> Design:
+    """A random design whose cost is spread evenly, from the smallest design's to the budget.
+
+    It is the largest design, shrunk at random: where most designs cost much the same, this reaches the cheap and the
+    expensive ones too.
+
+    Args:
+        space: The space.
+        rng: The source of randomness.
+        budget: The hard budget, with a cost.
+
+    Raises:
+        SpaceError: When no design fits the budget, or the budget has no cost.
+    """
+    if budget.cost is None:
+        raise SpaceError("drawing evenly over costs needs a budget with a cost: pass a function of a design")
+    space.check_budget(budget)
+    most = budget.cost(space.largest)
+    most = most if budget.limit is None else min(most, budget.limit)
+    target = int(rng.integers(budget.cost(space.smallest), most, endpoint=True))
+    return space.at(repair(space, space.point(space.largest), rng, Budget(target, budget.cost)))
 
 
 def largest(space: Space, point: Sequence[int], index: int, budget: Budget) -> int:

@@ -224,6 +224,10 @@ class Space:
         """
         return dict(zip(self.distributions(), self.point(design), strict=True))
 
+    def of_params(self, params: Mapping[str, int]) -> Design:
+        """The design of a trial's parameters, clipped to the space; those that leave no choice can be missing."""
+        return self.at(self.settle([params.get(variable.name, 0) for variable in self.variables]))
+
     def check_budget(self, budget: Budget) -> None:
         """Makes sure that some design fits.
 
@@ -238,6 +242,7 @@ class Space:
             )
 
     sample = draw.sample
+    sample_by_cost = draw.sample_by_cost
     designs = draw.designs
     mutate = vary.mutate
     crossover = vary.crossover

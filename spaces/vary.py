@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from petlas.spaces.errors import SpaceError
 
 if TYPE_CHECKING:
     from petlas.spaces.space import Space
+
+CrossoverUnit = Literal["dimension", "method", "block"]
+"""What a child inherits from one parent as a whole."""
 
 _TRIES = 8  # Mutations that may be undone by the budget before neighbours are tried one by one.
 _MOVES = 24  # Mutations of a proposal, ever bolder, before the space is searched in order.
@@ -94,7 +98,7 @@ def crossover(
     rng: np.random.Generator,
     budget: Budget,
     *,
-    by: Literal["dimension", "method"] = "dimension",
+    by: CrossoverUnit = "dimension",
 ) -> Design:
     """A child of two designs, shrunk at random places where it exceeds the budget.
 
@@ -104,25 +108,52 @@ def crossover(
         b: A design of the space.
         rng: The source of randomness.
         budget: The hard budget.
-        by: What is inherited from one parent as a whole: each size on its own (and each depth; a block within the
-            depth that only one parent fills has that parent's size), or, as NOAH does, each method with all its sizes.
+        by: What is inherited from one parent as a whole. `dimension`: each size on its own, and each depth; a block
+            within the depth that only one parent fills has that parent's size. `method`: each method with all its
+            sizes, as NOAH does. `block`: everything before a random block, and what is placed over the whole backbone,
+            from one parent, the rest from the other; it shares the first parent's blocks up to there, and is shrunk
+            there last. A method that ends before that block in the first parent ends there in the child; any other
+            ends where it does in the second parent, but no earlier than at the next depth allowed.
 
     Raises:
         SpaceError: When a parent is not in the space, `by` is unknown, or no design fits the budget.
     """
-    if by not in ("dimension", "method"):
-        raise SpaceError(f"crossover is by dimension or by method, got by={by!r}")
+    if by not in get_args(CrossoverUnit):
+        raise SpaceError(f"crossover is by one of {', '.join(get_args(CrossoverUnit))}, got by={by!r}")
     first, second = space.point(a), space.point(b)
-    methods = sorted({variable.method for variable in space.variables})
     coins = rng.random(len(first)) < 0.5
     if by == "method":
+        methods = sorted({variable.method for variable in space.variables})
         heads = dict(zip(methods, rng.random(len(methods)) < 0.5, strict=True))
         coins = np.array([heads[variable.method] for variable in space.variables], dtype=bool)
     child = [x if coin else y for x, y, coin in zip(first, second, coins, strict=True)]
+    keep: set[int] = set()
+    if by == "block":
+        first, second = (first, second) if coins[0] else (second, first)
+        child, keep = _cross_at_block(space, first, second, rng)
     # Within the inherited depth at least one parent is present, and beyond it settling removes what was inherited.
     genes = zip(first, second, child, space.ruled, strict=True)
     filled = [max(x, y) if ruled and not gene else gene for x, y, gene, ruled in genes]
-    return space.at(repair(space, space.settle(filled), rng, budget))
+    return space.at(repair(space, space.settle(filled), rng, budget, keep))
+
+
+def _cross_at_block(
+    space: Space, first: Sequence[int], second: Sequence[int], rng: np.random.Generator
+) -> tuple[list[int], set[int]]:
+    """The first parent's sizes before a random block and the second's from it on, and the coordinates to shrink last.
+
+    The depths are such that settling changes no size before that block.
+    """
+    blocks = [-1 if d.block is None else d.block for d in space.dimensions]  # The whole backbone: from the start on.
+    levels = sorted(set(blocks) - {-1})
+    cut = int(rng.choice(levels[1:] or levels or [0]))
+    late = {index for index, block in enumerate(blocks, start=len(space.rules)) if block >= cut}
+    child = [second[index] if index in late else first[index] for index in range(len(first))]
+    for index, rule in enumerate(space.rules):
+        before = sum(d.method == rule.method and b < cut for d, b in zip(space.dimensions, blocks, strict=True))
+        if rule.depths[first[index]] >= before:
+            child[index] = max(second[index], bisect_left(rule.depths, before))
+    return child, set(range(len(child))) - late
 
 
 def project(

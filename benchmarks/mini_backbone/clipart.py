@@ -11,8 +11,10 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
-from images import SIZE
+from images import CANVAS, SIZE, background
 from PIL import Image, ImageOps
+
+VARIANTS = 6
 
 LEAST = 25
 """A category with fewer drawings joins its parent's."""
@@ -28,31 +30,36 @@ def _category(path: Path, root: Path, counts: Counter[str]) -> str:
 
 
 def _draw(path: Path) -> np.ndarray:
-    """Two variants (2, SIZE, SIZE, 3) of a drawing on white: centred in a square; and mirrored, moved and scaled."""
+    """Variants (VARIANTS, SIZE, SIZE, 3) of a drawing: centred on white; then mirrored, turned, moved, scaled."""
     with Image.open(path) as image:
         drawing = image.convert("RGBA")
-    drawing.thumbnail((2 * SIZE, 2 * SIZE), Image.Resampling.BOX)
+    drawing.thumbnail((CANVAS, CANVAS), Image.Resampling.BOX)
     rng = np.random.default_rng([2, *path.name.encode()])
-    scale = rng.uniform(0.75, 1.0)
-    size = (max(1, round(scale * drawing.width)), max(1, round(scale * drawing.height)))
-    moved = ImageOps.mirror(drawing).resize(size, Image.Resampling.BICUBIC)
-    return np.stack([_place(drawing, 0.5, 0.5), _place(moved, *rng.uniform(0, 1, 2))])
+    variants = [_place(drawing, Image.new("RGB", (CANVAS, CANVAS), "white"), 0.5, 0.5)]
+    for variant in range(1, VARIANTS):
+        scale = rng.uniform(0.6, 1.0)
+        size = (max(1, round(scale * drawing.width)), max(1, round(scale * drawing.height)))
+        moved = (ImageOps.mirror(drawing) if variant % 2 else drawing).resize(size, Image.Resampling.BICUBIC)
+        moved = moved.rotate(rng.normal(0, 8), Image.Resampling.BICUBIC)
+        ground = background(rng) if rng.uniform() < 0.4 else Image.new("RGB", (CANVAS, CANVAS), "white")
+        variants.append(_place(moved, ground, *rng.uniform(0, 1, 2)))
+    return np.stack(variants)
 
 
-def _place(drawing: Image.Image, across: float, down: float) -> np.ndarray:
-    canvas = Image.new("RGBA", (2 * SIZE, 2 * SIZE), "white")
+def _place(drawing: Image.Image, ground: Image.Image, across: float, down: float) -> np.ndarray:
+    canvas = ground.convert("RGBA")
     at = (round(across * (canvas.width - drawing.width)), round(down * (canvas.height - drawing.height)))
     canvas.alpha_composite(drawing, at)
     return np.asarray(canvas.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX))
 
 
 def draw_cliparts(root: Path, workers: int = 2) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Two variants of every drawing (2 N, SIZE, SIZE, 3) uint8, their categories (2 N,) int64, and the names."""
+    """All variants of every drawing (N, SIZE, SIZE, 3) uint8, their categories (N,) int64, and the names."""
     paths = sorted(path for path in root.rglob("*.png") if path.stat().st_size <= LARGEST)
     counts = Counter("/".join(path.relative_to(root).parts[:2]) for path in paths)
     categories = [_category(path, root, counts) for path in paths]
     names = sorted(set(categories))
     labels = np.array([names.index(name) for name in categories], np.int64)
     with Pool(workers) as pool:
-        drawn = np.stack(pool.map(_draw, paths, chunksize=64))
-    return drawn.swapaxes(0, 1).reshape(-1, SIZE, SIZE, 3), np.concatenate([labels, labels]), names
+        drawn = np.concatenate(pool.map(_draw, paths, chunksize=64))
+    return drawn, labels.repeat(VARIANTS), names

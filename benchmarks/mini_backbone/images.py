@@ -30,7 +30,7 @@ def _colour(rng: Rng) -> Colour:
     return int(255 * r), int(255 * g), int(255 * b)
 
 
-def _background(rng: Rng) -> Image.Image:
+def background(rng: Rng) -> Image.Image:
     """Plain white or black often, else a plain colour or a smooth gradient."""
     kind = rng.uniform()
     if kind < 0.45:
@@ -97,7 +97,7 @@ def fractal(rng: Rng) -> Image.Image:
     low, high = np.quantile(cloud, 0.01, axis=0), np.quantile(cloud, 0.99, axis=0)
     at = ((cloud - low) / np.maximum(high - low, 1e-6) * 0.84 + 0.08) * CANVAS
     at = np.clip(at, 0, CANVAS - 1).astype(int)
-    pixels = np.array(_background(rng))
+    pixels = np.array(background(rng))
     one, two = np.array(_colour(rng), float), np.array(_colour(rng), float)
     pixels[at[:, 1], at[:, 0]] = ((1 - shade[:, None]) * one + shade[:, None] * two).astype(np.uint8)
     return Image.fromarray(pixels)
@@ -134,7 +134,7 @@ def texture(rng: Rng) -> Image.Image:
 
 def icon(rng: Rng) -> Image.Image:
     """A drawn thing: a body of a few outlined parts, often mirror-symmetric, with small details on it."""
-    image = _background(rng)
+    image = background(rng)
     draw = ImageDraw.Draw(image)
     centre = CANVAS / 2 + rng.normal(0, 0.08 * CANVAS, 2)
     scale = CANVAS * rng.uniform(0.15, 0.42)
@@ -193,9 +193,9 @@ SCENES: tuple[Callable[[Rng], Image.Image], ...] = (dead_leaves, fractal, textur
 
 
 def draw_image(index: int) -> tuple[np.ndarray, int]:
-    """Image `index` as (SIZE, SIZE, 3) uint8, and its glyph class or -1; one image in five is a glyph."""
+    """Image `index` as (SIZE, SIZE, 3) uint8, and its glyph class or -1; one image in three is a glyph."""
     rng = np.random.default_rng([1, index])
-    label = int(rng.integers(GLYPH_CLASSES)) if index % 5 == 0 else -1
+    label = int(rng.integers(GLYPH_CLASSES)) if index % 3 == 0 else -1
     image = glyph(rng, label) if label >= 0 else SCENES[int(rng.integers(len(SCENES)))](rng)
     small = image.resize((SIZE, SIZE), Image.Resampling.BOX)
     return np.asarray(small), label

@@ -4,8 +4,8 @@
         --cliparts usr/share/openclipart/png --out mini.safetensors
 
 The images are procedural (`images.py`) and public-domain clip art (`clipart.py`), drawn at 64 px. The teacher sees them
-at 56 px, a 4 x 4 grid of 14 px patches; the student at 32 px with 8 px patches, the same grid, so that patch tokens
-correspond one to one. At the end its patch embedding is inflated to 64 px images and 16 px patches.
+at 56 px, a 4 x 4 grid of 14 px patches; the student at 64 px with 16 px patches, the same grid, so that patch tokens
+correspond one to one. Half of the images that are no glyphs are mirrored, and the teacher's patch tokens with them.
 Losses: squared error to the teacher's standardised class and patch tokens; cross entropy of the glyph or clip-art
 category where there is one; squared error of the colours of a 4 x 4 thumbnail told from the class token, which keeps
 the layout of colours that the teacher does not care for.
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from clipart import draw_cliparts
 from images import GLYPH_CLASSES, draw_images
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -69,19 +69,11 @@ def standardise(tokens: Tensor) -> Tensor:
     return tokens
 
 
-def inflated(student: VisionTransformer) -> VisionTransformer:
-    """A student for images of twice the size that computes on them what `student` computes on their halves."""
-    larger = VisionTransformer(img_size=64, patch_size=16, **STUDENT)
-    state = student.state_dict()
-    kernel = state["patch_embed.proj.weight"]
-    larger.load_state_dict(state | {"patch_embed.proj.weight": F.interpolate(kernel, scale_factor=2) / 4})
-    return larger
-
-
-def halve(images: Tensor) -> Tensor:
-    """uint8 images (N, 64, 64, 3) at half their size."""
-    x = images.permute(0, 3, 1, 2).float()
-    return F.avg_pool2d(x, 2).round().to(torch.uint8).permute(0, 2, 3, 1)
+def mirror(x: Tensor, tokens: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen ones of images (N, C, H, W) mirrored, with the columns of their patch tokens (N, 1 + 4 * 4, D)."""
+    patches = tokens[:, 1:].unflatten(1, (4, 4)).flip(2).flatten(1, 2)
+    flipped = torch.cat([tokens[:, :1], patches], dim=1)
+    return torch.where(chosen.view(-1, 1, 1, 1), x.flip(3), x), torch.where(chosen.view(-1, 1, 1), flipped, tokens)
 
 
 def augment(x: Tensor) -> Tensor:
@@ -93,13 +85,13 @@ def augment(x: Tensor) -> Tensor:
 
 
 def pretrain(
-    student: VisionTransformer, heads: nn.ModuleDict, data: Collection, epochs: int, batch: int, lr: float
+    student: VisionTransformer, heads: nn.ModuleDict, data: Collection, epochs: int, batch: int, lr: float, out: Path
 ) -> None:
-    """Train the student with AdamW, a warm-up over 5% of the steps and a cosine to zero; the last epoch counts."""
+    """Train the student with AdamW, warm-up over 5% of the steps, cosine to zero; `out` is written every epoch."""
     parameters = [*student.parameters(), *heads.parameters()]
     decay, plain = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr)
+    optimiser = torch.optim.AdamW(groups, lr, fused=True)
     steps, weights = len(data.images) // batch, torch.tensor([1.0, 0.5, 0.15, 1.0])
     total_steps = epochs * steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=total_steps, pct_start=0.05)
@@ -108,7 +100,9 @@ def pretrain(
         total = torch.zeros(len(weights))
         for pick in torch.randperm(len(data.images))[: steps * batch].view(steps, batch):
             x = as_pixels(data.images[pick], (0.5,) * 3, (0.5,) * 3)
-            target, classes = data.tokens[pick].float(), data.classes[pick]
+            classes = data.classes[pick]
+            is_glyph = (classes >= 0) & (classes < GLYPH_CLASSES)
+            x, target = mirror(x, data.tokens[pick].float(), (torch.rand(batch) < 0.5) & ~is_glyph)
             z, known = student.forward_features(augment(x)), classes >= 0
             losses = torch.stack(
                 [
@@ -126,6 +120,8 @@ def pretrain(
             total += losses.detach()
         shown = "  ".join(f"{n} {v:.3f}" for n, v in zip(heads, (total / steps).tolist(), strict=True))
         print(f"epoch {epoch + 1}/{epochs}  {shown}  {time.time() - start:.0f} s", flush=True)
+        state = {k: v.half().contiguous() for k, v in student.state_dict().items()}
+        save_file(state, str(out), metadata={"format": "pt"})
 
 
 def make_heads(width: int, num_classes: int) -> nn.ModuleDict:
@@ -134,33 +130,40 @@ def make_heads(width: int, num_classes: int) -> nn.ModuleDict:
     return nn.ModuleDict({name: nn.Linear(width, size) for name, size in outputs.items()})
 
 
+def load_collection(teacher: Path, cliparts: Path, count: int, cache: Path | None) -> tuple[Collection, int]:
+    """All images with the teacher's tokens, and the number of classes; kept in `cache`, for drawing takes a while."""
+    if cache and cache.exists():
+        kept = load_file(str(cache))
+        return Collection(kept["images"], kept["classes"], kept["tokens"]), int(kept["classes"].max()) + 1
+    drawn, glyphs = draw_images(count)
+    clips, categories, names = draw_cliparts(cliparts)
+    images = torch.cat([torch.from_numpy(drawn), torch.from_numpy(clips)])
+    classes = torch.cat([torch.from_numpy(glyphs), torch.from_numpy(categories) + GLYPH_CLASSES])
+    print(f"{len(drawn)} procedural images, {len(clips)} of clip art in {len(names)} categories", flush=True)
+    data = Collection(images, classes, standardise(teacher_tokens(teacher, images)))
+    if cache:
+        save_file({"images": images, "classes": classes, "tokens": data.tokens}, str(cache))
+    return data, GLYPH_CLASSES + len(names)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, required=True, help="DINOv2 ViT-S/14 weights in timm's key names")
     parser.add_argument("--cliparts", type=Path, required=True, help="the folder png of Debian's openclipart-png")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=24_000, help="procedural images")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--images", type=int, default=30_000, help="procedural images")
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--cache", type=Path, help="where the images and the teacher's tokens are kept between runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
-    drawn, glyphs = draw_images(args.images)
-    cliparts, categories, names = draw_cliparts(args.cliparts)
-    images = torch.cat([torch.from_numpy(drawn), torch.from_numpy(cliparts)])
-    classes = torch.cat([torch.from_numpy(glyphs), torch.from_numpy(categories) + GLYPH_CLASSES])
-    print(f"{len(drawn)} procedural images, {len(cliparts)} of clip art in {len(names)} categories", flush=True)
-    tokens = standardise(teacher_tokens(args.teacher, images))
-    print("teacher done", flush=True)
-    student = VisionTransformer(img_size=32, patch_size=8, **STUDENT)
-    heads = make_heads(student.embed_dim, GLYPH_CLASSES + len(names))
-    pretrain(student, heads, Collection(halve(images), classes, tokens), args.epochs, args.batch, args.lr)
-    student = inflated(student)
-    state = {k: v.half().contiguous() for k, v in student.state_dict().items()}
-    save_file(state, str(args.out), metadata={"format": "pt"})
-    print(f"wrote {args.out}: {sum(v.numel() for v in state.values()):,} numbers", flush=True)
+    data, num_classes = load_collection(args.teacher, args.cliparts, args.images, args.cache)
+    student = VisionTransformer(img_size=64, patch_size=16, **STUDENT)
+    heads = make_heads(student.embed_dim, num_classes)
+    pretrain(student, heads, data, args.epochs, args.batch, args.lr, args.out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from petlas.datasets import Task, open_store, open_task
 from petlas.petl import input_config, load_backbone
 from petlas.petl.backbone import MINI
-from petlas.search.training import EVAL_BATCH, ImageBatches
+from petlas.search.training import ImageBatches
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 
@@ -31,8 +31,7 @@ def features(model: torch.nn.Module, task: Task, split: str) -> np.ndarray:
     inputs, part = input_config(model), task.splits[split]
     images = open_store(part, inputs.size, interpolation=inputs.interpolation)
     data = ImageBatches(images, part.labels, inputs, torch.device("cpu"))
-    batches = (data.batch(slice(i, i + EVAL_BATCH))[0] for i in range(0, len(data), EVAL_BATCH))
-    return torch.cat([model(batch) for batch in batches]).numpy()
+    return torch.cat([model(batch) for batch, _ in data]).numpy()
 
 
 def probe_errors(model: torch.nn.Module, task: Task) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
+from petlas.petl.backbone import shape_of
 from petlas.petl.design import DesignError, Option, Placement
 from petlas.petl.shape import BackboneShape
 
@@ -21,6 +22,18 @@ class Handle(Protocol):
 
     def remove(self) -> None:
         """Take it off."""
+
+
+class Instead:
+    """Another `forward` in place of a layer's own; the layer's hooks see nothing of it."""
+
+    def __init__(self, layer: nn.Module, forward: Callable[..., Tensor]) -> None:
+        self._layer = layer
+        vars(layer)["forward"] = forward
+
+    def remove(self) -> None:
+        """Give the layer its own back."""
+        del vars(self._layer)["forward"]
 
 
 class Tree(nn.Module):
@@ -41,51 +54,63 @@ class Tree(nn.Module):
 
 
 class Adopted(Tree):
-    """Parameters of a model, shared with it and unfrozen; removing it puts back the values that they had."""
+    """Trained copies of a model's own parameters, put in their places; removing them puts the originals back."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         super().__init__()
         self.paths = tuple(paths)
-        self._originals: dict[nn.Parameter, Tensor] = {}
+        self._originals: dict[str, tuple[nn.Module, nn.Parameter]] = {}
 
-    def adopt(self, model: nn.Module) -> None:
-        """Unfreeze the model's parameters at `paths` and keep a copy of each.
+    def adopt(self, model: nn.Module, paths: Iterable[str] | None = None) -> None:
+        """Put the copies at `paths`, by default at all, into the model; a copy is made when its place is first taken.
 
         Raises:
             DesignError: When another method tunes one of them already.
         """
-        for path in self.paths:
-            parameter = model.get_parameter(path)
-            if parameter.requires_grad:
+        paths = self.paths if paths is None else tuple(paths)
+        for path in paths:
+            if model.get_parameter(path).requires_grad:
                 raise DesignError(f"a parameter can be tuned by one method only, and {path} is tuned twice")
-            self._originals[parameter] = parameter.detach().clone()
-            parameter.requires_grad_(True)
-            self.add(path, parameter)
+        known = {path for path, _ in self.named_parameters()}
+        for path in paths:
+            parent, _, name = path.rpartition(".")
+            owner, original = model.get_submodule(parent), model.get_parameter(path)
+            if path not in known:
+                self.add(path, nn.Parameter(original.detach().clone()))
+            setattr(owner, name, self.get_parameter(path))
+            self._originals[path] = (owner, original)
 
     def keep(self) -> None:
         """Make the tuned values the backbone's own: `remove` then leaves them in place."""
         self._originals.clear()
 
-    @torch.no_grad()
     def remove(self) -> None:
-        """Put back the original values."""
-        for parameter, original in self._originals.items():
-            parameter.copy_(original)
+        """Put back the originals, on the device where the model now is."""
+        for path, (owner, original) in self._originals.items():
+            original.data = original.data.to(self.get_parameter(path))
+            setattr(owner, path.rpartition(".")[2], original)
+        self._originals.clear()
 
 
 class Elastic(nn.Module):
     """A module with a size that can be narrowed, so that a supernet's module serves every smaller size.
 
-    `axes` names the parameters that grow with the size, and the axis along which they do. Narrowed to `k`, the
+    `axes` names the parameters that grow with the size, and the axis or axes along which they do. Narrowed to `k`, the
     module computes what a fresh module of size `k` with the first `k` slices of those parameters computes.
+
+    A sum over k of K terms is smaller than the sum over all, so in a supernet narrow sizes would start behind. With
+    `balanced` set, the parameter named by `summed` is multiplied by sqrt(K / k) when it is narrowed, or sliced.
     """
 
-    axes: ClassVar[Mapping[str, int]] = {}
+    axes: ClassVar[Mapping[str, int | tuple[int, ...]]] = {}
+    summed: ClassVar[str | None] = None
+    """The parameter whose slices are terms of a sum."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
         self.active = size
+        self.balanced = False
 
     def narrow(self, size: int) -> None:
         """Use only the first `size` slices.
@@ -100,16 +125,18 @@ class Elastic(nn.Module):
     def part(self, name: str) -> Tensor:
         """The active slices of the parameter `name`."""
         parameter: Tensor = getattr(self, name)
-        if self.active == self.size:
-            return parameter
-        return parameter.narrow(self.axes[name], 0, self.active)
+        return parameter if self.active == self.size else self._slice(name, parameter, self.active)
 
     def sliced_state(self, size: int) -> dict[str, Tensor]:
         """The state of a fresh module of that size that inherits this module's weights."""
-        return {
-            name: value.narrow(self.axes[name], 0, size).clone() if name in self.axes else value.clone()
-            for name, value in self.state_dict().items()
-        }
+        return {name: self._slice(name, value, size).clone() for name, value in self.state_dict().items()}
+
+    def _slice(self, name: str, value: Tensor, size: int) -> Tensor:
+        axes = self.axes.get(name, ())
+        part = value
+        for axis in (axes,) if isinstance(axes, int) else axes:
+            part = part.narrow(axis, 0, size)
+        return part * math.sqrt(self.size / size) if self.balanced and name == self.summed else part
 
 
 class Method(ABC):
@@ -141,6 +168,8 @@ class Method(ABC):
     """Whether its gradients pass through the blocks; else the blocks run without, and their outputs can be cached."""
     fits_task: ClassVar[bool] = False
     """Whether `prepare` looks at training images before training, to choose channels or entries."""
+    blockwise: ClassVar[bool] = True
+    """Whether blocks hand on nothing but the stream, so that designs with the same first blocks can share them."""
     known_strong: ClassVar[bool] = False
     """Whether its usual design is a baseline that every search tries first."""
     options: ClassVar[Mapping[str, Option | None]] = {}
@@ -156,7 +185,39 @@ class Method(ABC):
 
     @abstractmethod
     def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
-        """Connect the module to the backbone; each handle undoes one connection."""
+        """Connect the module to the backbone; each handle undoes one connection.
+
+        In a supernet `placements` is a part of those that the module was built for: the others are absent.
+        """
+
+    def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
+        """The paths of the backbone's own parameters that it trains: only one method of a design may."""
+        return []
+
+    def head_inputs(self, shape: BackboneShape, placements: Sequence[Placement]) -> int | None:
+        """Channels of the head's input, where the method replaces it by one of another width than the backbone's."""
+        return None
+
+    def narrow(self, module: nn.Module, placements: Sequence[Placement]) -> None:
+        """Narrow the module, built for larger placements, to the sizes of these ones."""
+        for placement in placements:
+            for part in module.get_submodule(placement.path).modules():
+                if isinstance(part, Elastic) and placement.size is not None:
+                    part.narrow(placement.size)
+
+    def sliced(self, module: nn.Module, placements: Sequence[Placement]) -> dict[str, Tensor]:
+        """The state of a fresh module for these placements that inherits from one built for larger or more ones."""
+        state: dict[str, Tensor] = {}
+        for placement in placements:
+            for path, part in module.get_submodule(placement.path).named_modules(prefix=placement.path):
+                if isinstance(part, Elastic):
+                    assert placement.size is not None
+                    values = part.sliced_state(placement.size)
+                else:
+                    own = (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
+                    values = {key: value.detach().clone() for key, value in own}
+                state |= {f"{path}.{key}" if path else key: value for key, value in values.items()}
+        return state
 
     def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
         """Fold the module into the backbone's weights, exactly."""
@@ -211,8 +272,8 @@ class Method(ABC):
             if not fits:
                 wanted = kind.__name__ if named else "number"
                 raise DesignError(f"option {key} of {self.name} must be a {wanted}, got {key}={value!r}")
-            if key == "dropout" and not 0 <= float(value) < 1:
-                raise DesignError(f"option dropout of {self.name} must be in [0, 1), got dropout={value!r}")
+            if key in ("dropout", "drop_path") and not 0 <= float(value) < 1:
+                raise DesignError(f"option {key} of {self.name} must be in [0, 1), got {key}={value!r}")
 
 
 class BlockMethod(Method):
@@ -276,10 +337,13 @@ class SubsetMethod(Method):
         return Adopted(self.paths(shape, placements))
 
     def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
-        """Unfreeze the parameters; the handle puts back their values."""
+        """Put trained copies in the parameters' places; the handle puts the originals back."""
         assert isinstance(module, Adopted)
-        module.adopt(model)
+        module.adopt(model, self.paths(shape_of(model), placements))
         yield module
+
+    def narrow(self, module: nn.Module, placements: Sequence[Placement]) -> None:
+        """Nothing: `attach` takes the parameters of its placements only."""
 
     def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
         """Keep the tuned values: they are the backbone's weights."""

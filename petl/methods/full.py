@@ -30,7 +30,7 @@ class Full(SubsetMethod):
         return []
 
     def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
-        """Unfreeze everything that is frozen: the head is trained already."""
+        """Put trained copies in place of everything that is frozen: the head is trained already."""
         assert isinstance(module, Adopted)
-        module.paths = tuple(path for path, p in model.named_parameters() if not p.requires_grad)
-        return super().attach(model, module, placements)
+        module.adopt(model, [path for path, p in model.named_parameters() if not p.requires_grad])
+        yield module

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from petlas.petl.backbone import shape_of
 from petlas.petl.design import Placement
 from petlas.petl.methods.base import Handle, Method, Tree
 from petlas.petl.shape import BackboneShape, Layer
@@ -64,9 +65,9 @@ class SSF(Method):
 
     def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
         """On the output of each layer."""
-        for path, item in module.named_modules():
-            if isinstance(item, ScaleShift):
-                yield model.get_submodule(path).register_forward_hook(partial(_scale_shift, item))
+        for layer, _ in self._layers(shape_of(model), placements):
+            item = module.get_submodule(layer.path)
+            yield model.get_submodule(layer.path).register_forward_hook(partial(_scale_shift, item))
 
     @torch.no_grad()
     def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
@@ -83,6 +84,6 @@ class SSF(Method):
                 layer.get_parameter("bias").mul_(item.scale).add_(item.shift)
 
 
-def _scale_shift(item: ScaleShift, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+def _scale_shift(item: nn.Module, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
     scaled: Tensor = item(output, 1 if isinstance(layer, nn.Conv2d) else -1)
     return scaled

@@ -76,14 +76,14 @@ def lora() -> Callable[..., Design]:
 
 
 class Training:
-    """Stands in for `TrainingRun`: accuracy is what `curve` says of a design and an epoch."""
+    """Stands in for `open_work`: accuracy is what `curve` says of a design and an epoch."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
         self.curve: Callable[[Design, int], float] = lambda design, epoch: 0.5 + epoch / 100
         self.loss = 1.0
 
-    def __call__(self, config: RunConfig, design: Design, seed: int) -> "FakeRun":
+    def __call__(self, config: RunConfig, design: Design, stage: str) -> "FakeRun":
         self.started.append(design.key)
         return FakeRun(self, config.train.epochs, design)
 
@@ -107,7 +107,7 @@ class FakeRun:
 def training(monkeypatch: pytest.MonkeyPatch) -> Training:
     """Replaces training in the runner of this process."""
     fake = Training()
-    monkeypatch.setattr(inline_runner, "TrainingRun", fake)
+    monkeypatch.setattr(inline_runner, "open_work", fake)
     return fake
 
 

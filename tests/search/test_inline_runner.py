@@ -8,8 +8,9 @@ from optuna.trial import TrialState
 
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig
-from petlas.search.inline_runner import run_inline
-from petlas.search.record import as_json, design_of
+from petlas.search.inline_runner import opened
+from petlas.search.record import design_of
+from petlas.search.report import as_json
 from petlas.search.session import Session
 
 Make = Callable[..., RunConfig]
@@ -18,8 +19,10 @@ Make = Callable[..., RunConfig]
 def search(config: RunConfig) -> Session:
     session = Session(config)
     config.folder.mkdir(parents=True, exist_ok=True)
+    session.record.recover()
     session.start()
-    run_inline(session)
+    with opened(config) as runner:
+        runner.run(session)
     return session
 
 
@@ -81,7 +84,7 @@ def test_a_crash_while_the_model_is_built_fails_too(make: Make, monkeypatch: pyt
     def refuse(*_: Any) -> None:
         raise ValueError("no such layer")
 
-    monkeypatch.setattr("petlas.search.inline_runner.TrainingRun", refuse)
+    monkeypatch.setattr("petlas.search.inline_runner.open_work", refuse)
     session = search(make(search={"trials": 2}))
     assert states(session) == ["FAIL", "FAIL"]
     assert session.record.trials()[0].user_attrs["error"] == "ValueError: no such layer"

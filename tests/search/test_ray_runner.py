@@ -21,10 +21,9 @@ import ray
 
 from petlas.petl import backbone as backbone_module
 from petlas.petl.design import Design
-from petlas.search import ray_runner
+from petlas.search import inline_runner, ray_runner
 from petlas.search.config import RunConfig, load_config
-from petlas.search.inline_runner import run_inline
-from petlas.search.ray_runner import SessionScheduler, StudySearch, TrialWorker, run_ray
+from petlas.search.ray_runner import StageScheduler, StudySearch, TrialWorker
 from petlas.search.record import StudyRecord, is_interrupted
 from petlas.search.run_folder import RunError
 from petlas.search.session import Session
@@ -47,6 +46,12 @@ def started(make: Make) -> Callable[..., Session]:
 
 
 Started = Callable[..., Session]
+
+
+def run(session: Session) -> None:
+    runner = inline_runner if session.config.resources.runner == "inline" else ray_runner
+    with runner.opened(session.config) as opened:
+        opened.run(session)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +80,9 @@ def rows(session: Session) -> list[tuple[Any, ...]]:
 def test_a_search_through_ray_is_the_search_in_this_process(local_ray: None, started: Started) -> None:
     options = {"train": {"epochs": 3, "batch_size": 100, "lr": 5e-3}, "search": {"trials": 6, "grace_epochs": 1}}
     through_ray = started(name="ray", resources={"runner": "ray"}, **options)
-    run_ray(through_ray)
+    run(through_ray)
     inline = started(name="inline", **options)
-    run_inline(inline)
+    run(inline)
     assert rows(through_ray) == rows(inline)
     states = Counter(row[1] for row in rows(through_ray))
     assert states.keys() == {"COMPLETE", "PRUNED"}
@@ -90,22 +95,24 @@ def test_a_search_through_ray_is_the_search_in_this_process(local_ray: None, sta
 
 
 def test_nan_fails_through_ray_and_the_search_goes_on(local_ray: None, started: Started) -> None:
-    session = started(train={"lr": 1e30, "clip_grad": None, "batch_size": 200}, search={"trials": 2})
-    run_ray(session)
+    session = started(
+        train={"lr": 1e30, "clip_grad": None, "batch_size": 200}, search={"trials": 2}, resources={"runner": "ray"}
+    )
+    run(session)
     assert [row[1] for row in rows(session)] == ["FAIL", "FAIL"]
     assert all(t.user_attrs["error"] == "the loss is not finite" for t in session.record.trials())
 
 
 def test_a_trial_that_needs_more_than_there_is_is_refused(local_ray: None, started: Started) -> None:
     with pytest.raises(RunError, match=r"lower resources\.cpus"):
-        run_ray(started(resources={"cpus": 999}))
+        run(started(resources={"runner": "ray", "cpus": 999}))
 
 
 def test_a_fault_of_a_design_fails_this_trial_and_the_worker_stays(
     make: Make, lora: Callable[..., Design], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Fragile:
-        def __init__(self, config: RunConfig, design: Design, seed: int) -> None:
+        def __init__(self, config: RunConfig, design: Design, stage: str) -> None:
             if design.placements:
                 raise MemoryError("too large")
             self.finished = True
@@ -113,16 +120,21 @@ def test_a_fault_of_a_design_fails_this_trial_and_the_worker_stays(
         def epoch(self) -> EpochResult:
             return EpochResult(1, 1.0, 0.5, 0.1)
 
-    monkeypatch.setattr(ray_runner, "TrainingRun", Fragile)
+    monkeypatch.setattr(ray_runner, "open_work", Fragile)
     monkeypatch.setattr(logging.getLogger("petlas"), "disabled", True)
     worker = object.__new__(TrialWorker)
-    worker.config = {"number": 0, "design": '{"placements": [{"method": "lora", "block": 0, "size": 1}]}', "params": 5}
+    worker.config = {
+        "number": 0,
+        "design": '{"placements": [{"method": "lora", "block": 0, "size": 1}]}',
+        "params": 5,
+        "stage": "search",
+    }
     worker.setup(worker.config, make().model_dump())
     result = worker.step()
     assert result["done"]
     assert result["error"] == "MemoryError: too large"
     assert math.isnan(result["val"])
-    worker.config = {"number": 1, "design": '{"placements": []}', "params": 0}
+    worker.config = {"number": 1, "design": '{"placements": []}', "params": 0, "stage": "search"}
     assert worker.reset_config(worker.config)
     result = worker.step()
     assert (result["done"], result["val"], result["params"]) == (True, 0.5, 0)
@@ -153,7 +165,7 @@ def test_a_trial_that_ended_badly_is_a_failure_with_its_reason(
 
 def test_the_scheduler_stops_what_the_session_stops(started: Started) -> None:
     session = started(search={"grace_epochs": 1})
-    search, scheduler = StudySearch(session), SessionScheduler(session)
+    search, scheduler = StudySearch(session), StageScheduler(session)
 
     class TuneTrial:
         def __init__(self, config: dict[str, Any]) -> None:
@@ -169,7 +181,7 @@ def test_the_scheduler_stops_what_the_session_stops(started: Started) -> None:
 
 def test_tunes_snapshots_hold_nothing_of_the_study(started: Started) -> None:
     session = started()
-    for part in (StudySearch(session), SessionScheduler(session)):
+    for part in (StudySearch(session), StageScheduler(session)):
         assert pickle.loads(pickle.dumps(part)).__dict__ == {}
 
 

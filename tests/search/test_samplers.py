@@ -15,7 +15,7 @@ from petlas.petl.design import Design
 from petlas.search.samplers import FeasibleSampler, PrunedAwareTPE, SpaceExhausted, make_sampler
 from petlas.spaces import Budget, Space, SpaceError
 
-NAMES = ("tpe", "nsga2", "random")
+NAMES = ("tpe", "nsga2", "random", "evolution")
 SIZES = {"blocks": "all", "sizes": [0, 1, 5, 10]}
 PLAIN = Space.from_dict({"methods": {"lora": SIZES, "adapter": SIZES}}, 6)
 DEEP = Space.from_dict({"methods": {"lora": SIZES, "adapter": SIZES}, "depth": {"lora": [2, 4, 6]}}, 6)
@@ -35,11 +35,13 @@ def new_study(sampler: BaseSampler | None, **options: Any) -> optuna.Study:
     return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler, **options)
 
 
-def run(study: optuna.Study, space: Space, budget: Budget, trials: int) -> list[Design]:
+def run(study: optuna.Study, space: Space, budget: Budget, trials: int, stage: str | None = None) -> list[Design]:
     """Runs trials as a search does: every third is pruned with its intermediate values, every tenth fails."""
     designs = []
     for _ in range(trials):
         trial = study.ask()
+        if stage is not None:
+            trial.set_user_attr("stage", stage)
         design = space.suggest(trial, budget)
         designs.append(design)
         trial.set_user_attr("key", design.key)
@@ -108,7 +110,7 @@ def test_a_hundred_trials_are_distinct_and_within_the_budget(name: Any, space: S
 
 def test_tpe_and_nsga2_learn():
     budget, last = Budget(cost(PLAIN.largest) // 2, cost), {}
-    for name in NAMES:
+    for name in ("tpe", "nsga2", "random"):
         study = new_study(make_sampler(name, PLAIN, budget, seed=1))  # type: ignore[arg-type]
         last[name] = np.mean([accuracy(design) for design in run(study, PLAIN, budget, 80)[50:]])
     assert last["tpe"] > last["random"] + 0.2
@@ -172,6 +174,36 @@ def test_interrupted_trials_do_not_count_and_waiting_ones_do():
     assert space.suggest(study.ask(), Budget()) == space.smallest
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_trials_of_other_stages_change_nothing(name: Any):
+    budget, found = Budget(cost(DEEP.largest) // 3, cost), []
+    for other in (name, "random"):
+        study = new_study(make_sampler(other, DEEP, budget, 1, "score"))
+        run(study, DEEP, budget, 42, "score")
+        study.sampler = make_sampler(name, DEEP, budget, 5, "search")
+        found.append(run(study, DEEP, budget, 25, "search"))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_stage_may_have_every_design_once(name: Any):
+    space = Space.from_dict({"methods": {"lora": {"blocks": "all", "sizes": [0, 1]}}}, 3)
+    study = new_study(None)
+    for stage in ("score", "search"):
+        sampler = study.sampler = make_sampler(name, space, Budget(), 0, stage)
+        assert not sampler.exhausted(study)
+        assert len({design.key for design in run(study, space, Budget(), 8, stage)}) == 8
+        assert sampler.exhausted(study)
+
+
+def test_a_genetic_base_counts_enqueued_designs_of_its_stage_alone():
+    study = new_study(make_sampler("nsga2", DEEP, Budget(), 0, "search"))
+    for stage, design in (("search", DEEP.smallest), ("baseline", DEEP.largest)):
+        study.enqueue_trial(DEEP.params(design), user_attrs={"stage": stage})
+        run(study, DEEP, Budget(), 1)
+    assert [trial.system_attrs.keys() == {"fixed_params"} for trial in study.trials] == [False, True]
+
+
 def test_trials_are_known_by_their_parameters_before_they_have_a_key():
     space = Space.from_dict({"methods": {"lora": {"blocks": "all", "sizes": [0, 1]}}}, 3)
     study = new_study(make_sampler("random", space, Budget(), seed=0))
@@ -221,7 +253,7 @@ def test_any_optuna_sampler_can_be_the_base():
 
 
 def test_wrong_arguments_are_refused_at_once():
-    with pytest.raises(SpaceError, match="one of tpe, nsga2, random, got 'bayes'"):
+    with pytest.raises(SpaceError, match="one of tpe, nsga2, random, evolution, got 'bayes'"):
         make_sampler("bayes", PLAIN, Budget(), 0)  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="raise the limit to at least 6"):
         make_sampler("tpe", DEEP, Budget(5, cost), 0)

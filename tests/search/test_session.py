@@ -33,7 +33,7 @@ Start = Callable[..., Session]
 
 
 def propose(session: Session) -> Proposal:
-    return session.define(session.record.study.ask())
+    return session.propose()
 
 
 def finish(session: Session, proposal: Proposal, *vals: float) -> None:
@@ -117,7 +117,7 @@ def test_a_proposal_travels_as_plain_data(start: Start) -> None:
     proposal = propose(start())
     data = json.loads(json.dumps(proposal.to_config()))
     assert Design.from_dict(json.loads(data["design"])) == proposal.design
-    assert (data["number"], data["params"]) == (proposal.number, proposal.params)
+    assert (data["number"], data["params"], data["stage"]) == (proposal.number, proposal.params, "search")
 
 
 def test_the_worst_of_a_rung_stops_and_a_baseline_goes_on(start: Start) -> None:

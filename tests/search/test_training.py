@@ -25,8 +25,8 @@ from petlas.search.training import (
     evaluate,
     fresh_backbone,
     load_split,
+    lr_factor,
     make_optimiser,
-    make_schedule,
     open_run_task,
 )
 
@@ -174,7 +174,7 @@ def test_an_absurd_learning_rate_ends_in_nan(make: Make, lora: Lora) -> None:
 def test_training_without_a_selection_split_measures_nothing(make: Make, lora: Lora) -> None:
     config = make(train={"epochs": 1})
     run = TrainingRun(config, lora(), seed=0, train_split="trainval", val_split=None)
-    assert len(run.train_data) == 1000
+    assert len(run.data) == 1000
     result = run.epoch()
     assert math.isfinite(result.loss)
     assert math.isnan(result.val)
@@ -186,9 +186,11 @@ def test_every_image_is_seen_once_in_an_epoch_and_the_order_changes(
     config = make(train={"batch_size": 300})
     run = TrainingRun(config, lora(), seed=0)
     picks: list[torch.Tensor] = []
-    monkeypatch.setattr(run, "_step", lambda pick: picks.append(pick) or torch.zeros(()))
-    run.epoch()
-    run.epoch()
+    batch = run.data.batch
+    monkeypatch.setattr(run.data, "batch", lambda pick: picks.append(pick) or batch(pick))
+    monkeypatch.setattr(run, "accumulate", lambda images, labels: torch.zeros(()))
+    run.train_epoch()
+    run.train_epoch()
     assert [len(pick) for pick in picks] == [300, 300, 200] * 2
     first, second = torch.cat(picks[:3]), torch.cat(picks[3:])
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(800))
@@ -196,14 +198,7 @@ def test_every_image_is_seen_once_in_an_epoch_and_the_order_changes(
 
 
 def schedule(train: TrainConfig, steps: int) -> list[float]:
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=train.lr)
-    scheduler = make_schedule(optimiser, train, steps)
-    rates = []
-    for _ in range(train.epochs * steps + 3):
-        rates.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        scheduler.step()
-    return rates
+    return [train.lr * lr_factor(step, train, steps) for step in range(train.epochs * steps + 3)]
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine_to_one_percent() -> None:
@@ -253,8 +248,8 @@ def test_gradients_are_clipped_and_labels_smoothed_only_where_asked(
         return cross_entropy(*args, label_smoothing=label_smoothing)
 
     monkeypatch.setattr(training.F, "cross_entropy", spy)
-    TrainingRun(make(train={"clip_grad": None}), lora(), 0)._step(torch.arange(4))
-    TrainingRun(make(train={"clip_grad": 0.5, "label_smoothing": 0.1}), lora(), 0)._step(torch.arange(4))
+    TrainingRun(make(train={"batch_size": 800, "clip_grad": None}), lora(), 0).train_epoch()
+    TrainingRun(make(train={"batch_size": 800, "clip_grad": 0.5, "label_smoothing": 0.1}), lora(), 0).train_epoch()
     assert norms == [0.5]
     assert smoothings == [0.0, 0.1]
 
@@ -289,7 +284,7 @@ def test_test_measures_the_test_split(make: Make, lora: Lora, monkeypatch: pytes
 
 def test_results_hold_the_seconds_since_the_start(make: Make, lora: Lora, monkeypatch: pytest.MonkeyPatch) -> None:
     run = TrainingRun(make(), lora(), seed=0)
-    monkeypatch.setattr(run, "_step", lambda pick: torch.zeros(()))
+    monkeypatch.setattr(run, "accumulate", lambda images, labels: torch.zeros(()))
     first, second = run.epoch(), run.epoch()
     assert isinstance(first, EpochResult)
     assert 0 < first.seconds < second.seconds

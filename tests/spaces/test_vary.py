@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from space_cases import NOAH, NOAH_DEPTH, Case, cases, cost, quick
 
+from petlas.petl.design import Design, Placement
 from petlas.spaces import Budget, Space, SpaceError
 
 SEEDS = st.integers(0, 2**32)
@@ -81,7 +83,7 @@ def test_depth_has_its_own_probability():
 
 
 @quick
-@given(cases(), SEEDS, st.sampled_from(["dimension", "method"]))
+@given(cases(), SEEDS, st.sampled_from(["dimension", "method", "block"]))
 def test_crossover_stays_within_the_space_and_the_budget(case: Case, seed: int, by):
     rng, keys = np.random.default_rng(seed), {design.key for design in case.feasible}
     for _ in range(5):
@@ -89,7 +91,8 @@ def test_crossover_stays_within_the_space_and_the_budget(case: Case, seed: int, 
         child = case.space.crossover(a, b, rng, case.budget, by=by)
         assert child.key in keys
         if case.budget.limit is None:
-            genes = zip(case.space.point(a), case.space.point(b), case.space.point(child), strict=True)
+            read = case.space.choices if by == "block" else case.space.point  # A new depth may come of two.
+            genes = zip(read(a), read(b), read(child), strict=True)
             assert all(c in (x, y) for x, y, c in genes)
 
 
@@ -108,8 +111,57 @@ def test_crossover_by_method_takes_whole_vectors_and_by_dimension_mixes_them():
             genes = zip(space.point(a), space.point(b), space.point(child), strict=True)
             assert all(c in (x, y) for x, y, c in genes)
         assert any(m.by_method["lora"] not in (a.by_method["lora"], b.by_method["lora"]) for m in mixed)
-    with pytest.raises(SpaceError, match="by='block'"):
-        NOAH.space.crossover(a, b, rng, Budget(), by="block")  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="one of dimension, method, block, got by='layer'"):
+        NOAH.space.crossover(a, b, rng, Budget(), by="layer")  # type: ignore[arg-type]
+
+
+def test_crossover_by_block_takes_the_first_blocks_from_one_parent_and_the_rest_from_the_other():
+    for case in (NOAH, NOAH_DEPTH):
+        space, rng = case.space, np.random.default_rng(1)
+        a, b = space.sample(rng, Budget()), space.sample(rng, Budget())
+        expected = set()
+        for (first, second), cut in product(permutations([a, b]), range(1, 12)):
+            child: list[Placement] = []
+            for method in ("vpt", "lora", "adapter"):
+                early, late = ({p.block: p for p in d.by_method.get(method, ())} for d in (first, second))
+                depth = max(len(late), *(min(d for d in rule.depths if d >= cut) for rule in space.rules[:1]), 0)
+                if space.rules and len(early) < cut:
+                    depth = len(early)
+                vector = [early if block < cut or (space.rules and block not in late) else late for block in range(12)]
+                reach = depth if space.rules else 12
+                child += [vector[block][block] for block in range(reach) if block in vector[block]]
+            expected.add(Design.of(child))
+        children = {space.crossover(a, b, rng, Budget(), by="block") for _ in range(300)}
+        assert children == expected
+
+
+def test_crossover_by_block_keeps_what_acts_before_the_cut_under_a_budget():
+    space, kept = NOAH.space, 0
+    a, b = space.design([2] * 36), space.design([1] * 36)
+    limit = cost(space.design(([2] * 6 + [0] * 6) * 3))
+    for seed in range(40):
+        free, tight = (
+            space.crossover(a, b, np.random.default_rng(seed), budget, by="block")
+            for budget in (Budget(), Budget(limit, cost))
+        )
+        cut = sum(p.size == free.placements[0].size for p in free.by_method["lora"])
+        start = [[p for p in design.placements if p.block is not None and p.block < cut] for design in (free, tight)]
+        if cost(Design.of(start[0])) <= limit < cost(free):
+            assert start[0] == start[1]
+            kept += 1
+        assert cost(tight) <= limit
+    assert kept > 5
+
+
+def test_what_is_everywhere_comes_with_the_first_blocks():
+    methods = {"lora": {"blocks": "all", "sizes": [0, 1, 5]}, "bitfit": {"blocks": "backbone"}}
+    space, rng = Space.from_dict({"methods": methods}, 4), np.random.default_rng(0)
+    a, b = space.design([1, 1, 1, 1, 1]), space.design([2, 2, 2, 2, 0])
+    children = {space.choices(space.crossover(a, b, rng, Budget(), by="block")) for _ in range(100)}
+    assert {(child[0], child[-1]) for child in children} == {(1, 1), (2, 0)}
+    assert (1, 2, 2, 2, 1) in children
+    alone = Space.from_dict({"methods": {"lora": {"blocks": [2], "sizes": [1, 5]}}}, 4)
+    assert alone.crossover(alone.largest, alone.largest, rng, Budget(), by="block") == alone.largest
 
 
 @quick

@@ -1,0 +1,160 @@
+"""What a supernet, a subnet and a score cost beside the bare backbone: ratios of interleaved runs in one process.
+
+    python benchmarks/supernet/steps.py > benchmarks/supernet/steps.md
+
+ViT-B/16 at 224 px with random weights, NOAH's VTAB space, 100 classes. The bare step is forward and backward with
+everything frozen but the head and one vector added to the patch embedding, so that gradients cross all blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from petlas.petl import BackboneShape, Design, Placement, apply, count_params, input_config, shape_of
+from petlas.petl.supernet import Supernet
+from petlas.search.config import find_config, read_yaml
+from petlas.search.evolution import Evolution, EvolutionSampler
+from petlas.search.scoring import Scorer
+from petlas.search.training import ImageBatches
+from petlas.spaces import Budget, Space
+
+NOAH_CIFAR100 = {
+    "vpt": (10, 5, 10, 1, 5, 1, 10, 1, 10, 5, 1, 10),
+    "lora": (10, 1, 5, 5, 1, 10, 1, 1, 1, 10, 1, 1),
+    "adapter": (5, 10, 10, 10, 5, 1, 1, 1, 10, 10, 10, 1),
+}
+
+
+class Bare(nn.Module):
+    """A frozen backbone with a trained vector behind its patch embedding, and a trained head."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.model.get_submodule("head").requires_grad_(True)
+        self.vector = nn.Parameter(torch.zeros(model.embed_dim))
+        model.patch_embed.register_forward_hook(lambda layer, args, output: output + self.vector)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def step(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Forward and backward."""
+    F.cross_entropy(model(images), labels).backward()
+    model.zero_grad()
+
+
+def interleaved(rounds: int, **actions: Callable[[], None]) -> dict[str, list[float]]:
+    """Seconds of each action in each round, after one round of warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(rounds + 1):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def report(title: str, seconds: dict[str, list[float]], base: str) -> None:
+    """Print medians, and medians of the ratios to the base's time in the same round."""
+    for name, times in seconds.items():
+        ratios = [time / bare for time, bare in zip(times, seconds[base], strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        print(f"| {title}: {name} | {median(times):.2f} | {median(ratios):.3f} | {spread} |", flush=True)
+
+
+def proposals(space: Space, budget: Budget, count: int) -> list[Design]:
+    """The designs of an evolution, in its order, after its first generation; scored by a fixed random preference."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rng = np.random.default_rng(0)
+    gains = {(d.method, d.block): np.cumsum(rng.exponential(size=len(d.sizes))) for d in space.dimensions}
+    sampler = EvolutionSampler(space, budget, 0, Evolution())
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    drawn = []
+    for _ in range(3 * Evolution().population + count):
+        trial = study.ask()
+        design = space.suggest(trial, budget)
+        sizes = {(p.method, p.block): p.size or 0 for p in design.placements}
+        worth = sum(gains[place][[0, 1, 5, 10].index(sizes.get(place, 0))] for place in gains)
+        study.tell(trial, [worth, float(budget.cost(design))])  # type: ignore[misc]
+        drawn.append(design)
+    return drawn[-count:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="vit_base_patch16_224")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--images", type=int, default=200, help="that a score is measured on")
+    parser.add_argument("--scored", type=int, default=0, help="designs of an evolution to score with and without cache")
+    parser.add_argument("--budget", type=int, default=640_000)
+    parser.add_argument("--cache-gb", type=float, default=4.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    model = timm.create_model(args.backbone, num_classes=100)
+    shape: BackboneShape = shape_of(model)
+    space = Space.from_dict(read_yaml(find_config("noah", "spaces")), shape.depth)
+    budget = Budget(args.budget, lambda design: count_params(design, shape))
+    rng = np.random.default_rng(0)
+    height, width = model.patch_embed.img_size
+    images, labels = torch.randn(args.batch, 3, height, width), torch.randint(100, (args.batch,))
+    bare, plain = Bare(copy.deepcopy(model)).train(), copy.deepcopy(model).eval()
+    supernet = Supernet(copy.deepcopy(model), space.largest)
+    supernet.model.train()
+    subnet = None
+    if shape.depth == 12:
+        sizes = [(m, b, s) for m, row in NOAH_CIFAR100.items() for b, s in enumerate(row)]
+        subnet = apply(copy.deepcopy(model), Design.of(Placement(*each) for each in sizes)).train()
+    print("| what | median seconds | ratio | lowest to highest ratio |")
+    print("|---|---|---|---|")
+    actions = {
+        "bare": lambda: step(bare, images, labels),
+        "supernet, a new design": lambda: step(supernet.activate(space.sample(rng, budget)), images, labels),
+    }
+    if subnet is not None:
+        actions["NOAH's CIFAR-100 subnet"] = lambda: step(subnet, images, labels)
+    report(f"training step, batch {args.batch}", interleaved(args.rounds, **actions), "bare")
+
+    pixels = torch.randint(256, (args.images, 3, height, width), dtype=torch.uint8).numpy()
+    inputs = input_config(model)
+    data = ImageBatches(pixels, np.zeros(args.images, int), inputs, torch.device("cpu"), size=50)
+    scorer = Scorer(supernet, data, cache=0)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for batch, _ in data:
+            plain(batch)
+
+    scoring = {"plain forward pass": forward, "scoring a new design": lambda: scorer.score(space.sample(rng, budget))}
+    report(f"{args.images} images", interleaved(min(args.rounds, 3), **scoring), "plain forward pass")
+    if args.scored:
+        designs = proposals(space, budget, args.scored)
+        results, seconds = {}, {}
+        for name, cache in (("whole", 0), ("sharing first blocks", int(args.cache_gb * 2**30))):
+            scorer = Scorer(supernet, data, cache)
+            start = time.perf_counter()
+            results[name] = [scorer.score(design) for design in designs]
+            seconds[name] = [time.perf_counter() - start]
+        assert len(set(map(tuple, results.values()))) == 1, "sharing must not change a score"
+        report(f"scoring {args.scored} designs of an evolution", seconds, "whole")
+
+
+if __name__ == "__main__":
+    main()

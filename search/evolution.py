@@ -1,0 +1,138 @@
+"""Evolution of designs as in NOAH (Zhang, Zhou & Liu, "Neural Prompt Search", 2022), as an Optuna sampler."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import RandomSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from petlas.petl.design import Design
+from petlas.search.samplers import FeasibleSampler
+from petlas.spaces import Budget, Space, SpaceError
+from petlas.spaces.vary import CrossoverUnit
+
+_TRIES = 10  # NOAH's, for each child.
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """How designs evolve; the defaults are NOAH's.
+
+    Generation 0 is a population of random designs. Each later generation has as many: first the mutants, then the
+    children of two, then random designs for what is left.
+
+    Args:
+        population: Designs of a generation.
+        parents: The best designs of all earlier generations, which are varied.
+        mutations: Mutants of one parent in a generation.
+        crossovers: Children of two parents in a generation.
+        probability: The probability that mutation moves a size.
+        depth_probability: The probability that it moves a depth, where the space has a depth rule.
+        by: What crossover takes from one parent as a whole: see `Space.crossover`.
+        generations: Generations after generation 0. The sampler itself goes on as long as it is asked.
+
+    Raises:
+        SpaceError: When a value is out of its range.
+    """
+
+    population: int = 50
+    parents: int = 10
+    mutations: int = 25
+    crossovers: int = 25
+    probability: float = 0.2
+    depth_probability: float = 0.4
+    by: CrossoverUnit = "method"
+    generations: int = 15
+
+    def __post_init__(self) -> None:
+        for name, least in (("population", 1), ("parents", 1), ("mutations", 0), ("crossovers", 0), ("generations", 0)):
+            if getattr(self, name) < least:
+                raise SpaceError(f"{name} must be at least {least}, got {name}={getattr(self, name)}")
+        for name in ("probability", "depth_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpaceError(f"{name} must be from 0 to 1, got {name}={getattr(self, name)}")
+        if self.mutations + self.crossovers > self.population:
+            raise SpaceError(
+                f"a population of {self.population} has no room for mutations={self.mutations} and "
+                f"crossovers={self.crossovers}; enlarge it, or lower them"
+            )
+        if self.by not in get_args(CrossoverUnit):
+            raise SpaceError(f"crossover is by one of {', '.join(get_args(CrossoverUnit))}, got by={self.by!r}")
+
+    @property
+    def designs(self) -> int:
+        """How many designs all generations have: 800 as in NOAH, whose last 50 are scored in vain."""
+        return self.population * (1 + self.generations)
+
+
+NOAH = Evolution()
+"""NOAH's settings."""
+
+
+class EvolutionSampler(FeasibleSampler):
+    """NOAH's evolution, with the guarantees of `FeasibleSampler`: within the budget, and no design twice.
+
+    A trial's place is the number of trials before it, other stages' and interrupted ones left out; it says which
+    generation the trial belongs to and how its design comes about. The parents are the best complete trials of earlier
+    generations: by the first objective, equal ones by the next (fewer parameters), then the first come. Where trials
+    of earlier generations are still running, those that are finished will do: nothing waits. Failed and pruned trials
+    keep their places but are no parents. A design that was seen is varied anew a few times; then, and also where
+    parents are missing, a random design takes the place.
+
+    Unlike in NOAH's code, sizes mutate too, the last generation counts, a budget that no design fits is refused at
+    once, and an interrupted search proposes what it would have proposed: from the seed, the place and the trials.
+
+    Args:
+        space: The space; the objective chooses its design by `space.suggest(trial, budget)`.
+        budget: The hard budget.
+        seed: The seed.
+        evolution: How designs evolve.
+        stage: The only trials of a study that count, by their user attribute `stage`, which a trial should get before
+            its design; None counts all.
+
+    Raises:
+        SpaceError: When no design of the space fits the budget.
+    """
+
+    def __init__(
+        self, space: Space, budget: Budget, seed: int, evolution: Evolution = NOAH, stage: str | None = None
+    ) -> None:
+        super().__init__(RandomSampler, space, budget, seed, stage)  # Random for parameters that are not the space's.
+        self._evolution = evolution
+
+    def _propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Design | None:
+        others = [entry for entry in self._entries(study) if entry.number != trial.number]
+        seen = {key for entry in others for key in entry.keys}
+        earlier = [entry for entry in others if entry.number < trial.number]
+        generation, place = divmod(len(earlier), self._evolution.population)
+        ranked = [
+            (entry.losses, entry.number, entry.design)
+            for entry in earlier[: generation * self._evolution.population]
+            if entry.losses is not None and entry.design is not None
+        ]
+        parents = [design for *_, design in heapq.nsmallest(self._evolution.parents, ranked)]
+        rng = np.random.default_rng(self._seeds(len(earlier), "design"))
+        for _ in range(_TRIES):
+            child = self._child(place, parents, rng)
+            if child.key not in seen:
+                return child
+        stranger = self._space.sample(rng, self._budget)
+        return self._space.project(self._space.params(stranger), rng, self._budget, seen)
+
+    def _child(self, place: int, parents: list[Design], rng: np.random.Generator) -> Design:
+        """A design for a place of a generation, within the budget."""
+        space, budget, evolution = self._space, self._budget, self._evolution
+        if parents and place < evolution.mutations:
+            parent = parents[rng.integers(len(parents))]
+            chance, depth_chance = evolution.probability, evolution.depth_probability
+            return space.mutate(parent, rng, budget, probability=chance, depth_probability=depth_chance)
+        if len(parents) > 1 and 0 <= place - evolution.mutations < evolution.crossovers:
+            a, b = rng.choice(len(parents), size=2, replace=False)
+            return space.crossover(parents[a], parents[b], rng, budget, by=evolution.by)
+        return space.sample(rng, budget)

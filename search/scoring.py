@@ -1,0 +1,147 @@
+"""Score designs with inherited weights: designs that share their first blocks share what those computed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Hashable
+from functools import lru_cache
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from petlas.petl.backbone import input_config
+from petlas.petl.design import Design
+from petlas.petl.supernet import Supernet
+from petlas.petl.tuning import methods_of
+from petlas.search.config import RunConfig
+from petlas.search.supernet import load_supernet
+from petlas.search.training import (
+    EpochResult,
+    ImageBatches,
+    autocast_dtype,
+    load_split,
+    open_run_task,
+    pick_device,
+)
+
+
+class ActivationCache:
+    """Activations by what computed them; those used longest ago go first when the bound is reached.
+
+    Args:
+        limit: Bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def get(self, key: Hashable) -> Tensor | None:
+        """What was put under a key, if it is still there."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: Hashable, value: Tensor) -> None:
+        """Keep a tensor, which nobody may change from now on."""
+        if value.nbytes > self.limit or key in self._kept:
+            return
+        self._kept[key] = value
+        self.used += value.nbytes
+        while self.used > self.limit:
+            self.used -= self._kept.popitem(last=False)[1].nbytes
+
+
+class Scorer:
+    """Accuracies of designs on fixed images, with a supernet's weights.
+
+    A design's leading blocks are computed once for all designs that share them, to the last digit: a block's output
+    depends on the placements up to it alone, unless a method hands something on beside the stream.
+
+    Args:
+        supernet: The trained supernet.
+        data: The images.
+        cache: Bytes for activations; 0 computes every design whole.
+        autocast: The precision, as in training.
+    """
+
+    def __init__(self, supernet: Supernet, data: ImageBatches, cache: int, autocast: torch.dtype | None = None) -> None:
+        self.supernet, self.data, self.autocast = supernet, data, autocast
+        self._cache = ActivationCache(cache)
+
+    @torch.inference_mode()
+    def score(self, design: Design) -> float:
+        """Top-1 accuracy of a design; NaN if an output is not finite."""
+        model = self.supernet.activate(design).eval()
+        assert isinstance(model, VisionTransformer)
+        prefixes = _prefixes(design, len(model.blocks))
+        correct = 0
+        for index, (images, labels) in enumerate(self.data):
+            with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+                logits = self._logits(model, images, [(index, prefix) for prefix in prefixes])
+            if not logits.isfinite().all():
+                return math.nan
+            correct += int((logits.argmax(dim=1) == labels).sum())
+        return correct / len(self.data)
+
+    def _logits(self, model: VisionTransformer, images: Tensor, keys: list[Hashable]) -> Tensor:
+        """The model's output from the deepest block whose output is known; `keys[i]` names the input of block i."""
+        start, x = len(keys) - 1, None
+        while start >= 0 and (x := self._cache.get(keys[start])) is None:
+            start -= 1
+        if x is None:
+            start, x = 0, model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+            self._keep(keys, 0, x)
+        for number in range(start, len(model.blocks)):
+            x = model.blocks[number](x)
+            self._keep(keys, number + 1, x)
+        return model.forward_head(model.norm(x))
+
+    def _keep(self, keys: list[Hashable], number: int, x: Tensor) -> None:
+        if number < len(keys):
+            self._cache.put(keys[number], x)
+
+
+def _prefixes(design: Design, depth: int) -> list[Hashable]:
+    """For the input of each block, what it depends on of a design; none where blocks share more than the stream."""
+    if not all(method.blockwise for method in methods_of(design)):
+        return []
+    blocks: list[list[Hashable]] = [[] for _ in range(depth)]
+    for placement in design.placements:
+        if placement.block is not None:
+            blocks[placement.block].append(placement)
+    everywhere = tuple(placement for placement in design.placements if placement.block is None)
+    prefixes: list[Hashable] = [everywhere]
+    for placements in blocks[:-1]:
+        prefixes.append((prefixes[-1], tuple(placements)))
+    return prefixes
+
+
+@lru_cache(maxsize=1)
+def _scorer(config: str) -> Scorer:
+    """The scorer of a run, made once in a process; `config` is its JSON."""
+    run = RunConfig.model_validate_json(config)
+    supernet, device = load_supernet(run), pick_device()
+    data = load_split(run, open_run_task(run), "val", input_config(supernet.model), device)
+    cache = int(run.resources.cache_gb * 2**30)
+    return Scorer(supernet, data, cache, autocast_dtype(run.train, device))
+
+
+class ScoringRun:
+    """The trial that scores one design: a single, measured epoch in which nothing is trained."""
+
+    def __init__(self, config: RunConfig, design: Design) -> None:
+        self._scorer = _scorer(config.model_dump_json())
+        self._design = design
+        self.finished = False
+
+    def epoch(self) -> EpochResult:
+        """Score the design."""
+        start = time.perf_counter()
+        val = self._scorer.score(self._design)
+        self.finished = True
+        return EpochResult(1, 0.0, val, time.perf_counter() - start)

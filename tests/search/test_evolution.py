@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from petlas.petl.design import Design
+from petlas.search.evolution import NOAH, Evolution, EvolutionSampler
+from petlas.search.samplers import FeasibleSampler, SpaceExhausted, make_sampler
+from petlas.spaces import Budget, Space, SpaceError
+
+METHODS = ("vpt", "lora", "adapter")
+SIZES = {"blocks": "all", "sizes": [0, 1, 5, 10]}
+PLAIN = Space.from_dict({"methods": dict.fromkeys(METHODS, SIZES)}, 4)
+DEEP = Space.from_dict({"methods": dict.fromkeys(METHODS, SIZES), "depth": [1, 3]}, 4)
+STEPS = Evolution(population=6, parents=2, mutations=6, crossovers=0, probability=0)
+"""Each child is one step from its parent."""
+
+
+def cost(design: Design) -> int:
+    return sum({"vpt": 1, "lora": 4, "adapter": 2}[p.method] * (p.size or 1) for p in design.placements)
+
+
+def accuracy(design: Design) -> float:
+    """Likes LoRA in late blocks, and nothing else."""
+    return sum((p.block or 0) * (p.size or 0) * (1 if p.method == "lora" else -1) for p in design.placements) / 100
+
+
+def new_study(sampler: FeasibleSampler) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+
+
+def run(study: optuna.Study, space: Space, budget: Budget, trials: int) -> list[Design]:
+    """Scores designs one after the other; one in seven fails."""
+    designs = []
+    for _ in range(trials):
+        trial = study.ask()
+        design = space.suggest(trial, budget)
+        designs.append(design)
+        if int(design.key, 16) % 7 == 0:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, [accuracy(design), cost(design)])
+    return designs
+
+
+def trial_of(design: Design, *values: float, state: TrialState = TrialState.COMPLETE, **attributes: Any) -> FrozenTrial:
+    return create_trial(
+        params=PLAIN.params(design),
+        distributions={name: IntDistribution(*ends) for name, ends in PLAIN.distributions().items()},
+        values=values or None,
+        state=state,
+        user_attrs=attributes,
+    )
+
+
+def proposals(trials: list[FrozenTrial], evolution: Evolution, stage: str | None = None) -> list[Design]:
+    """The next design after some trials, by many seeds."""
+    designs = []
+    for seed in range(8):
+        study = new_study(EvolutionSampler(PLAIN, Budget(), seed, evolution, stage))
+        study.add_trials(trials)
+        designs.append(PLAIN.suggest(study.ask(), Budget()))
+    return designs
+
+
+def parents(trials: list[FrozenTrial], among: list[Design], stage: str | None = None) -> set[int]:
+    """The positions, among some designs, of those that the next design is one step from."""
+    children = proposals(trials, STEPS, stage)
+    found = {i for child in children for i, design in enumerate(among) if distance(child, design) == 1}
+    assert not found or all(any(distance(child, among[i]) == 1 for i in found) for child in children)
+    return found
+
+
+def distance(a: Design, b: Design) -> int:
+    return sum(x != y for x, y in zip(PLAIN.choices(a), PLAIN.choices(b), strict=True))
+
+
+def crossed(child: Design, among: list[Design]) -> bool:
+    """Whether each method of the child is that of a parent, as a whole."""
+    return all(child.by_method.get(m) in [parent.by_method.get(m) for parent in among] for m in METHODS)
+
+
+@pytest.fixture(scope="module")
+def designs() -> list[Design]:
+    """Twelve designs, none near another."""
+    rng, found = np.random.default_rng(0), [PLAIN.smallest]
+    while len(found) < 12:
+        design = PLAIN.sample(rng, Budget())
+        if min(distance(design, other) for other in found) > 2:
+            found.append(design)
+    return found
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.sampled_from([PLAIN, DEEP]), st.floats(0.1, 1), st.integers(0, 99), st.integers(0, 4), st.integers(0, 4),
+    st.sampled_from(["dimension", "method", "block"]),
+)  # fmt: skip
+def test_designs_are_distinct_and_within_the_budget(
+    space: Space, share: float, seed: int, mutations: int, crossovers: int, by: Any
+):
+    least = cost(space.smallest)
+    budget = Budget(least + round(share * (cost(space.largest) - least)), cost)
+    evolution = Evolution(population=8, parents=3, mutations=mutations, crossovers=crossovers, by=by)
+    found = run(new_study(EvolutionSampler(space, budget, seed, evolution)), space, budget, 30)
+    assert len({design.key for design in found}) == 30
+    assert all(budget.allows(design) and design in space for design in found)
+
+
+def test_noahs_fifteen_generations_score_800_designs():
+    assert Evolution(50, 10, 25, 25, 0.2, 0.4, "method", 15) == NOAH
+    assert NOAH.designs == 800
+
+
+def test_a_generation_is_mutants_then_children_of_two_then_random_designs(designs: list[Design]):
+    evolution = Evolution(population=12, parents=3, mutations=5, crossovers=4, probability=0)
+    good, trials = designs[:3], [trial_of(design, i < 3, 0) for i, design in enumerate(designs)]
+    for place in range(12):
+        children = proposals(trials, evolution)
+        steps = [min(distance(child, parent) for parent in good) for child in children]
+        assert (set(steps) == {1}) == (place < 5)
+        assert all(crossed(child, good) for child in children) == (5 <= place < 9)
+        assert max(steps) > 1 or place < 5
+        trials.append(trial_of(children[0], 0, 0))
+    assert {min(distance(child, parent) for parent in good) for child in proposals(trials, evolution)} == {1}
+
+
+def test_crossover_is_by_what_the_settings_say(designs: list[Design]):
+    trials, starts = [trial_of(design, i < 2, 0) for i, design in enumerate(designs)], []
+    first = [[p for p in design.placements if p.block == 0] for design in designs[:2]]
+    for by in ("block", "method", "dimension"):
+        children = proposals(trials, Evolution(population=12, parents=2, mutations=0, crossovers=12, by=by))
+        starts.append(all([p for p in child.placements if p.block == 0] in first for child in children))
+        assert all(crossed(child, designs[:2]) for child in children) == (by == "method")
+    assert starts == [True, False, False]
+
+
+def test_depth_moves_by_its_own_probability_where_the_space_has_depths():
+    for probability, depths in ((0.0, {1}), (1.0, {2})):
+        evolution = Evolution(population=1, parents=1, mutations=1, crossovers=0, depth_probability=probability)
+        found = run(new_study(EvolutionSampler(DEEP, Budget(), 1, evolution)), DEEP, Budget(), 5)
+        assert {len({DEEP.point(design)[rule] for design in found}) for rule in range(3)} == depths
+
+
+def test_parents_are_the_best_by_accuracy_then_parameters_then_number(designs: list[Design]):
+    values = [(0.5, 9), (0.9, 9), (0.8, 3), (0.8, 2), (0.8, 2), (0.1, 0)]
+    trials = [trial_of(design, *pair) for design, pair in zip(designs, values, strict=False)]
+    assert parents(trials, designs) == {1, 3}
+
+
+def test_all_earlier_generations_have_parents_but_not_the_current_one(designs: list[Design]):
+    first = [trial_of(design, 0.5 if i == 4 else 0.1, 0) for i, design in enumerate(designs[:6])]
+    second = [trial_of(design, 0.6 if i == 1 else 0.2, 0) for i, design in enumerate(designs[6:])]
+    for count in range(6):
+        assert 4 in parents(first + second[:count], designs)
+        assert 7 not in parents(first + second[:count], designs)
+    assert parents(first + second, designs) == {4, 7}
+
+
+def test_nothing_waits_for_running_trials(designs: list[Design]):
+    running = [trial_of(design, state=TrialState.RUNNING) for design in designs[:6]]
+    assert parents(running, designs) == set()
+    assert parents([*running[:3], trial_of(designs[3], 0, 0), *running[4:]], designs) == {3}
+    best = [trial_of(designs[1], 9, 9), trial_of(designs[2], 8, 8)]
+    assert parents([running[0], *best, *running[3:]], designs) == {1, 2}
+
+
+def test_failed_and_pruned_trials_keep_their_places_but_are_no_parents(designs: list[Design]):
+    trials = [trial_of(design, 0, 0) for design in designs[:2]]
+    trials += [trial_of(design, state=TrialState.FAIL) for design in designs[2:4]]
+    trials += [trial_of(design, state=TrialState.PRUNED) for design in designs[4:6]]
+    assert parents(trials[:-1], designs) == set()
+    assert parents(trials, designs) == {0, 1}
+
+
+def test_trials_of_other_stages_and_interrupted_ones_have_no_place(designs: list[Design]):
+    own = [trial_of(design, 0.1, 0, stage="score") for design in designs[:6]]
+    other = [trial_of(design, 0.9, 0, stage="search") for design in designs[6:]]
+    cut = [trial_of(design, state=TrialState.FAIL, stage="score", interrupted=True) for design in designs[6:]]
+    assert parents(other + own[:-1], designs, "score") == set()
+    assert parents(cut + own[:-1], designs, "score") == set()
+    assert parents(other + own + cut, designs, "score") == {0, 1}
+    assert parents(other + own, designs) == {6, 7}
+
+
+def test_a_design_of_another_stage_may_come_again():
+    space = Space.from_dict({"methods": {"lora": {"blocks": [0], "sizes": [0, 1]}}}, 1)
+    study = new_study(EvolutionSampler(space, Budget(), 0, STEPS, "score"))
+    for stage in ("search", "score"):
+        study.sampler = EvolutionSampler(space, Budget(), 0, STEPS, stage)
+        for _ in range(2):
+            trial = study.ask()
+            trial.set_user_attr("stage", stage)
+            space.suggest(trial, Budget())
+            study.tell(trial, [0, 0])
+        assert study.sampler.exhausted(study)  # type: ignore[attr-defined]
+    assert len({tuple(trial.params.values()) for trial in study.trials[2:]}) == 2
+
+
+def test_a_seed_gives_the_same_designs_also_where_a_trial_was_cut_off():
+    budget, evolution, found = Budget(cost(PLAIN.largest) // 2, cost), Evolution(8, 3, 4, 4), []
+    for seed, cut in ((5, None), (5, 11), (6, None)):
+        study = new_study(EvolutionSampler(PLAIN, budget, seed, evolution))
+        designs = run(study, PLAIN, budget, 24 if cut is None else cut)
+        if cut is not None:
+            trial = study.ask()
+            design = PLAIN.suggest(trial, budget)
+            trial.set_user_attr("interrupted", True)
+            study.tell(trial, state=TrialState.FAIL)
+            study.enqueue_trial(PLAIN.params(design))
+            study.sampler = EvolutionSampler(PLAIN, budget, seed, evolution)
+            designs += run(study, PLAIN, budget, 24 - cut)
+        found.append(designs)
+    assert found[0] == found[1] != found[2]
+
+
+def test_evolution_beats_random_designs():
+    budget, evolution = Budget(cost(PLAIN.largest) // 2, cost), Evolution(16, 4, 8, 8)
+    best = [
+        max(accuracy(design) for design in run(new_study(sampler), PLAIN, budget, 80))
+        for sampler in (EvolutionSampler(PLAIN, budget, 0, evolution), make_sampler("random", PLAIN, budget, 0))
+    ]
+    assert best[0] > best[1] + 0.1
+
+
+def test_random_designs_come_where_variation_gives_nothing_new(designs: list[Design]):
+    twins = Evolution(population=12, parents=2, mutations=0, crossovers=12)
+    near = PLAIN.design([0] * 11 + [1]), PLAIN.design([0] * 10 + [1, 0])  # Whose children are the two themselves.
+    trials = [trial_of(design, design in near, 0) for design in [*near, *designs[1:11]]]
+    assert all(min(distance(child, design) for design in near) > 1 for child in proposals(trials, twins))
+
+
+def test_a_small_space_is_searched_to_its_end():
+    space = Space.from_dict({"methods": {"lora": {"blocks": "all", "sizes": [0, 1, 5]}}}, 3)
+    study = new_study(EvolutionSampler(space, Budget(), 0, Evolution(4, 2, 2, 2)))
+    assert len({design.key for design in run(study, space, Budget(), 27)}) == 27
+    with pytest.raises(SpaceExhausted, match="all designs of the space"):
+        run(study, space, Budget(), 1)
+
+
+def test_wrong_settings_are_refused_at_once():
+    for fault, message in [
+        ({"population": 0}, "population must be at least 1, got population=0"),
+        ({"parents": 0}, "parents must be at least 1"),
+        ({"crossovers": -1}, "crossovers must be at least 0"),
+        ({"probability": 1.5}, "probability must be from 0 to 1, got probability=1.5"),
+        ({"mutations": 26}, "population of 50 has no room for mutations=26 and crossovers=25"),
+        ({"by": "layer"}, "one of dimension, method, block, got by='layer'"),
+    ]:
+        with pytest.raises(SpaceError, match=message):
+            Evolution(**fault)  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="raise the limit to at least 7"):
+        EvolutionSampler(DEEP, Budget(5, cost), 0)

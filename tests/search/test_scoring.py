@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+
+from petlas.petl import Design, Placement, input_config
+from petlas.petl.backbone import MINI, load_backbone
+from petlas.petl.supernet import Supernet
+from petlas.search.scoring import ActivationCache, Scorer
+from petlas.search.training import ImageBatches, evaluate
+
+SIZES = {"vpt": 4, "lora": 4, "adapter": 4}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    torch.manual_seed(0)
+    model = load_backbone(MINI, num_classes=5, img_size=32)
+    largest = Design.of(Placement(name, block, size) for name, size in SIZES.items() for block in range(6))
+    supernet = Supernet(model, largest)
+    with torch.no_grad():
+        for parameter in supernet.tuning.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return supernet
+
+
+@pytest.fixture(scope="module")
+def data(supernet: Supernet) -> ImageBatches:
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(256, size=(30, 3, 32, 32), dtype=np.uint8), rng.integers(5, size=30)
+    return ImageBatches(pixels, labels, input_config(supernet.model), CPU, size=20)
+
+
+def designs(count: int) -> list[Design]:
+    """Designs with many first blocks in common."""
+    rng = np.random.default_rng(0)
+    sizes = {(name, block): int(rng.integers(5)) for name in SIZES for block in range(6)}
+    drawn = []
+    for _ in range(count):
+        name, block = list(SIZES)[rng.integers(3)], int(rng.integers(6))
+        sizes[name, block] = int(rng.integers(5))
+        drawn.append(Design.of(Placement(n, b, s) for (n, b), s in sizes.items() if s))
+    return drawn
+
+
+@pytest.mark.parametrize("cache", [0, 200_000, 2**30])
+def test_a_score_is_the_accuracy_of_the_whole_model_whatever_is_cached(
+    supernet: Supernet, data: ImageBatches, cache: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = Scorer(supernet, data, cache)
+    logits: list[torch.Tensor] = []
+    inner = scorer._logits
+    monkeypatch.setattr(scorer, "_logits", lambda *args: logits.append(inner(*args)) or logits[-1])
+    for design in designs(12):
+        logits.clear()
+        score = scorer.score(design)
+        model = supernet.activate(design).eval()
+        assert score == evaluate(model, data)
+        with torch.inference_mode():
+            for (images, _), found in zip(data, logits, strict=True):
+                assert torch.equal(found, model(images))
+
+
+def test_blocks_that_designs_share_run_once(supernet: Supernet, data: ImageBatches) -> None:
+    runs: list[int] = []
+    handles = [
+        block.register_forward_hook(lambda *args, number=number: runs.append(number))
+        for number, block in enumerate(supernet.model.blocks)
+    ]
+    first = Design.of([Placement("lora", 1, 2), Placement("vpt", 3, 1)])
+    second = Design.of([Placement("lora", 1, 2), Placement("vpt", 3, 2)])
+    scorer = Scorer(supernet, data, 2**30)
+    scorer.score(first)
+    assert runs == [0, 1, 2, 3, 4, 5] * 2
+    runs.clear()
+    scorer.score(second)
+    assert runs == [3, 4, 5] * 2
+    runs.clear()
+    scorer.score(first)
+    assert runs == [5] * 2
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_placement_over_the_whole_backbone_is_part_of_every_prefix(data: ImageBatches) -> None:
+    torch.manual_seed(0)
+    model = load_backbone(MINI, num_classes=5, img_size=32)
+    whole = Placement("bitfit")
+    supernet = Supernet(model, Design.of([whole, Placement("lora", 5, 2)]))
+    with torch.no_grad():
+        for parameter in supernet.tuning.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    scorer = Scorer(supernet, data, 2**30)
+    for design in (Design(), Design.of([whole]), Design.of([Placement("lora", 5, 2)]), Design()):
+        assert scorer.score(design) == evaluate(supernet.activate(design), data)
+
+
+def test_an_output_that_is_not_finite_is_no_score(supernet: Supernet, data: ImageBatches) -> None:
+    head = supernet.model.get_parameter("head.bias")
+    before = head.detach().clone()
+    with torch.no_grad():
+        head.fill_(torch.nan)
+    assert np.isnan(Scorer(supernet, data, 0).score(Design()))
+    with torch.no_grad():
+        head.copy_(before)
+
+
+def test_the_cache_stays_within_its_bytes_and_drops_what_was_used_longest_ago() -> None:
+    cache = ActivationCache(100)
+    tensors = {name: torch.zeros(10) for name in "abc"}  # 40 bytes each
+    cache.put("a", tensors["a"])
+    cache.put("b", tensors["b"])
+    assert cache.get("a") is tensors["a"]
+    cache.put("c", tensors["c"])
+    assert cache.get("b") is None
+    assert cache.get("a") is tensors["a"]
+    assert cache.get("c") is tensors["c"]
+    assert cache.used == 80
+    cache.put("large", torch.zeros(26))
+    assert cache.get("large") is None
+    assert cache.used == 80
