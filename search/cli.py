@@ -210,6 +210,32 @@ def validate(
 
 
 @app.command()
+def plan(
+    arguments: Configs,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Say what the search of each configuration would cost before it starts, at most: parameters, time, R, disk.
+
+    R is the price of one training run at full epochs; a step of it is measured here, on random weights.
+
+    Example: petlas plan noah task.name=dtd task.root=data
+    """
+    from petlas.search.config import load_config
+
+    names, overrides = _split_arguments(arguments)
+    configs = [load_config(name, overrides) for name in names]
+    from petlas.search.plan import plan as make_plan
+    from petlas.search.tables import plan_table
+
+    plans = [asdict(make_plan(config)) for config in configs]
+    if format is Format.JSON:
+        _print_json(plans if len(plans) > 1 else plans[0])
+        return
+    for config, each in zip(configs, plans, strict=True):
+        plan_table(config.name, each)
+
+
+@app.command()
 def methods(
     backbone: Annotated[str, typer.Option(help="A timm name: what the sizes and counts are for.")] = (
         "vit_base_patch16_224"

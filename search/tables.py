@@ -96,6 +96,31 @@ def scatter(points: Sequence[tuple[float, float]], width: int = 60, height: int 
     return "\n".join(line.rstrip() for line in lines) + "\n" + axis
 
 
+def plan_table(name: str, plan: Mapping[str, Any]) -> None:
+    """Print what a search would cost."""
+    total = {key: sum(stage[key] for stage in plan["stages"]) for key in ("trials", "R", "seconds")}
+    rows = [*plan["stages"], {"stage": "all, one after the other"} | total]
+    table(
+        ("stage", "trials#", "R#", "time#"),
+        [(row["stage"], f"{row['trials']:,}", f"{row['R']:.1f}", duration(row["seconds"])) for row in rows],
+        title=f"{name}: at most",
+    )
+    params = plan["params"]
+    span = f"{params['smallest']:,} to {params['largest']:,} parameters"
+    budget = "no budget" if params["budget"] is None else f"budget {params['budget']:,}"
+    console.print(f"1 R: one training run at full epochs, {duration(plan['R_seconds'])} on one worker of this machine")
+    console.print(f"designs: {plan['designs']:,}, of {span}; {budget}")
+    console.print(f"backbone: {plan['flops'] / 1e9:.2f} GFLOPs for an image; disk: {plan['disk'] / 1e9:.2f} GB")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would use."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def outcome_table(outcomes: Sequence[Mapping[str, Any]]) -> None:
     """Print retrained designs: accuracy on val and test, and parameters."""
     rows = []

@@ -173,6 +173,15 @@ def test_nothing_waits_for_running_trials(designs: list[Design]):
     assert parents([running[0], *best, *running[3:]], designs) == {1, 2}
 
 
+def test_a_place_is_that_of_the_trials_number_also_where_a_later_trial_has_its_design_first(designs: list[Design]):
+    study = new_study(EvolutionSampler(PLAIN, Budget(), 0, STEPS))
+    study.add_trials([trial_of(design, 0, 0) for design in designs[:5]])
+    trials = [study.ask(), study.ask()]
+    mutant, stranger = (PLAIN.suggest(trial, Budget()) for trial in reversed(trials))
+    assert min(distance(mutant, design) for design in designs[:5]) == 1
+    assert min(distance(stranger, design) for design in [mutant, *designs[:5]]) > 1
+
+
 def test_failed_and_pruned_trials_keep_their_places_but_are_no_parents(designs: list[Design]):
     trials = [trial_of(design, 0, 0) for design in designs[:2]]
     trials += [trial_of(design, state=TrialState.FAIL) for design in designs[2:4]]

@@ -1,0 +1,58 @@
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pytest
+
+from petlas.search import plan as plan_module
+from petlas.search.config import RunConfig
+from petlas.search.plan import plan
+from petlas.search.tables import duration, plan_table
+
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward pass of 0.01 s and a step of 0.03 s per image."""
+    monkeypatch.setattr(plan_module, "_measure", lambda session: (0.01, 0.03, 10**9, 3 * 32 * 32))
+
+
+def test_a_search_by_trials_costs_at_most_one_run_for_each(make: Make) -> None:
+    found = plan(make(search={"trials": 7}, train={"epochs": 10}, protocol={"retrain_seeds": 2}))
+    one = 10 * (800 * 0.03 + 200 * 0.01)
+    assert found.R_seconds == pytest.approx(one)
+    assert [(s.stage, s.trials, s.R) for s in found.stages[:1]] == [("baselines and search", 7, 7.0)]
+    retrain = found.stages[1]
+    assert retrain.seconds == pytest.approx(2 * (10 * 1000 * 0.03 + 797 * 0.01), abs=0.1)
+    assert found.designs == 9
+    assert found.params == {"smallest": 0, "largest": 2 * 4 * 128 * 2, "budget": None}
+    assert found.disk >= 1797 * 3 * 32 * 32
+
+
+def test_a_one_shot_search_costs_its_supernet_its_scores_and_its_finalists(make: Make) -> None:
+    search = {"scores": 50, "finalists": 2, "ranking_check": 3, "baselines": False}
+    for settings, passes in (({"sampling": "single"}, 1), ({"sampling": "sandwich", "random": 2}, 4)):
+        supernet = {"epochs": 20, "warmup_epochs": 0} | settings
+        found = plan(make(strategy="supernet", supernet=supernet, search=search, train={"epochs": 10}))
+        seconds = {stage.stage: stage.seconds for stage in found.stages}
+        assert seconds["supernet"] == pytest.approx(20 * 800 * 0.03 * passes)
+        assert seconds["scores"] == pytest.approx(50 * 200 * 0.01)
+        assert seconds["baselines and finalists"] == pytest.approx(5 * found.R_seconds)
+
+
+def test_the_measurement_is_of_this_backbone_and_restores_the_threads(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    found = plan(make())
+    assert found.R_seconds > 0
+    # Per token and block 2 * 12 D^2, and attention 4 N D, for 5 tokens of 128 channels in 6 blocks; plus 4 patches.
+    assert found.flops == 5 * 6 * (24 * 128**2 + 4 * 5 * 128) + 4 * 2 * 3 * 16 * 16 * 128
+
+
+def test_the_table_has_the_sum_and_times_in_readable_units(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    plan_table("run", asdict(plan(make())))
+    shown = capsys.readouterr().out
+    assert "all, one after the other" in shown
+    assert "1 R: one training run" in shown
+    assert [duration(s) for s in (5, 119, 120, 7200, 200_000)] == ["5 s", "119 s", "2.0 min", "2.0 h", "2.3 days"]
