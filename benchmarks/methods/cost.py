@@ -1,0 +1,58 @@
+"""What each method costs on ViT-B/16: parameters, and the time of a training step beside linear probing.
+
+    python benchmarks/methods/cost.py > benchmarks/methods/cost.md
+
+Default sizes, 224 px, 10 classes, random weights. Steps of a method and of linear probing alternate in one process, and
+the ratio is the median over the rounds: machines differ, ratios less so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from petlas.petl import METHODS, Design, apply, count_params, get_method, load_backbone, remove, shape_of
+
+
+def step(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Seconds of one forward and backward pass."""
+    start = time.perf_counter()
+    F.cross_entropy(model(images), labels).backward()
+    seconds = time.perf_counter() - start
+    model.zero_grad()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="vit_base_patch16_224")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--methods", nargs="*", default=[name for name in METHODS if name != "full"])
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    linear, model = (load_backbone(args.backbone, pretrained=False, num_classes=10) for _ in range(2))
+    shape = shape_of(model)
+    apply(linear, Design()).train()
+    height, width = model.patch_embed.img_size
+    images, labels = torch.randn(args.batch, 3, height, width), torch.zeros(args.batch, dtype=torch.long)
+    print("| method | size | parameters | share of the backbone | mergeable | step / linear probing |")
+    print("|---|---|---|---|---|---|")
+    for name in args.methods:
+        method = get_method(name)
+        design = Design.of(method.baseline(shape, method.default_size))
+        apply(model, design).train()
+        ratios = [step(model, images, labels) / step(linear, images, labels) for _ in range(args.rounds + 1)][1:]
+        remove(model)
+        params, size = count_params(design, shape), "-" if method.default_size is None else method.default_size
+        share, merges = f"{100 * params / shape.params:.3f}%", "yes" if method.mergeable else "no"
+        print(f"| {name} | {size} | {params:,} | {share} | {merges} | {median(ratios):.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
