@@ -203,6 +203,7 @@ def shape_of(model: nn.Module) -> BackboneShape:
         patch=model.patch_embed.patch_size,
         grid=model.patch_embed.grid_size,
         prefix_tokens=model.num_prefix_tokens,
+        layer_scale=any(hasattr(block.ls1, "gamma") for block in model.blocks),
         layers=tuple(layers),
         params=sum(p.numel() for path, p in model.named_parameters() if not path.startswith(("petl.", "head."))),
     )

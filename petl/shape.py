@@ -16,6 +16,11 @@ class Layer:
     outputs: int
     bias: bool
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The paths of its weight and, where it has one, its bias."""
+        return (f"{self.path}.weight", f"{self.path}.bias")[: 1 + self.bias]
+
 
 @dataclass(frozen=True)
 class BackboneShape:
@@ -28,6 +33,7 @@ class BackboneShape:
         patch: Height and width of a patch in pixels.
         grid: Rows and columns of patches.
         prefix_tokens: Class and register tokens in front of the patches.
+        layer_scale: Whether the blocks scale their branches by learned vectors, `ls1.gamma` and `ls2.gamma`.
         layers: Every layer from the patch embedding to the last norm, in order; the head is excluded.
         params: Parameters of the whole backbone, head excluded.
     """
@@ -38,6 +44,7 @@ class BackboneShape:
     patch: tuple[int, int]
     grid: tuple[int, int]
     prefix_tokens: int
+    layer_scale: bool
     layers: tuple[Layer, ...]
     params: int
 
@@ -46,6 +53,10 @@ class BackboneShape:
         if block is None:
             return self.layers
         return tuple(layer for layer in self.layers if layer.path.startswith(f"blocks.{block}."))
+
+    def attention_width(self, block: int | None) -> int:
+        """Channels of the keys of a block, over all heads: a third of its fused q, k and v."""
+        return self.layer(f"blocks.{block}.attn.qkv").outputs // 3
 
     def layer(self, path: str) -> Layer:
         """The layer at a path such as `blocks.0.attn.qkv`."""

@@ -32,7 +32,7 @@ TESTED_TOGETHER = {
 }
 """Modules without a test file of their own: other tests of their room cover them."""
 
-ACROSS = {"petl": {"conformance"}}
+ACROSS = {"petl": {"conformance", "counts"}}
 """Test files that hold for all modules of a folder, not for one."""
 
 

@@ -46,6 +46,7 @@ class Bare(nn.Module):
         model.patch_embed.register_forward_hook(lambda layer, args, output: output + self.vector)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         return self.model(x)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from petlas.petl.design import Placement
 from petlas.petl.methods.base import BlockMethod, Handle
-from petlas.petl.methods.bottleneck import Bottleneck, count_bottleneck
+from petlas.petl.methods.bottleneck import Bottleneck, add_to_output, count_bottleneck
 from petlas.petl.shape import BackboneShape
 
 
@@ -45,9 +45,4 @@ class Adapter(BlockMethod):
 
     def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
         """Behind `ls2`, the end of the MLP branch (LayerScale, or the identity)."""
-        yield block.get_submodule("ls2").register_forward_hook(partial(_add, module))
-
-
-def _add(bottleneck: nn.Module, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    added: Tensor = output + bottleneck(output)
-    return added
+        yield block.get_submodule("ls2").register_forward_hook(partial(add_to_output, module))

@@ -16,24 +16,25 @@ from petlas.petl.shape import BackboneShape
 class ParallelBranch(nn.Module):
     """A bottleneck beside the MLP: it reads the stream in front of norm2 and adds to the stream behind the block.
 
-    It works on a pair of hooks: one computes the branch where its input is at hand, the other adds it.
+    It works on a pair of hooks: one keeps the input, the other computes the branch and adds it.
     """
 
     def __init__(self, bottleneck: Bottleneck, scale: float) -> None:
         super().__init__()
         self.bottleneck = bottleneck
         self.scale = scale
-        self._branch: Tensor | None = None
+        self._input: Tensor | None = None
 
     def read(self, layer: nn.Module, args: tuple[Tensor]) -> None:
-        """Compute the branch from the un-normalised stream (B, N, D)."""
-        self._branch = self.scale * self.bottleneck(args[0])
+        """Keep the un-normalised stream (B, N, D)."""
+        self._input = args[0]
 
     def write(self, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         """Add the branch to the block's output, outside drop-path."""
-        branch, self._branch = self._branch, None
-        assert branch is not None
-        return output + branch
+        x, self._input = self._input, None
+        assert x is not None
+        added: Tensor = output + self.scale * self.bottleneck(x)
+        return added
 
 
 class AdaptFormer(BlockMethod):

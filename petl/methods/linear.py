@@ -17,6 +17,7 @@ class Linear(SubsetMethod):
     paper = "linear probing"
     sites = ("head",)
     in_blocks = False
+    through_backbone = False
     known_strong = True
 
     def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:

@@ -64,12 +64,13 @@ class VPT(Method):
             path = f"blocks.{placement.block}"
             prompts = module.get_submodule(path)
             assert isinstance(prompts, Prompts)
-            yield model.get_submodule(path).register_forward_pre_hook(partial(_exchange, before, prompts))
+            yield model.get_submodule(path).register_forward_pre_hook(partial(exchange, before, prompts))
             before = prompts
-        yield model.get_submodule("norm").register_forward_pre_hook(partial(_exchange, before, None))
+        yield model.get_submodule("norm").register_forward_pre_hook(partial(exchange, before, None))
 
 
-def _exchange(old: Prompts | None, new: Prompts | None, layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+def exchange(old: Prompts | None, new: Prompts | None, layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    """Hook in front of a layer: take the last tokens away, and put others in their place."""
     (x,) = args
     if old is not None:
         x = x[:, : x.shape[1] - old.active]

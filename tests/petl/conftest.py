@@ -195,11 +195,12 @@ class ByHand:
 
     def block(self, i: int, x: Tensor) -> Tensor:
         path = f"blocks.{i}"
-        x = x + self.attention(f"{path}.attn", self.norm(f"{path}.norm1", x)) * self.w.get(f"{path}.ls1.gamma", 1)
+        attended = self.attention(f"{path}.attn", self.norm(f"{path}.norm1", x)) * self.w.get(f"{path}.ls1.gamma", 1)
+        x = self.between(i, x + self.attn_branch(i, attended))
         hidden = self.linear(f"{path}.mlp.fc1", self.norm(f"{path}.norm2", x))
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
         branch = self.linear(f"{path}.mlp.fc2", hidden) * self.w.get(f"{path}.ls2.gamma", 1)
-        return x + self.branch(i, branch) + self.beside(i, x)
+        return self.behind(i, x + self.branch(i, branch) + self.beside(i, x))
 
     def embed(self, images: Tensor) -> Tensor:
         kernel = self.w["patch_embed.proj.weight"]
@@ -221,6 +222,18 @@ class ByHand:
     def after(self, path: str, z: Tensor, x: Tensor) -> Tensor:
         """Behind a layer with input x and output z."""
         return z
+
+    def attn_branch(self, i: int, o: Tensor) -> Tensor:
+        """At the end of the attention branch."""
+        return o
+
+    def between(self, i: int, x: Tensor) -> Tensor:
+        """On the stream between attention and MLP."""
+        return x
+
+    def behind(self, i: int, x: Tensor) -> Tensor:
+        """On the stream behind a block."""
+        return x
 
     def branch(self, i: int, m: Tensor) -> Tensor:
         """At the end of the MLP branch."""

@@ -185,7 +185,7 @@ def test_a_place_is_that_of_the_trials_number_also_where_a_later_trial_has_its_d
 def test_failed_and_pruned_trials_keep_their_places_but_are_no_parents(designs: list[Design]):
     trials = [trial_of(design, 0, 0) for design in designs[:2]]
     trials += [trial_of(design, state=TrialState.FAIL) for design in designs[2:4]]
-    trials += [trial_of(design, state=TrialState.PRUNED) for design in designs[4:6]]
+    trials += [trial_of(design, 1, 0, state=TrialState.PRUNED) for design in designs[4:6]]
     assert parents(trials[:-1], designs) == set()
     assert parents(trials, designs) == {0, 1}
 

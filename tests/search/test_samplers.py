@@ -179,9 +179,9 @@ def test_trials_of_other_stages_change_nothing(name: Any):
     budget, found = Budget(cost(DEEP.largest) // 3, cost), []
     for other in (name, "random"):
         study = new_study(make_sampler(other, DEEP, budget, 1, "score"))
-        run(study, DEEP, budget, 42, "score")
+        run(study, DEEP, budget, 40, "score")
         study.sampler = make_sampler(name, DEEP, budget, 5, "search")
-        found.append(run(study, DEEP, budget, 25, "search"))
+        found.append(run(study, DEEP, budget, 40, "search"))  # Two generations, with those that fail.
     assert found[0] == found[1]
 
 
@@ -202,6 +202,15 @@ def test_a_genetic_base_counts_enqueued_designs_of_its_stage_alone():
         study.enqueue_trial(DEEP.params(design), user_attrs={"stage": stage})
         run(study, DEEP, Budget(), 1)
     assert [trial.system_attrs.keys() == {"fixed_params"} for trial in study.trials] == [False, True]
+
+
+def test_a_sampler_may_serve_several_studies():
+    sampler = make_sampler("random", PLAIN, Budget(), seed=0)
+    for design in (PLAIN.smallest, PLAIN.largest):
+        study = new_study(sampler)
+        study.enqueue_trial(PLAIN.params(design))
+        run(study, PLAIN, Budget(), 1)
+        assert sampler.seen(study) == {design.key}
 
 
 def test_trials_are_known_by_their_parameters_before_they_have_a_key():

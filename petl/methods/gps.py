@@ -1,0 +1,163 @@
+"""GPS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from petlas.petl.backbone import shape_of
+from petlas.petl.design import DesignError, Placement
+from petlas.petl.methods.base import Batch, Elastic, Handle, Instead, Method, Tree
+from petlas.petl.shape import BackboneShape, Layer
+
+TEMPERATURE = 0.07
+
+
+class Entries(Elastic):
+    """Updates of K entries in each row of a weight (O, I), and of its bias if it has one, zero at the start.
+
+    `index` (O, K) says which entries, the best first; the weight itself is never written to.
+    """
+
+    axes = {"index": 1, "delta": 1}
+    index: Tensor
+
+    def __init__(self, layer: Layer, count: int) -> None:
+        super().__init__(count)
+        self.register_buffer("index", torch.arange(count, dtype=torch.int32).repeat(layer.outputs, 1))
+        self.delta = nn.Parameter(torch.zeros(layer.outputs, count))
+        self.bias = nn.Parameter(torch.zeros(layer.outputs)) if layer.bias else None
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """The layer's weight with the updates."""
+        rows = weight.flatten(1)
+        return rows.scatter_add(1, self.part("index").long(), self.part("delta")).view_as(weight)
+
+    @torch.no_grad()
+    def choose(self, gradient: Tensor) -> None:
+        """Take the entries with the largest gradient of each row."""
+        self.index.copy_(gradient.flatten(1).abs().topk(self.size).indices)
+
+
+class GPS(Method):
+    """Of each output's connections, the K with the largest gradients are trained, and the biases.
+
+    y = (W + dW) x + b + db, where dW is zero but for the chosen entries of each row of each linear layer and of the
+    patch embedding; only these are stored, by index and value, so that no decay or momentum can reach another entry.
+    Norms, tokens and position embeddings stay frozen. `size` is K. Count: K + 1 for each output of those layers, (9 L D
+    + D) (K + 1) for a plain ViT (167,424 for ViT-B/16 at K = 1). Zero-start; mergeable: W <- W + dW, b <- b + db.
+
+    `prepare` chooses: it sums the gradient of a supervised contrastive loss (temperature 0.07) over the training
+    images, each in two views, on the normalised features in front of the head; the views are random crops of 20 to
+    100% of the area, mirrored at random. Without it, the first K inputs of each row are taken. The public code's views
+    change colours, too; and it trains LayerScale's vectors, which here stay frozen. Source: Zhang et al.,
+    Gradient-based Parameter Selection, 2024.
+    """
+
+    name = "gps"
+    summary = "the connections with the largest gradients are trained"
+    paper = "GPS (Zhang et al., 2024)"
+    sites = ("patch_embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    size_means = "connections"
+    default_size = 1
+    zero_start = True
+    mergeable = True
+    in_backbone = True
+    replaces = "the frozen linear weights"
+    fits_task = True
+
+    def _layers(self, shape: BackboneShape, placements: Sequence[Placement]) -> Iterator[tuple[Layer, Placement]]:
+        return ((layer, p) for p in placements for layer in shape.layers_of(p.block) if layer.kind != "norm")
+
+    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+        """K entries, and a bias where there is one, for each output."""
+        return sum(layer.outputs * ((p.size or 0) + layer.bias) for layer, p in self._layers(shape, placements))
+
+    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Tree:
+        """The entries under each layer's path."""
+        tree = Tree()
+        for layer, placement in self._layers(shape, placements):
+            assert placement.size is not None
+            tree.add(layer.path, Entries(layer, placement.size))
+        return tree
+
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+        """In place of each layer's own product, so that there is one only."""
+        for shape, _ in self._layers(shape_of(model), placements):
+            layer, entries = model.get_submodule(shape.path), module.get_submodule(shape.path)
+            assert isinstance(entries, Entries)
+            yield Instead(layer, partial(_forward, entries, layer))
+
+    @torch.no_grad()
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
+        """Into each layer's weight and bias."""
+        for path, entries in module.named_modules():
+            if isinstance(entries, Entries):
+                layer = model.get_submodule(path)
+                weight = layer.get_parameter("weight")
+                weight.copy_(entries.weight(weight))
+                if entries.bias is not None:
+                    layer.get_parameter("bias").add_(entries.bias)
+
+    def prepare(
+        self, model: nn.Module, module: nn.Module, placements: Sequence[Placement], batches: Iterable[Batch]
+    ) -> None:
+        """Choose the entries by the gradients of one pass over the images."""
+        entries = {path: part for path, part in module.named_modules() if isinstance(part, Entries)}
+        weights = [model.get_parameter(f"{path}.weight") for path in entries]
+        frozen = [weight for weight in weights if not weight.requires_grad]
+        sums = [torch.zeros_like(weight) for weight in weights]
+        try:
+            for weight in frozen:
+                weight.requires_grad_(True)
+            for images, labels in batches:
+                loss = _contrast(model, torch.cat((_view(images), _view(images))), labels.repeat(2))
+                torch._foreach_add_(sums, torch.autograd.grad(loss, weights))
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+        for part, total in zip(entries.values(), sums, strict=True):
+            part.choose(total)
+
+    def check(self, shape: BackboneShape, placement: Placement) -> None:
+        """Beyond the common rules, refuse more connections than an output has."""
+        super().check(shape, placement)
+        for layer, _ in self._layers(shape, (placement,)):
+            inputs = layer.inputs * (math.prod(shape.patch) if layer.kind == "conv" else 1)
+            if (placement.size or 0) > inputs:
+                raise DesignError(
+                    f"gps takes at most the {inputs} connections of an output of {layer.path}, "
+                    f"got size={placement.size}"
+                )
+
+
+def _forward(entries: Entries, layer: nn.Module, x: Tensor) -> Tensor:
+    weight = entries.weight(layer.get_parameter("weight"))
+    bias = None if entries.bias is None else layer.get_parameter("bias") + entries.bias
+    return layer._conv_forward(x, weight, bias) if isinstance(layer, nn.Conv2d) else F.linear(x, weight, bias)
+
+
+def _view(images: Tensor) -> Tensor:
+    """A random crop of each image (B, 3, H, W), scaled to its size and mirrored at random."""
+    side, x, y, mirror = torch.rand(4, len(images)).to(images)
+    side = (0.2 + 0.8 * side).sqrt()
+    nought = torch.zeros_like(side)
+    rows = (side * (mirror - 0.5).sign(), nought, (1 - side) * (2 * x - 1), nought, side, (1 - side) * (2 * y - 1))
+    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _contrast(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The supervised contrastive loss of Khosla et al., 2020: images of one class attract, others repel."""
+    features = model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
+    features = F.normalize(features, dim=-1)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    likeness = (features @ features.T / TEMPERATURE).masked_fill(itself, -torch.inf)
+    alike = (labels[:, None] == labels) & ~itself
+    log_share = likeness.log_softmax(dim=-1).masked_fill(~alike, 0.0)
+    return -(log_share.sum(dim=-1) / alike.sum(dim=-1)).mean()
