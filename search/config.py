@@ -84,6 +84,19 @@ class BudgetConfig(_Group):
     params: Annotated[int, Field(ge=0)] | None = None
 
 
+class EvolutionConfig(_Group):
+    """How `sampler: evolution` varies designs: see `petlas.search.evolution.Evolution`."""
+
+    population: PositiveInt = 50
+    parents: PositiveInt = 10
+    mutations: Annotated[int, Field(ge=0)] = 25
+    crossovers: Annotated[int, Field(ge=0)] = 25
+    probability: Annotated[Number, Field(ge=0, le=1)] = 0.2
+    depth_probability: Annotated[Number, Field(ge=0, le=1)] = 0.4
+    by: Literal["dimension", "method", "block"] = "dimension"
+    late: bool = True
+
+
 class SearchConfig(_Group):
     """How many designs are tried and how they are drawn.
 
@@ -100,7 +113,8 @@ class SearchConfig(_Group):
     seconds: Positive | None = None
     sampler: Literal["tpe", "nsga2", "random", "evolution"] = "tpe"
     baselines: bool = True
-    scores: PositiveInt = 750
+    evolution: EvolutionConfig = EvolutionConfig()
+    scores: PositiveInt = 800
     finalists: PositiveInt = 5
     inherit: bool = False
     ranking_check: Annotated[int, Field(ge=0)] = 0
@@ -311,6 +325,10 @@ def _combination_faults(data: Yaml) -> list[Fault]:
     whole = epochs["train"]
     if whole is not None and grace is not None and grace > whole:
         faults.append(Fault("search.grace_epochs", grace, f"must be at most train.epochs = {whole}"))
+    evolution = _sound(SearchConfig, data.get("search"), "evolution")
+    if evolution is not None and evolution.mutations + evolution.crossovers > evolution.population:
+        rule = f"must be at least mutations + crossovers = {evolution.mutations + evolution.crossovers}"
+        faults.append(Fault("search.evolution.population", evolution.population, rule))
     if isinstance(name, str) and ("/" in name or name in ("", ".", "..")):
         faults.append(Fault("name", name, "must be a plain folder name; set the place with runs=FOLDER"))
     if isinstance(storage, str) and "://" not in storage:

@@ -22,7 +22,11 @@ _TRIES = 10  # NOAH's, for each child.
 
 @dataclass(frozen=True)
 class Evolution:
-    """How designs evolve; the defaults are NOAH's.
+    """How designs evolve. The numbers are NOAH's by default, crossover and mutation are not.
+
+    With each size from either parent, and mutation from a random block on, designs share their first blocks with
+    earlier ones, whose activations are kept: 45% of all blocks against 19% with NOAH's own (`NOAH`), at no measured
+    loss of quality in simulations on NOAH's space.
 
     Generation 0 is a population of random designs. Each later generation has as many: first the mutants, then the
     children of two, then random designs for what is left.
@@ -34,8 +38,8 @@ class Evolution:
         crossovers: Children of two parents in a generation.
         probability: The probability that mutation moves a size.
         depth_probability: The probability that it moves a depth, where the space has a depth rule.
-        by: What crossover takes from one parent as a whole: see `Space.crossover`.
-        generations: Generations after generation 0. The sampler itself goes on as long as it is asked.
+        by: What crossover takes from one parent as a whole, see `Space.crossover`; NOAH's is `method`.
+        late: Whether mutation leaves the blocks before a random one alone, see `Space.mutate`; not so in NOAH.
 
     Raises:
         SpaceError: When a value is out of its range.
@@ -47,11 +51,11 @@ class Evolution:
     crossovers: int = 25
     probability: float = 0.2
     depth_probability: float = 0.4
-    by: CrossoverUnit = "method"
-    generations: int = 15
+    by: CrossoverUnit = "dimension"
+    late: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("population", 1), ("parents", 1), ("mutations", 0), ("crossovers", 0), ("generations", 0)):
+        for name, least in (("population", 1), ("parents", 1), ("mutations", 0), ("crossovers", 0)):
             if getattr(self, name) < least:
                 raise SpaceError(f"{name} must be at least {least}, got {name}={getattr(self, name)}")
         for name in ("probability", "depth_probability"):
@@ -65,13 +69,8 @@ class Evolution:
         if self.by not in get_args(CrossoverUnit):
             raise SpaceError(f"crossover is by one of {', '.join(get_args(CrossoverUnit))}, got by={self.by!r}")
 
-    @property
-    def designs(self) -> int:
-        """How many designs all generations have: 800 as in NOAH, whose last 50 are scored in vain."""
-        return self.population * (1 + self.generations)
 
-
-NOAH = Evolution()
+NOAH = Evolution(by="method", late=False)
 """NOAH's settings."""
 
 
@@ -101,7 +100,7 @@ class EvolutionSampler(FeasibleSampler):
     """
 
     def __init__(
-        self, space: Space, budget: Budget, seed: int, evolution: Evolution = NOAH, stage: str | None = None
+        self, space: Space, budget: Budget, seed: int, evolution: Evolution = Evolution(), stage: str | None = None
     ) -> None:
         super().__init__(RandomSampler, space, budget, seed, stage)  # Random for parameters that are not the space's.
         self._evolution = evolution
@@ -130,8 +129,14 @@ class EvolutionSampler(FeasibleSampler):
         space, budget, evolution = self._space, self._budget, self._evolution
         if parents and place < evolution.mutations:
             parent = parents[rng.integers(len(parents))]
-            chance, depth_chance = evolution.probability, evolution.depth_probability
-            return space.mutate(parent, rng, budget, probability=chance, depth_probability=depth_chance)
+            return space.mutate(
+                parent,
+                rng,
+                budget,
+                probability=evolution.probability,
+                depth_probability=evolution.depth_probability,
+                late=evolution.late,
+            )
         if len(parents) > 1 and 0 <= place - evolution.mutations < evolution.crossovers:
             a, b = rng.choice(len(parents), size=2, replace=False)
             return space.crossover(parents[a], parents[b], rng, budget, by=evolution.by)

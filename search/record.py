@@ -225,7 +225,9 @@ class StudyRecord:
         return front
 
     def _running(self, number: int) -> FrozenTrial | None:
-        trial = next(t for t in self.trials() if t.number == number)
+        trial = self.storage.get_trial(
+            self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        )
         return trial if trial.state == TrialState.RUNNING else None
 
 

@@ -223,7 +223,7 @@ class FeasibleSampler(BaseSampler):
 
 
 def make_sampler(
-    name: Literal["tpe", "nsga2", "random", "evolution"],
+    name: Literal["tpe", "nsga2", "random"],
     space: Space,
     budget: Budget,
     seed: int,
@@ -232,7 +232,7 @@ def make_sampler(
     """The sampler of a search.
 
     Args:
-        name: `tpe`, `nsga2`, `random` or `evolution`.
+        name: `tpe`, `nsga2` or `random`.
         space: The space.
         budget: The hard budget.
         seed: The seed.
@@ -241,8 +241,6 @@ def make_sampler(
     Raises:
         SpaceError: When the name is unknown, or no design of the space fits the budget.
     """
-    from petlas.search.evolution import EvolutionSampler  # It is made of this module.
-
     # Optuna names what a genetic sampler keeps in a study after its class: stages must not share it.
     nsga2 = NSGAIISampler if stage is None else type(f"NSGAIISampler.{stage}", (NSGAIISampler,), {})
     bases: dict[str, Callable[..., BaseSampler]] = {
@@ -250,8 +248,6 @@ def make_sampler(
         "nsga2": partial(nsga2, population_size=_POPULATION),
         "random": RandomSampler,
     }
-    if name == "evolution":
-        return EvolutionSampler(space, budget, seed, stage=stage)
     if name not in bases:
-        raise SpaceError(f"a sampler is one of {', '.join(bases)}, evolution, got {name!r}")
+        raise SpaceError(f"a sampler is one of {', '.join(bases)}, got {name!r}")
     return FeasibleSampler(bases[name], space, budget, seed, stage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from itertools import islice
 
 from optuna.trial import FrozenTrial
 
@@ -27,13 +28,13 @@ class ScoreStage:
         self._session = session
         self._record: StudyRecord = session.record
         self._done = sum(_counts(trial) for trial in self._record.trials())
+        some = islice(session.space.designs(session.budget), self.config.search.scores)
+        self._wanted = sum(1 for _ in some)  # a small space has fewer designs than are to be scored
         self._running: set[int] = set()
 
     def exhausted(self) -> bool:
         """Whether no further design may be scored, beside those that are being scored."""
-        if self._done + len(self._running) >= self.config.search.scores:
-            return True
-        return self._session.sampler.exhausted(self._record.study)
+        return self._done + len(self._running) >= self._wanted
 
     def propose(self) -> Proposal:
         """The sampler's next design, written down as running."""

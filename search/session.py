@@ -21,9 +21,10 @@ from petlas.petl.design import Design
 from petlas.petl.tuning import count_params
 from petlas.search.baselines import baselines
 from petlas.search.config import RunConfig, space_of
+from petlas.search.evolution import Evolution, EvolutionSampler
 from petlas.search.halving import Halving
 from petlas.search.record import BASELINE, RANKING, SCORE, SEARCH, StudyRecord, design_of, row_of
-from petlas.search.samplers import make_sampler
+from petlas.search.samplers import FeasibleSampler, make_sampler
 from petlas.search.training import EpochResult
 from petlas.spaces import Budget, Space
 
@@ -62,6 +63,15 @@ class Stage(Protocol):
         """Take note of a trial's end, from its last epoch; None if it never finished one."""
 
 
+def _sampler(config: RunConfig, space: Space, budget: Budget, stage: str | None) -> FeasibleSampler:
+    """The sampler of a run, for the trials of a stage."""
+    search = config.search
+    if search.sampler == "evolution":
+        evolution = Evolution(**search.evolution.model_dump())
+        return EvolutionSampler(space, budget, config.seed, evolution, stage)
+    return make_sampler(search.sampler, space, budget, config.seed, stage)
+
+
 class Session:
     """The search of one run, from its start or from where its study stands: its stand-alone training trials.
 
@@ -83,8 +93,7 @@ class Session:
         self.budget = Budget(config.budget.params, self.cost)
         self.cost(self.space.largest)  # a method of the space that does not suit the backbone is refused here
         self.draws = config.strategy != "supernet"
-        stage = None if self.draws else SCORE
-        self.sampler = make_sampler(config.search.sampler, self.space, self.budget, config.seed, stage)
+        self.sampler = _sampler(config, self.space, self.budget, None if self.draws else SCORE)
         self.halving = Halving(config.train.epochs, config.search.reduction, config.search.grace_epochs)
 
     @cached_property

@@ -10,6 +10,7 @@ import numpy as np
 
 from petlas.petl.design import Design
 from petlas.spaces.budget import Budget
+from petlas.spaces.dimension import DepthRule
 from petlas.spaces.draw import designs, draw, placed, repair
 from petlas.spaces.errors import SpaceError
 
@@ -31,18 +32,36 @@ def _neighbours(space: Space, point: Sequence[int], rng: np.random.Generator) ->
     return moves
 
 
+def _spans(space: Space, point: Sequence[int], cut: int) -> list[tuple[int, int]]:
+    """The range of each coordinate, where only what leaves the blocks before `cut` as they are may move."""
+    spans = []
+    for index, variable in enumerate(space.variables):
+        low, high = space.bounds(point, index)
+        if isinstance(variable, DepthRule):
+            before = sum(d.method == variable.method and (d.block or 0) < cut for d in space.dimensions)
+            low = bisect_left(variable.depths, before)
+            fixed = point[index] < low
+        else:
+            fixed = cut > 0 and (variable.block is None or variable.block < cut)
+        spans.append((point[index], point[index]) if fixed else (low, high))
+    return spans
+
+
 def _perturb(
-    space: Space, point: Sequence[int], rng: np.random.Generator, chance: Sequence[float]
+    space: Space,
+    point: Sequence[int],
+    rng: np.random.Generator,
+    chance: Sequence[float],
+    spans: Sequence[tuple[int, int]],
 ) -> tuple[list[int], set[int]]:
-    """The point with coordinates moved to another value, each with its chance and at least one; and which ones."""
-    spans = [space.bounds(point, i) for i in range(len(point))]
+    """The point with coordinates moved within their spans, each with its chance and at least one; and which ones."""
     movable = [i for i, (low, high) in enumerate(spans) if low < high]
     if not movable:
         return list(point), set()
     moved = {i for i in movable if rng.random() < chance[i]} or {int(rng.choice(movable))}
     # Blocks that a new depth reaches get a random size; settling takes it back from those still beyond the depth.
-    fresh = draw(space, rng)
-    values = [new if old == high == 0 else old for new, old, (_, high) in zip(fresh, point, spans, strict=True)]
+    fresh, bounds = draw(space, rng), [space.bounds(point, i) for i in range(len(point))]
+    values = [new if old == high == 0 else old for new, old, (_, high) in zip(fresh, point, bounds, strict=True)]
     for i in moved:
         low, high = spans[i]
         values[i] = int(rng.integers(low, high))
@@ -58,6 +77,7 @@ def mutate(
     *,
     probability: float = 0.2,
     depth_probability: float | None = None,
+    late: bool = False,
 ) -> Design:
     """Another design near the given one, within the budget.
 
@@ -72,6 +92,8 @@ def mutate(
         budget: The hard budget.
         probability: The probability that a size moves; at least one always does.
         depth_probability: The probability that a depth moves (NOAH: 0.4); None is the same probability.
+        late: Whether a block is drawn before which nothing moves: designs that are scored one after the other then
+            share what their first blocks compute.
 
     Raises:
         SpaceError: When the design is not in the space, or no design fits the budget.
@@ -79,9 +101,12 @@ def mutate(
     start = list(space.point(design))
     depths = probability if depth_probability is None else depth_probability
     chance = [depths] * len(space.rules) + [probability] * len(space.dimensions)
+    blocks = 1 + max((d.block or 0 for d in space.dimensions), default=0)
     for _ in range(_TRIES):
-        changed, moved = _perturb(space, start, rng, chance)
-        point = repair(space, changed, rng, budget, keep=moved)
+        spans = _spans(space, start, int(rng.integers(blocks)) if late else 0)
+        changed, moved = _perturb(space, start, rng, chance, spans)
+        fixed = {i for i, (low, high) in enumerate(spans) if low == high}
+        point = repair(space, changed, rng, budget, keep=moved | fixed if late else moved)
         if point != start:
             return space.at(point)
     for index, value in _neighbours(space, start, rng):

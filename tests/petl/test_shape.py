@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -83,3 +85,17 @@ def test_another_image_size_changes_the_grid_and_the_position_embeddings_only():
 def test_the_shape_of_something_else_is_refused():
     with pytest.raises(BackboneError, match="must be a plain pre-norm timm VisionTransformer"):
         shape_of(torch.nn.Linear(2, 2))
+
+
+def test_a_layer_names_its_parameters():
+    shape = shape_by_name("vit_base_patch16_224")
+    assert shape.layer("norm").parameters == ("norm.weight", "norm.bias")
+    assert replace(shape.layer("norm"), bias=False).parameters == ("norm.weight",)
+
+
+@pytest.mark.parametrize(("kind", "scaled"), [("plain", False), ("dinov2", True)])
+def test_layer_scale_and_the_width_of_the_attention_are_those_of_the_blocks(kind, scaled, make):
+    model = make(kind)
+    shape = shape_of(model)
+    assert shape.layer_scale is scaled
+    assert shape.attention_width(1) == model.blocks[1].attn.attn_dim

@@ -70,6 +70,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(write: Write) -> None:
         ("search.sampler=tep", "search.sampler", "tep", "'tpe', 'nsga2', 'random' or 'evolution'"),
         ("search.baselines=1", "search.baselines", 1, "valid boolean"),
         ("strategy=supernets", "strategy", "supernets", "'auto', 'trials' or 'supernet'"),
+        ("search.evolution.population=9", "search.evolution.population", 9, "at least mutations + crossovers = 50"),
         ("supernet.sampling=sandwhich", "supernet.sampling", "sandwhich", "'single' or 'sandwich'"),
         ("supernet={epochs: 3, warmup_epochs: 3}", "supernet.warmup_epochs", 3, "less than supernet.epochs = 3"),
         ("budget.params=-1", "budget.params", -1, "greater than or equal to 0"),

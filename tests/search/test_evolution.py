@@ -11,6 +11,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from petlas.petl.design import Design
+from petlas.search.config import EvolutionConfig, load_config
 from petlas.search.evolution import NOAH, Evolution, EvolutionSampler
 from petlas.search.samplers import FeasibleSampler, SpaceExhausted, make_sampler
 from petlas.spaces import Budget, Space, SpaceError
@@ -115,13 +116,19 @@ def test_designs_are_distinct_and_within_the_budget(
     assert all(budget.allows(design) and design in space for design in found)
 
 
-def test_noahs_fifteen_generations_score_800_designs():
-    assert Evolution(50, 10, 25, 25, 0.2, 0.4, "method", 15) == NOAH
-    assert NOAH.designs == 800
+def test_noahs_settings_are_those_of_its_code():
+    assert Evolution(50, 10, 25, 25, 0.2, 0.4, "method", False) == NOAH
+
+
+def test_the_settings_of_a_run_are_the_samplers():
+    assert Evolution(**EvolutionConfig().model_dump()) == Evolution()
+    config = load_config("noah")
+    assert Evolution(**config.search.evolution.model_dump()) == NOAH
+    assert config.search.scores == 800  # 50 designs and 15 generations of 50
 
 
 def test_a_generation_is_mutants_then_children_of_two_then_random_designs(designs: list[Design]):
-    evolution = Evolution(population=12, parents=3, mutations=5, crossovers=4, probability=0)
+    evolution = Evolution(12, 3, 5, 4, probability=0, by="method")
     good, trials = designs[:3], [trial_of(design, i < 3, 0) for i, design in enumerate(designs)]
     for place in range(12):
         children = proposals(trials, evolution)
@@ -241,7 +248,7 @@ def test_evolution_beats_random_designs():
 
 
 def test_random_designs_come_where_variation_gives_nothing_new(designs: list[Design]):
-    twins = Evolution(population=12, parents=2, mutations=0, crossovers=12)
+    twins = Evolution(population=12, parents=2, mutations=0, crossovers=12, by="method")
     near = PLAIN.design([0] * 11 + [1]), PLAIN.design([0] * 10 + [1, 0])  # Whose children are the two themselves.
     trials = [trial_of(design, design in near, 0) for design in [*near, *designs[1:11]]]
     assert all(min(distance(child, design) for design in near) > 1 for child in proposals(trials, twins))

@@ -12,10 +12,19 @@ from optuna.samplers import BaseSampler, BruteForceSampler, NSGAIIISampler, NSGA
 from optuna.trial import TrialState, create_trial
 
 from petlas.petl.design import Design
+from petlas.search.evolution import EvolutionSampler
 from petlas.search.samplers import FeasibleSampler, PrunedAwareTPE, SpaceExhausted, make_sampler
 from petlas.spaces import Budget, Space, SpaceError
 
 NAMES = ("tpe", "nsga2", "random", "evolution")
+
+
+def sampler_of(name: str, space: Space, budget: Budget, seed: int, stage: str | None = None) -> FeasibleSampler:
+    if name == "evolution":
+        return EvolutionSampler(space, budget, seed, stage=stage)
+    return make_sampler(name, space, budget, seed, stage)  # type: ignore[arg-type]
+
+
 SIZES = {"blocks": "all", "sizes": [0, 1, 5, 10]}
 PLAIN = Space.from_dict({"methods": {"lora": SIZES, "adapter": SIZES}}, 6)
 DEEP = Space.from_dict({"methods": {"lora": SIZES, "adapter": SIZES}, "depth": {"lora": [2, 4, 6]}}, 6)
@@ -102,7 +111,7 @@ def test_our_tpe_proposes_what_stock_tpe_does_where_that_works():
 @pytest.mark.parametrize("space", [PLAIN, DEEP])
 def test_a_hundred_trials_are_distinct_and_within_the_budget(name: Any, space: Space):
     budget = Budget(cost(space.largest) // 3, cost)
-    study = new_study(make_sampler(name, space, budget, seed=0))
+    study = new_study(sampler_of(name, space, budget, seed=0))
     designs = run(study, space, budget, 100)
     assert len({design.key for design in designs}) == 100
     assert all(budget.allows(design) and design in space for design in designs)
@@ -111,7 +120,7 @@ def test_a_hundred_trials_are_distinct_and_within_the_budget(name: Any, space: S
 def test_tpe_and_nsga2_learn():
     budget, last = Budget(cost(PLAIN.largest) // 2, cost), {}
     for name in ("tpe", "nsga2", "random"):
-        study = new_study(make_sampler(name, PLAIN, budget, seed=1))  # type: ignore[arg-type]
+        study = new_study(sampler_of(name, PLAIN, budget, seed=1))  # type: ignore[arg-type]
         last[name] = np.mean([accuracy(design) for design in run(study, PLAIN, budget, 80)[50:]])
     assert last["tpe"] > last["random"] + 0.2
     assert last["nsga2"] > last["random"] + 0.1
@@ -120,14 +129,14 @@ def test_tpe_and_nsga2_learn():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_seed_gives_the_same_proposals_also_after_an_interruption(name: Any):
     budget = Budget(cost(DEEP.largest) // 3, cost)
-    whole = run(new_study(make_sampler(name, DEEP, budget, seed=5)), DEEP, budget, 40)
+    whole = run(new_study(sampler_of(name, DEEP, budget, seed=5)), DEEP, budget, 40)
     study = new_study(None)
     parts = []
     for trials in (33, 7):
-        study.sampler = make_sampler(name, DEEP, budget, seed=5)
+        study.sampler = sampler_of(name, DEEP, budget, seed=5)
         parts += run(study, DEEP, budget, trials)
     assert parts == whole
-    other = run(new_study(make_sampler(name, DEEP, budget, seed=6)), DEEP, budget, 5)
+    other = run(new_study(sampler_of(name, DEEP, budget, seed=6)), DEEP, budget, 5)
     assert other != whole[:5]
 
 
@@ -147,7 +156,7 @@ def test_a_small_space_is_searched_to_its_end(name: Any):
     budget = Budget(21, cost)
     feasible = {design.key for design in space.designs(budget)}
     assert 10 < len(feasible) < space.count()
-    sampler = make_sampler(name, space, budget, seed=0)
+    sampler = sampler_of(name, space, budget, seed=0)
     study = new_study(sampler)
     assert not sampler.exhausted(study)
     designs = run(study, space, budget, len(feasible) - 1)
@@ -161,7 +170,7 @@ def test_a_small_space_is_searched_to_its_end(name: Any):
 
 def test_interrupted_trials_do_not_count_and_waiting_ones_do():
     space = Space.from_dict({"methods": {"lora": {"blocks": [0], "sizes": [0, 1]}}}, 1)
-    sampler = make_sampler("random", space, Budget(), seed=0)
+    sampler = sampler_of("random", space, Budget(), seed=0)
     study = new_study(sampler)
     study.enqueue_trial({}, user_attrs={"key": space.smallest.key})
     trial = study.ask()  # The queued one.
@@ -178,9 +187,9 @@ def test_interrupted_trials_do_not_count_and_waiting_ones_do():
 def test_trials_of_other_stages_change_nothing(name: Any):
     budget, found = Budget(cost(DEEP.largest) // 3, cost), []
     for other in (name, "random"):
-        study = new_study(make_sampler(other, DEEP, budget, 1, "score"))
+        study = new_study(sampler_of(other, DEEP, budget, 1, "score"))
         run(study, DEEP, budget, 40, "score")
-        study.sampler = make_sampler(name, DEEP, budget, 5, "search")
+        study.sampler = sampler_of(name, DEEP, budget, 5, "search")
         found.append(run(study, DEEP, budget, 40, "search"))  # Two generations, with those that fail.
     assert found[0] == found[1]
 
@@ -190,14 +199,14 @@ def test_each_stage_may_have_every_design_once(name: Any):
     space = Space.from_dict({"methods": {"lora": {"blocks": "all", "sizes": [0, 1]}}}, 3)
     study = new_study(None)
     for stage in ("score", "search"):
-        sampler = study.sampler = make_sampler(name, space, Budget(), 0, stage)
+        sampler = study.sampler = sampler_of(name, space, Budget(), 0, stage)
         assert not sampler.exhausted(study)
         assert len({design.key for design in run(study, space, Budget(), 8, stage)}) == 8
         assert sampler.exhausted(study)
 
 
 def test_a_genetic_base_counts_enqueued_designs_of_its_stage_alone():
-    study = new_study(make_sampler("nsga2", DEEP, Budget(), 0, "search"))
+    study = new_study(sampler_of("nsga2", DEEP, Budget(), 0, "search"))
     for stage, design in (("search", DEEP.smallest), ("baseline", DEEP.largest)):
         study.enqueue_trial(DEEP.params(design), user_attrs={"stage": stage})
         run(study, DEEP, Budget(), 1)
@@ -205,7 +214,7 @@ def test_a_genetic_base_counts_enqueued_designs_of_its_stage_alone():
 
 
 def test_a_sampler_may_serve_several_studies():
-    sampler = make_sampler("random", PLAIN, Budget(), seed=0)
+    sampler = sampler_of("random", PLAIN, Budget(), seed=0)
     for design in (PLAIN.smallest, PLAIN.largest):
         study = new_study(sampler)
         study.enqueue_trial(PLAIN.params(design))
@@ -215,14 +224,14 @@ def test_a_sampler_may_serve_several_studies():
 
 def test_trials_are_known_by_their_parameters_before_they_have_a_key():
     space = Space.from_dict({"methods": {"lora": {"blocks": "all", "sizes": [0, 1]}}}, 3)
-    study = new_study(make_sampler("random", space, Budget(), seed=0))
+    study = new_study(sampler_of("random", space, Budget(), seed=0))
     assert len({space.suggest(study.ask(), Budget()).key for _ in range(8)}) == 8
 
 
 def test_other_parameters_of_a_trial_are_the_base_samplers():
     space = Space.from_dict({"methods": {"lora": {"blocks": [0], "sizes": [0, 1]}}}, 1)
     for name in NAMES:
-        study = new_study(make_sampler(name, space, Budget(), seed=0))  # type: ignore[arg-type]
+        study = new_study(sampler_of(name, space, Budget(), seed=0))  # type: ignore[arg-type]
         rates = set()
         for design in (space.smallest, space.largest):
             study.enqueue_trial(space.params(design))
@@ -262,7 +271,7 @@ def test_any_optuna_sampler_can_be_the_base():
 
 
 def test_wrong_arguments_are_refused_at_once():
-    with pytest.raises(SpaceError, match="one of tpe, nsga2, random, evolution, got 'bayes'"):
+    with pytest.raises(SpaceError, match="one of tpe, nsga2, random, got 'bayes'"):
         make_sampler("bayes", PLAIN, Budget(), 0)  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="raise the limit to at least 6"):
         make_sampler("tpe", DEEP, Budget(5, cost), 0)

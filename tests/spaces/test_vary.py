@@ -215,3 +215,30 @@ def test_a_space_of_one_design_has_no_mutant():
     rng = np.random.default_rng(0)
     assert space.mutate(space.smallest, rng, Budget()) == space.smallest
     assert space.project({}, rng, Budget(), {space.smallest.key}) is None
+
+
+@quick
+@given(cases(), SEEDS)
+def test_late_mutation_stays_within_and_changes_whenever_it_can(case: Case, seed: int):
+    rng, keys = np.random.default_rng(seed), {design.key for design in case.feasible}
+    for design in case.feasible[:: max(1, len(case.feasible) // 5)]:
+        mutant = case.space.mutate(design, rng, case.budget, late=True)
+        assert mutant.key in keys
+        assert (mutant != design) == (len(case.feasible) > 1)
+
+
+def test_late_mutants_share_about_half_of_the_blocks_with_their_parent():
+    space = Space.from_dict({"methods": {m: {"blocks": "all", "sizes": [0, 1, 5, 10]} for m in ("a", "b", "c")}}, 12)
+    rng = np.random.default_rng(0)
+
+    def shared(late: bool) -> float:
+        same = []
+        for _ in range(200):
+            parent = space.sample(rng, Budget())
+            child = space.mutate(parent, rng, Budget(), late=late)
+            changed = {p.block for p in set(parent.placements) ^ set(child.placements)}
+            same.append(min(block for block in changed if block is not None))
+        return float(np.mean(same)) / 12
+
+    assert shared(False) < 0.2
+    assert 0.4 < shared(True) < 0.65

@@ -79,9 +79,10 @@ def formulas(by_hand):
     return Formulas
 
 
-@both
 @grids
-@pytest.mark.parametrize(("options", "scale"), [({}, 1.0), ({"scale": 0.1, "identity": True}, 0.1)])
+@pytest.mark.parametrize(
+    ("name", "options", "scale"), [("convpass", {}, 1.0), ("convpass_attn", {"scale": 0.1, "identity": True}, 0.1)]
+)
 def test_logits_and_gradients_are_those_of_the_formula(
     name, kind, arguments, grid, options, scale, tuned, formulas, same_as_by_hand
 ):

@@ -168,3 +168,10 @@ def test_more_connections_than_an_output_has_are_refused(make):
     ):
         get_method("gps").check(shape, Placement("gps", None, 193))
     assert 3 * 16 * 16 > 193
+
+
+def test_beside_a_method_that_reads_the_frozen_weights_it_is_refused(make):
+    model = make("gap")
+    design = Design.of([*WHOLE.placements, Placement("dora", 0, 2)])
+    with pytest.raises(DesignError, match="replace the frozen linear weights, got gps and dora; keep one"):
+        apply(model, design)
