@@ -3,12 +3,14 @@
     python benchmarks/methods/cost.py > benchmarks/methods/cost.md
 
 Default sizes, 224 px, 10 classes, random weights. Steps of a method and of linear probing alternate in one process, and
-the ratio is the median over the rounds: machines differ, ratios less so.
+the ratio is the median over the rounds: machines differ, ratios less so. PPT (V-PETL Bench, 2024) weighs an accuracy by
+exp(-log10(parameters / 10^7 + 1)): the column gives that weight.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from statistics import median
 
@@ -41,8 +43,8 @@ def main() -> None:
     apply(linear, Design()).train()
     height, width = model.patch_embed.img_size
     images, labels = torch.randn(args.batch, 3, height, width), torch.zeros(args.batch, dtype=torch.long)
-    print("| method | size | parameters | share of the backbone | mergeable | step / linear probing |")
-    print("|---|---|---|---|---|---|")
+    print("| method | size | parameters | share of the backbone | PPT weight | mergeable | step / linear probing |")
+    print("|---|---|---|---|---|---|---|")
     for name in args.methods:
         method = get_method(name)
         design = Design.of(method.baseline(shape, method.default_size))
@@ -51,7 +53,10 @@ def main() -> None:
         remove(model)
         params, size = count_params(design, shape), "-" if method.default_size is None else method.default_size
         share, merges = f"{100 * params / shape.params:.3f}%", "yes" if method.mergeable else "no"
-        print(f"| {name} | {size} | {params:,} | {share} | {merges} | {median(ratios):.2f} |", flush=True)
+        weight = math.exp(-math.log10(params / 1e7 + 1))
+        print(
+            f"| {name} | {size} | {params:,} | {share} | {weight:.3f} | {merges} | {median(ratios):.2f} |", flush=True
+        )
 
 
 if __name__ == "__main__":
