@@ -313,7 +313,7 @@ def _space_fault(space: Any, text: str) -> Fault:
 
 def _combination_faults(data: Yaml) -> list[Fault]:
     """What cannot be together, among the settings that are sound on their own."""
-    groups = {"train": TrainConfig, "supernet": SupernetConfig}
+    groups: dict[str, type[_Group]] = {"train": TrainConfig, "supernet": SupernetConfig}
     epochs = {name: _sound(group, data.get(name), "epochs") for name, group in groups.items()}
     grace = _sound(SearchConfig, data.get("search"), "grace_epochs")
     name, storage = data.get("name"), data.get("storage")

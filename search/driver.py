@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.record import design_of
-from petlas.search.run_folder import opened, write_text
+from petlas.search.run_folder import clear_checkpoints, opened, write_text
 from petlas.search.scores import ScoreStage, enqueue_finalists
 from petlas.search.session import Session, Stage
 from petlas.search.supernet import SupernetRun
@@ -57,6 +57,7 @@ def search(config: RunConfig) -> FrozenTrial | None:
         except KeyboardInterrupt:
             record.recover()
             raise
+        clear_checkpoints(folder)
         best = record.best()
         if best is not None:
             _hand_over(design_of(best), folder / "best")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from petlas.petl.tuning import count_params
 from petlas.search.card import model_card
 from petlas.search.config import RunConfig
 from petlas.search.record import BASELINE, StudyRecord, design_of, row_of
-from petlas.search.run_folder import RunError, opened, write_json, write_text
+from petlas.search.run_folder import CHECKPOINTS, RunError, clear_checkpoints, opened, write_json, write_text
 from petlas.search.training import TrainingRun, open_run_task
 
 log = logging.getLogger("petlas")
@@ -117,7 +118,8 @@ def _measure(
     numbers = [config.seed + i for i in range(seeds)]
     tests = []
     for seed in numbers:
-        run = TrainingRun(config, design, seed, train_split="trainval", val_split=None)
+        start = time.perf_counter()
+        run = TrainingRun(config, design, seed, "trainval", None, checkpoints=config.folder / CHECKPOINTS)
         while not run.finished:
             result = run.epoch()
             if not math.isfinite(result.loss):
@@ -126,9 +128,11 @@ def _measure(
         test = run.test()
         if not math.isfinite(test):
             raise RuntimeError(f"retraining {name} with seed {seed} diverged in the last epoch; lower train.lr")
-        log.info("retrained %-12s seed %d  test %5.1f%%  %5.0f s", name, seed, 100 * test, result.seconds)
+        seconds = time.perf_counter() - start
+        log.info("retrained %-12s seed %d  test %5.1f%%  %5.0f s", name, seed, 100 * test, seconds)
         if keep is not None and seed == config.seed:
             keep(run.model, test)
         tests.append(test)
+    clear_checkpoints(config.folder)
     std = float(np.std(tests, ddof=1)) if seeds > 1 else 0.0
     return Outcome(name, design.to_dict(), params, val, float(np.mean(tests)), std, tests, numbers)

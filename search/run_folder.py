@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from filelock import FileLock, Timeout
 from petlas.search.config import ConfigError, RunConfig, dump_config, load_config
 
 log = logging.getLogger("petlas")
+
+CHECKPOINTS = "checkpoints"
+"""Where trainings are kept until their stage is over."""
 
 _CONFIG = "config.yaml"
 _MAY_CHANGE = ("name", "search.trials", "search.seconds", "protocol", "resources", "runs", "storage")
@@ -42,6 +46,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write plain data as indented JSON, whole or not at all."""
     write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove what was kept of trainings in a run folder: their results are written down."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from petlas.petl.design import Design
 from petlas.petl.supernet import Supernet
 from petlas.search.config import RunConfig
 from petlas.search.record import FINALIST, RANKING, SCORE
+from petlas.search.run_folder import CHECKPOINTS
 from petlas.search.scoring import ScoringRun
 from petlas.search.supernet import load_supernet
 from petlas.search.training import TrainingRun, Work
@@ -25,4 +26,4 @@ def open_work(config: RunConfig, design: Design, stage: str) -> Work:
         return ScoringRun(config, design)
     inherits = config.search.inherit and stage in (FINALIST, RANKING)
     initial = _supernet(config.model_dump_json()).inherited(design) if inherits else None
-    return TrainingRun(config, design, config.seed, initial=initial, checkpoints=config.folder / "checkpoints")
+    return TrainingRun(config, design, config.seed, initial=initial, checkpoints=config.folder / CHECKPOINTS)

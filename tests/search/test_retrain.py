@@ -17,7 +17,7 @@ from petlas.search.config import RunConfig
 from petlas.search.record import StudyRecord
 from petlas.search.retrain import choose, retrain, retrain_baselines
 from petlas.search.run_folder import RunError, opened
-from petlas.search.training import evaluate, load_split, pick_device
+from petlas.search.training import TrainingRun, evaluate, load_split, pick_device
 
 Make = Callable[..., RunConfig]
 Lora = Callable[..., Design]
@@ -30,6 +30,31 @@ def config(make: Make) -> RunConfig:
     config = make(train={"epochs": 1, "lr": 5e-3, "batch_size": 128})
     with opened(config):
         return config
+
+
+def test_retraining_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(
+    make: Make, lora: Lora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"train": {"epochs": 2, "batch_size": 250, "warmup_epochs": 0}}
+    whole = retrain(make(name="whole", **settings), lora(b0=1), seeds=2)
+    config = make(name="cut", **settings)
+    trained: list[int] = []
+    train_epoch = TrainingRun.train_epoch
+
+    def cut(run: TrainingRun) -> None:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(run.progress.epochs)
+        train_epoch(run)
+
+    monkeypatch.setattr(TrainingRun, "train_epoch", cut)
+    with pytest.raises(KeyboardInterrupt):
+        retrain(config, lora(b0=1), seeds=2)
+    assert len(list((config.folder / "checkpoints").iterdir())) == 2
+    trained[:] = [-3, -2]  # room for the one epoch that is left
+    assert retrain(config, lora(b0=1), seeds=2).tests == whole.tests
+    assert trained == [-3, -2, 1]
+    assert not (config.folder / "checkpoints").exists()
 
 
 @pytest.fixture
@@ -97,8 +122,10 @@ class Scripted:
 
     loss, accuracy = 1.0, 0.5
 
-    def __init__(self, config: RunConfig, design: Design, seed: int, **splits: Any) -> None:
-        assert splits == {"train_split": "trainval", "val_split": None}
+    def __init__(
+        self, config: RunConfig, design: Design, seed: int, train_split: str, val_split: None, checkpoints: Path
+    ) -> None:
+        assert (train_split, val_split, checkpoints) == ("trainval", None, config.folder / "checkpoints")
         self.model, self.finished, self.seed = None, False, seed
 
     def epoch(self) -> training_module.EpochResult:

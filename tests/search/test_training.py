@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -293,3 +294,33 @@ def test_results_hold_the_seconds_since_the_start(make: Make, lora: Lora, monkey
 def test_the_module_needs_no_ray() -> None:
     code = "import sys; import petlas.search.training, petlas.search.retrain; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_training_that_is_cut_off_goes_on_at_its_last_epoch_and_ends_as_if_it_had_not_been(
+    make: Make, lora: Lora, tmp_path: Path
+) -> None:
+    config = make(train={"epochs": 3, "batch_size": 400, "warmup_epochs": 1})
+    whole = TrainingRun(config, lora(b0=2), seed=1)
+    expected = [whole.epoch() for _ in range(3)]
+    cut = TrainingRun(config, lora(b0=2), seed=1, checkpoints=tmp_path)
+    first = cut.epoch()
+    again = TrainingRun(config, lora(b0=2), seed=1, checkpoints=tmp_path)
+    assert again.progress.epochs == 1
+    rest = [again.epoch(), again.epoch()]
+    assert [(r.epoch, r.loss, r.val) for r in (first, *rest)] == [(r.epoch, r.loss, r.val) for r in expected]
+    state = tuned_state_dict(whole.model)
+    assert all(torch.equal(value, state[key]) for key, value in tuned_state_dict(again.model).items())
+    ended = TrainingRun(config, lora(b0=2), seed=1, checkpoints=tmp_path)
+    assert ended.finished
+    assert (ended.epoch().epoch, ended.epoch().val) == (3, expected[-1].val)  # cut off before its end was written down
+
+
+def test_another_seed_split_or_design_does_not_take_up_a_training(make: Make, lora: Lora, tmp_path: Path) -> None:
+    config = make(train={"epochs": 2, "batch_size": 800})
+    TrainingRun(config, lora(b0=2), seed=1, checkpoints=tmp_path).epoch()
+    others = [
+        TrainingRun(config, lora(b0=2), seed=2, checkpoints=tmp_path),
+        TrainingRun(config, lora(b0=1), seed=1, checkpoints=tmp_path),
+        TrainingRun(config, lora(b0=2), 1, "trainval", None, checkpoints=tmp_path),
+    ]
+    assert [run.progress.epochs for run in others] == [0, 0, 0]
