@@ -10,11 +10,11 @@ from petlas.search.record import StudyRecord, row_of
 
 
 def as_json(record: StudyRecord) -> dict[str, Any]:
-    """The study as `petlas study --format json` prints it."""
+    """The study as `petlas study --format json` prints it; `ranking` only where scores can be checked."""
     best, ranking = record.best(), ranking_of(record)
-    return {
+    data: dict[str, Any] = {
         "trials": [asdict(row_of(t)) for t in record.trials()],
         "best": asdict(row_of(best)) if best else None,
         "pareto": [asdict(row_of(t)) for t in record.pareto()],
-        "ranking": asdict(ranking) if ranking else None,
     }
+    return data | ({"ranking": asdict(ranking)} if ranking else {})

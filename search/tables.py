@@ -50,7 +50,7 @@ def study_table(study: Mapping[str, Any], val_images: int | None) -> None:
     ]
     table(("trial#", "state", "stage", "val %#", "params#", "epochs#", "seconds#", "design"), rows)
     console.print("* on the Pareto front of accuracy and parameters", style="dim")
-    if study["ranking"] is not None:
+    if "ranking" in study:
         ranking_lines(study["ranking"])
     if best is None:
         console.print("no trial has come to its end yet")

@@ -257,7 +257,7 @@ def test_the_json_of_a_study_has_every_trial_the_best_and_the_front(record: Stud
     begin(record, lora(b0=1, b5=1))
     record.enqueue(lora(b5=2), 5, "baseline", 4, {})
     data: dict[str, Any] = as_json(record)
-    assert set(data) == {"trials", "best", "pareto", "ranking"}
+    assert set(data) == {"trials", "best", "pareto"}
     assert all(set(row) == ROW for row in data["trials"])
     assert [row["number"] for row in data["trials"]] == [0, 1, 2, 3, 4]
     assert [row["state"] for row in data["trials"]] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"]
@@ -279,7 +279,7 @@ def test_the_json_of_a_study_has_every_trial_the_best_and_the_front(record: Stud
 
 
 def test_an_empty_study_has_no_best(record: StudyRecord) -> None:
-    assert as_json(record) == {"trials": [], "best": None, "pareto": [], "ranking": None}
+    assert as_json(record) == {"trials": [], "best": None, "pareto": []}
 
 
 def test_a_run_folder_that_was_renamed_keeps_its_trials(tmp_path: Path, lora: Lora) -> None:
