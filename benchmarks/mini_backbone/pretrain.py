@@ -152,10 +152,9 @@ def main() -> None:
     parser.add_argument("--cliparts", type=Path, required=True, help="the folder png of Debian's openclipart-png")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=30_000, help="procedural images")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--init", type=Path, help="weights of an earlier round to go on from")
     parser.add_argument("--cache", type=Path, help="where the images and the teacher's tokens are kept between runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
@@ -163,8 +162,6 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     data, num_classes = load_collection(args.teacher, args.cliparts, args.images, args.cache)
     student = VisionTransformer(img_size=64, patch_size=16, **STUDENT)
-    if args.init:
-        student.load_state_dict(load_file(str(args.init)))
     heads = make_heads(student.embed_dim, num_classes)
     pretrain(student, heads, data, args.epochs, args.batch, args.lr, args.out)
 
