@@ -11,20 +11,20 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Protocol
 
 from optuna.trial import TrialState
 
 from petlas.petl.backbone import shape_by_name
 from petlas.petl.design import Design
-from petlas.petl.tuning import count_params
 from petlas.search.baselines import baselines
-from petlas.search.config import RunConfig, space_of
+from petlas.search.config import RunConfig
 from petlas.search.evolution import Evolution, EvolutionSampler
 from petlas.search.halving import Halving
 from petlas.search.record import BASELINE, RANKING, SCORE, SEARCH, StudyRecord, design_of, row_of
 from petlas.search.samplers import FeasibleSampler, make_sampler
+from petlas.search.supernet import space_and_budget
 from petlas.search.training import EpochResult
 from petlas.spaces import Budget, Space
 
@@ -88,9 +88,9 @@ class Session:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.shape = shape_by_name(config.backbone.name, config.backbone.img_size)
-        self.space = Space.from_dict(space_of(config), self.shape.depth, backbone=self.shape.name)
-        self.cost: Callable[[Design], int] = lru_cache(maxsize=4096)(lambda design: count_params(design, self.shape))
-        self.budget = Budget(config.budget.params, self.cost)
+        self.space, self.budget = space_and_budget(config)
+        assert self.budget.cost is not None
+        self.cost: Callable[[Design], int] = self.budget.cost
         self.cost(self.space.largest)  # a method of the space that does not suit the backbone is refused here
         self.draws = config.strategy != "supernet"
         self.sampler = _sampler(config, self.space, self.budget, None if self.draws else SCORE)

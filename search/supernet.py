@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ def space_and_budget(config: RunConfig) -> tuple[Space, Budget]:
     """The run's space for its backbone, and the hard budget."""
     shape = shape_by_name(config.backbone.name, config.backbone.img_size)
     space = Space.from_dict(space_of(config), shape.depth, backbone=shape.name)
-    return space, Budget(config.budget.params, lambda design: count_params(design, shape))
+    return space, Budget(config.budget.params, lru_cache(maxsize=4096)(lambda design: count_params(design, shape)))
 
 
 class SupernetRun(Learner):
