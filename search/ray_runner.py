@@ -125,12 +125,6 @@ class TrialWorker(tune.Trainable):
         done = math.isnan(result["val"]) or self.work is None or self.work.finished
         return result | {"params": self.config["params"], "done": done}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: a trial is short, and starts again after a crash."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing."""
-
 
 def _epoch_result(result: Mapping[str, Any] | None) -> EpochResult | None:
     if not result or not result.get("epoch"):
@@ -210,7 +204,12 @@ class RayRunner:
                     reuse_actors=True,
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
-                run_config=tune.RunConfig(name=config.name, storage_path=scratch, verbose=0),
+                run_config=tune.RunConfig(
+                    name=config.name,
+                    storage_path=scratch,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # training keeps its own
+                    verbose=0,
+                ),
             )
             tuner.fit()
 

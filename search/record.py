@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import IntDistribution, distribution_to_json
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import TrialParamModel, TrialUserAttributeModel
+from optuna.storages._rdb.models import (
+    BaseModel,
+    TrialModel,
+    TrialParamModel,
+    TrialUserAttributeModel,
+    TrialValueModel,
+)
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy import insert
+from sqlalchemy.orm import Session
 
 from petlas.petl.design import Design
 
@@ -70,6 +80,7 @@ class StudyRecord:
         self.study: Study = optuna.create_study(
             storage=self.storage, study_name=name, directions=DIRECTIONS, sampler=sampler, load_if_exists=True
         )
+        self._filled: dict[int, FrozenTrial] = {}  # what `fill` wrote, so that `finish` need not read it
 
     @classmethod
     def in_folder(
@@ -88,12 +99,24 @@ class StudyRecord:
             trial.set_user_attr(key, value)
 
     def begin(self, stage: str) -> FrozenTrial:
-        """Add a running trial of a stage, whose design is yet to be chosen."""
+        """Add a running trial of a stage, whose design is yet to be chosen.
+
+        It is written to Optuna's tables, and so are `fill` and `finish`: Optuna's own functions take one transaction
+        for each parameter and attribute, which costs more than scoring a design.
+        """
         trial = create_trial(state=TrialState.RUNNING, user_attrs={"stage": stage})
-        return self.storage.get_trial(self.storage.create_new_trial(self.study._study_id, trial))
+        trial.datetime_start = datetime.now()
+        model = TrialModel(study_id=self.study._study_id, state=trial.state, datetime_start=trial.datetime_start)
+        with self._writing() as session:
+            session.add(model)
+            session.flush()
+            model.number = trial.number = model.count_past_trials(session)
+            trial._trial_id = int(model.trial_id)
+            _insert(session, trial, TrialUserAttributeModel, _attribute_rows(trial.user_attrs))
+        return trial
 
     def fill(self, trial: FrozenTrial, design: Design, params: int, seed: int, choices: Mapping[str, Choice]) -> None:
-        """Write down what a trial of `begin` is, in one go: a trial of Optuna's would write each parameter on its own.
+        """Write down what a trial of `begin` is.
 
         Args:
             trial: The trial.
@@ -103,22 +126,18 @@ class StudyRecord:
             choices: Its Optuna parameters.
         """
         attributes = _attributes(design, params, trial.user_attrs["stage"], seed)
-        of = {"trial_id": trial._trial_id}
-        with _create_scoped_session(self.storage.scoped_session) as session:
-            session.execute(
-                insert(TrialUserAttributeModel),
-                [of | {"key": k, "value_json": json.dumps(v)} for k, v in attributes.items() if k != "stage"],
-            )
-            rows = [
-                of
-                | {
-                    "param_name": name,
-                    "param_value": float(value),
-                    "distribution_json": distribution_to_json(IntDistribution(0, high)),
-                }
-                for name, (value, high) in choices.items()
-            ]
-            session.execute(insert(TrialParamModel), rows)
+        trial.distributions = {name: IntDistribution(0, high) for name, (_, high) in choices.items()}
+        trial.params = {name: value for name, (value, _) in choices.items()}
+        rows = [
+            {"param_name": name, "param_value": float(value), "distribution_json": _as_json(trial.distributions[name])}
+            for name, value in trial.params.items()
+        ]
+        new = {key: value for key, value in attributes.items() if key not in trial.user_attrs}
+        with self._writing() as session:
+            _insert(session, trial, TrialUserAttributeModel, _attribute_rows(new))
+            _insert(session, trial, TrialParamModel, rows)
+        trial.user_attrs = attributes
+        self._filled[trial.number] = trial
 
     def enqueue(self, design: Design, params: int, stage: str, seed: int, fixed: Mapping[str, int]) -> bool:
         """Let a design be tried before new ones are drawn; a design that the study has already is left alone.
@@ -161,19 +180,34 @@ class StudyRecord:
 
         A trial that is finished already is left as it is.
         """
-        trial = self._running(number)
+        trial = self._filled.pop(number, None) or self._running(number)
         if trial is None:
             return
         epochs = max(epochs, *trial.intermediate_values, 0)
-        for key, value in {"epochs": epochs, "seconds": round(seconds, 2)}.items():
-            self.storage.set_trial_user_attr(trial._trial_id, key, value)
+        attributes: dict[str, Any] = {"epochs": epochs, "seconds": round(seconds, 2)}
         if val is None or not math.isfinite(val):
-            self.storage.set_trial_user_attr(trial._trial_id, "error", why or "the loss is not finite")
-            self.study.tell(number, state=TrialState.FAIL)
+            self._end(trial, TrialState.FAIL, attributes | {"error": why or "the loss is not finite"})
         elif complete:
-            self.study.tell(number, [val, float(trial.user_attrs["params"])])
+            self._end(trial, TrialState.COMPLETE, attributes, [val, float(trial.user_attrs["params"])])
         else:
-            self.study.tell(number, state=TrialState.PRUNED)
+            self._end(trial, TrialState.PRUNED, attributes)
+
+    def _end(
+        self, trial: FrozenTrial, state: TrialState, attributes: Mapping[str, Any], values: Sequence[float] = ()
+    ) -> None:
+        """What `Study.tell` does, with attributes, in one transaction."""
+        self.study.sampler.after_trial(self.study, trial, state, values or None)
+        finite = TrialValueModel.TrialValueType.FINITE
+        rows = [{"objective": i, "value": value, "value_type": finite} for i, value in enumerate(values)]
+        with self._writing() as session:
+            _insert(session, trial, TrialUserAttributeModel, _attribute_rows(attributes))
+            _insert(session, trial, TrialValueModel, rows)
+            model = TrialModel.find_or_raise_by_id(trial._trial_id, session)
+            model.state, model.datetime_complete = state, datetime.now()
+
+    def _writing(self) -> AbstractContextManager[Session]:
+        """One transaction."""
+        return _create_scoped_session(self.storage.scoped_session)
 
     def recover(self) -> int:
         """Mark trials that a dead search left RUNNING as FAIL, and queue those to be trained again.
@@ -225,9 +259,7 @@ class StudyRecord:
         return front
 
     def _running(self, number: int) -> FrozenTrial | None:
-        trial = self.storage.get_trial(
-            self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
-        )
+        trial = self.trials()[number]
         return trial if trial.state == TrialState.RUNNING else None
 
 
@@ -237,6 +269,19 @@ _ATTRIBUTES = ("design", "key", "params", "stage", "seed", "folds")
 def _attributes(design: Design, params: int, stage: str, seed: int) -> dict[str, Any]:
     values = (design.to_dict(), design.key, params, stage, seed, 1)
     return dict(zip(_ATTRIBUTES, values, strict=True))
+
+
+def _attribute_rows(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
+
+
+def _insert(session: Session, trial: FrozenTrial, table: type[BaseModel], rows: list[dict[str, Any]]) -> None:
+    """Add what belongs to a trial."""
+    if rows:
+        session.execute(insert(table), [{"trial_id": trial._trial_id} | row for row in rows])
+
+
+_as_json = cache(distribution_to_json)
 
 
 def is_trained(trial: FrozenTrial) -> bool:

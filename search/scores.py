@@ -42,11 +42,12 @@ class ScoreStage:
         trial = self._record.begin(SCORE)
         ranges = session.sampler.infer_relative_search_space(study, trial)
         design = session.space.of_params(session.sampler.sample_relative(study, trial, ranges))
+        params = session.cost(design)
         highs = zip(session.space.params(design).items(), session.space.highs, strict=True)
         choices = {name: (value, high) for (name, value), high in highs}
-        self._record.fill(trial, design, session.cost(design), self.config.seed, choices)
+        self._record.fill(trial, design, params, self.config.seed, choices)
         self._running.add(trial.number)
-        return Proposal(trial.number, design, session.cost(design), SCORE)
+        return Proposal(trial.number, design, params, SCORE)
 
     def on_epoch(self, number: int, result: EpochResult) -> bool:
         """A score is one epoch."""
