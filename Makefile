@@ -1,7 +1,8 @@
 # make demo  - set everything up and run a real search
-# make test  - set everything up and run the tests
+# make test  - set everything up and run the tests, JOBS at a time
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: demo test check clean
@@ -11,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/petlas retrain runs/demo --baselines
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 # Not part of the tests: style and types.
 check: $(VENV)/.installed-test

@@ -15,7 +15,7 @@ from petlas.petl.methods.base import Batch
 Criterion: TypeAlias = Literal["spt", "taylor", "fisher"]
 """`spt`: the sum over batches of the squared gradient of the batch's mean loss (SPT, He et al., 2023). `taylor`: the
 loss that setting the weight to zero would cost, to first order, |sum over batches of w g| (Molchanov et al., 2019).
-`fisher`: the mean over images of the squared gradient of the image's own loss, the empirical Fisher information."""
+`fisher`: the sum over images of the squared gradient of the image's own loss, the empirical Fisher information."""
 
 
 def sensitivities(

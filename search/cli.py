@@ -98,6 +98,50 @@ def search(
 
 
 @app.command()
+def score(
+    arguments: Configs,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Measure how sensitive the loss is to each weight, and give budgets to the most sensitive ones.
+
+    Writes sensitivity.json and sensitivity.png to each run folder, and sensitivity.html beside them to compare tasks.
+
+    Example: petlas score demo sensitivity.rule=proportional
+    """
+    from petlas.search.config import load_config
+
+    names, overrides = _split_arguments(arguments)
+    configs = [load_config(name, overrides) for name in names]
+    from petlas.search.run_folder import opened
+    from petlas.search.sensitivity import report_of
+    from petlas.search.tables import console, sensitivity_tables
+
+    reports = []
+    for config in configs:
+        with opened(config):
+            reports.append(report_of(config))
+        if format is Format.TABLE:
+            sensitivity_tables(asdict(reports[-1]))
+    try:
+        from petlas.search.heatmap import write_comparison, write_heat_map
+    except ImportError:
+        log.warning("no pictures: they need matplotlib; pip install 'petlas[report]'")
+    else:
+        for config, report in zip(configs, reports, strict=True):
+            write_heat_map(report, config.folder / "sensitivity.png")
+            if format is Format.TABLE:
+                console.print(f"wrote {config.folder / 'sensitivity.png'}")
+        if len(configs) > 1:
+            page = configs[0].folder.parent / "sensitivity.html"
+            write_comparison(reports, page)
+            if format is Format.TABLE:
+                console.print(f"wrote {page}")
+    if format is Format.JSON:
+        data = [asdict(report) for report in reports]
+        _print_json(data if len(data) > 1 else data[0])
+
+
+@app.command()
 def study(run: Run, format: FormatOption = Format.TABLE) -> None:
     """Show the trials of a run, its Pareto front and its best design.
 

@@ -107,12 +107,16 @@ class SearchConfig(_Group):
     With `strategy: supernet`, the sampler draws `scores` designs that are scored with inherited weights; the best
     `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from the backbone.
     `ranking_check` designs, spread over the scores, are trained too: they show how well scores rank designs.
+
+    With `seed_designs: sensitivity`, the first designs that are tried have sizes in proportion to the sensitivity of
+    the weights next to them.
     """
 
     trials: PositiveInt = 64
     seconds: Positive | None = None
     sampler: Literal["tpe", "nsga2", "random", "evolution"] = "tpe"
     baselines: bool = True
+    seed_designs: Literal["none", "sensitivity"] = "none"
     evolution: EvolutionConfig = EvolutionConfig()
     scores: PositiveInt = 800
     finalists: PositiveInt = 5
@@ -153,6 +157,29 @@ class SupernetConfig(_Group):
     balanced: bool = True
 
 
+class SensitivityConfig(_Group):
+    """How the backbone's weights are scored for the task, and how budgets are given to them.
+
+    `criterion` says what is summed over `batches` of `batch_size` training images: see `petlas.petl.sensitivity`. The
+    head is drawn at `random`, as in SPT, or `warm`ed up on fixed features. With `rule: spt`, a matrix of which
+    1 / `alpha` of the cost of a `module` of that `rank` is sensitive gets one, a vector is trained whole where
+    1 / `beta` of it is, and the rest of a budget goes to single entries; with `rule: proportional`, the sizes of the
+    run's space are in proportion to the sensitivity. There is a design for each of `budgets`: by default for
+    `budget.params`, or without one for seven from 50,000 to 1,000,000.
+    """
+
+    batches: PositiveInt = 16
+    batch_size: PositiveInt = 32
+    criterion: Literal["spt", "taylor", "fisher"] = "spt"
+    head: Literal["random", "warm"] = "random"
+    rule: Literal["spt", "proportional"] = "spt"
+    module: Literal["lora", "linear_adapter"] = "lora"
+    rank: PositiveInt = 8
+    alpha: Positive = 10.0
+    beta: Positive = 5.0
+    budgets: list[PositiveInt] | None = None
+
+
 class ProtocolConfig(_Group):
     """How the chosen design is measured: the seeds of the final training on train+val."""
 
@@ -181,10 +208,11 @@ class RunConfig(_Group):
     backbone: Annotated[BackboneConfig, BeforeValidator(_named)]
     space: str | dict[str, Any]
     budget: BudgetConfig = BudgetConfig()
-    strategy: Literal["auto", "trials", "supernet"] = "auto"
+    strategy: Literal["auto", "trials", "supernet", "sensitivity"] = "auto"
     search: SearchConfig = SearchConfig()
     train: TrainConfig = TrainConfig()
     supernet: SupernetConfig = SupernetConfig()
+    sensitivity: SensitivityConfig = SensitivityConfig()
     protocol: ProtocolConfig = ProtocolConfig()
     resources: ResourcesConfig = ResourcesConfig()
     storage: str | None = None
@@ -244,6 +272,8 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         for group in groups:
             if isinstance(node.get(group), str) and group in ("task", "backbone"):
                 node[group] = {"name": node[group]}
+            if isinstance(node.get(group), str) and group == "space" and node is data:
+                node[group] = read_yaml(find_config(node[group], "spaces"))
             if node.get(group) is None:
                 node[group] = {}
             node = node[group]
@@ -329,6 +359,11 @@ def _combination_faults(data: Yaml) -> list[Fault]:
     if evolution is not None and evolution.mutations + evolution.crossovers > evolution.population:
         rule = f"must be at least mutations + crossovers = {evolution.mutations + evolution.crossovers}"
         faults.append(Fault("search.evolution.population", evolution.population, rule))
+    limit = _sound(BudgetConfig, data.get("budget"), "params")
+    budgets = _sound(SensitivityConfig, data.get("sensitivity"), "budgets")
+    if limit is not None and budgets and min(budgets) > limit:
+        rule = f"must have a budget of at most budget.params = {limit}"
+        faults.append(Fault("sensitivity.budgets", budgets, rule))
     if isinstance(name, str) and ("/" in name or name in ("", ".", "..")):
         faults.append(Fault("name", name, "must be a plain folder name; set the place with runs=FOLDER"))
     if isinstance(storage, str) and "://" not in storage:

@@ -14,9 +14,10 @@ from optuna.trial import FrozenTrial
 
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig
-from petlas.search.record import design_of
+from petlas.search.record import SEARCH, SENSITIVITY, design_of
 from petlas.search.run_folder import clear_checkpoints, opened, write_text
 from petlas.search.scores import ScoreStage, enqueue_finalists
+from petlas.search.sensitivity import report_of, seed_designs, with_pruned_space
 from petlas.search.session import Session, Stage
 from petlas.search.supernet import SupernetRun
 from petlas.search.training import EpochResult, Work, fresh_backbone, open_run_task
@@ -48,6 +49,8 @@ def search(config: RunConfig) -> FrozenTrial | None:
     open_run_task(config)
     fresh_backbone(config)
     with opened(config) as folder:
+        if (pruned := with_pruned_space(config)) is not config:
+            session = Session(pruned)
         record = session.record
         stale = record.recover()
         if stale:
@@ -75,6 +78,12 @@ def _run(session: Session) -> None:
                 _train_supernet(runner(), config)
                 runner().run(scores)
             enqueue_finalists(session)
+        elif config.strategy == "sensitivity":
+            for allocated in report_of(config).designs:
+                session.enqueue(Design.from_dict(allocated.design), SENSITIVITY)
+        if config.search.seed_designs == "sensitivity":
+            for design in seed_designs(config, session.space, session.budget):
+                session.enqueue(design, SEARCH)
         session.start()
         if session.exhausted():
             log.info("%s has all its trials; raise search.trials to go on", config.folder)

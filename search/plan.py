@@ -14,6 +14,7 @@ from petlas.petl.backbone import load_backbone
 from petlas.petl.tuning import apply
 from petlas.search.baselines import baselines
 from petlas.search.config import RunConfig
+from petlas.search.sensitivity import budgets_of, uses_sensitivity
 from petlas.search.session import Session
 from petlas.search.training import open_run_task, pick_device
 
@@ -68,6 +69,9 @@ def plan(config: RunConfig) -> Plan:
         if trials:
             stages.append(StageCost(name, trials, round(seconds / one, 2), round(seconds, 1)))
 
+    if uses_sensitivity(config):
+        looked_at = min(images["train"], config.sensitivity.batches * config.sensitivity.batch_size)
+        add("sensitivity", 1, 1.5 * looked_at * step)  # gradients of all weights, too
     known = len(baselines(session.shape, session.budget.limit, session.cost)) if settings.baselines else 0
     if config.strategy == "supernet":
         own = config.supernet
@@ -76,6 +80,9 @@ def plan(config: RunConfig) -> Plan:
         add("scores", settings.scores, settings.scores * images["val"] * forward)
         finalists = settings.finalists + settings.ranking_check
         add("baselines and finalists", known + finalists, (known + finalists) * one)
+    elif config.strategy == "sensitivity":
+        own_budgets = len(budgets_of(config))
+        add("baselines and sensitivity", known + own_budgets, (known + own_budgets) * one)
     else:
         add("baselines and search", settings.trials, settings.trials * one)
     seeds = config.protocol.retrain_seeds

@@ -35,6 +35,8 @@ SEARCH = "search"
 SCORE = "score"
 """Scored with inherited weights, not trained."""
 FINALIST = "finalist"
+SENSITIVITY = "sensitivity"
+"""Given its budget by the sensitivity of the weights."""
 RANKING = "ranking"
 """Trained to see how well scores rank designs."""
 

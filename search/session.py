@@ -22,7 +22,7 @@ from petlas.search.baselines import baselines
 from petlas.search.config import RunConfig
 from petlas.search.evolution import Evolution, EvolutionSampler
 from petlas.search.halving import Halving
-from petlas.search.record import BASELINE, RANKING, SCORE, SEARCH, StudyRecord, design_of, row_of
+from petlas.search.record import BASELINE, RANKING, SCORE, SEARCH, SENSITIVITY, StudyRecord, design_of, row_of
 from petlas.search.samplers import FeasibleSampler, make_sampler
 from petlas.search.supernet import space_and_budget
 from petlas.search.training import EpochResult
@@ -75,7 +75,7 @@ def _sampler(config: RunConfig, space: Space, budget: Budget, stage: str | None)
 class Session:
     """The search of one run, from its start or from where its study stands: its stand-alone training trials.
 
-    With `strategy: supernet` it draws no designs: it trains the baselines and what `scores` enqueues.
+    With `strategy: supernet` or `sensitivity` it draws no designs: it trains the baselines and what is enqueued.
 
     Args:
         config: The run's configuration.
@@ -92,7 +92,7 @@ class Session:
         assert self.budget.cost is not None
         self.cost: Callable[[Design], int] = self.budget.cost
         self.cost(self.space.largest)  # a method of the space that does not suit the backbone is refused here
-        self.draws = config.strategy != "supernet"
+        self.draws = config.strategy in ("auto", "trials")
         self.sampler = _sampler(config, self.space, self.budget, None if self.draws else SCORE)
         self.halving = Halving(config.train.epochs, config.search.reduction, config.search.grace_epochs)
 
@@ -139,7 +139,7 @@ class Session:
         if not math.isfinite(result.val):
             return False
         self.record.report(number, result.epoch, result.val)
-        if self._stage(number) in (BASELINE, RANKING):
+        if self._stage(number) in (BASELINE, SENSITIVITY, RANKING):
             return True
         return self.halving.keeps(result.epoch, result.val, self.record.rung(result.epoch, but=number))
 

@@ -96,6 +96,25 @@ def scatter(points: Sequence[tuple[float, float]], width: int = 60, height: int 
     return "\n".join(line.rstrip() for line in lines) + "\n" + axis
 
 
+def sensitivity_tables(report: Mapping[str, Any]) -> None:
+    """Print the share of each operation of each block in the sensitivity, and the designs of the budgets."""
+    operations = list(report["sites"][0])
+    total = sum(sum(site.values()) for site in report["sites"]) or 1.0
+    rows = [
+        (str(block), *(f"{100 * value / total:.2f}" for value in site.values()))
+        for block, site in enumerate(report["sites"])
+    ]
+    table(
+        ("block#", *(f"{operation}#" for operation in operations)),
+        rows,
+        title=f"sensitivity of {report['task']} to {report['backbone']}, in percent of all",
+    )
+    took = report["seconds"]
+    console.print(f"gradients {took['gradients']:.1f} s, all after them {took['after']:.1f} s", style="dim")
+    designs = [(f"{d['budget']:,}", f"{d['params']:,}", str(Design.from_dict(d["design"]))) for d in report["designs"]]
+    table(("budget#", "params#", "design"), designs)
+
+
 def plan_table(name: str, plan: Mapping[str, Any]) -> None:
     """Print what a search would cost."""
     total = {key: sum(stage[key] for stage in plan["stages"]) for key in ("trials", "R", "seconds")}

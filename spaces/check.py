@@ -9,7 +9,7 @@ from typing import Any
 from petlas.petl.design import DesignError, Placement
 from petlas.spaces.errors import SpaceError, nearest
 
-_KEYS = ("methods", "depth")
+_KEYS = ("methods", "depth", "prune")
 _METHOD_KEYS = ("blocks", "sizes", "options")
 
 
@@ -138,7 +138,7 @@ def check_space(data: Any, known_methods: Collection[str] | None = None, *, dept
         One line per fault, such as `methods.lora.sizes: must increase, …`; empty for a sound space.
     """
     if not isinstance(data, Mapping):
-        return [f"a space must be a mapping with the keys {' and '.join(_KEYS)}, got {data!r}"]
+        return [f"a space must be a mapping with the keys {', '.join(_KEYS)}, got {data!r}"]
     faults = [f"{key}: unknown key; {nearest(key, _KEYS)}" for key in data if key not in _KEYS]
     methods = data.get("methods")
     if not isinstance(methods, Mapping) or not methods:
@@ -152,4 +152,9 @@ def check_space(data: Any, known_methods: Collection[str] | None = None, *, dept
         faults += _method(path, spec, depth)
     if data.get("depth") is not None:
         faults += _depth(data["depth"], methods, depth)
+    prune = data.get("prune")
+    if prune is not None and (isinstance(prune, bool) or not isinstance(prune, int | float) or not 0 <= prune < 1):
+        faults.append(f"prune: must be the share of the places that is dropped, from 0 to below 1, got {prune!r}")
+    if prune and data.get("depth") is not None:
+        faults.append("prune: cannot be together with depth, whose rule fills blocks from the first; leave one out")
     return faults

@@ -1,4 +1,4 @@
-"""What a supernet, a subnet and a score cost beside the bare backbone: ratios of interleaved runs in one process.
+"""What supernets, subnets, scores and SPT's designs cost beside the bare backbone: ratios of interleaved runs.
 
     python benchmarks/supernet/steps.py > benchmarks/supernet/steps.md
 
@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl import BackboneShape, Design, Placement, apply, count_params, input_config, shape_of
+from petlas.petl import BackboneShape, Design, Placement, apply, count_params, input_config, prepare, shape_of
 from petlas.petl.supernet import Supernet
-from petlas.search.config import find_config, read_yaml
+from petlas.search.allocation import allocate_all
+from petlas.search.config import SensitivityConfig, find_config, read_yaml
 from petlas.search.evolution import Evolution, EvolutionSampler
 from petlas.search.scoring import Scorer
+from petlas.search.sensitivity import tensor_sensitivities
 from petlas.search.training import ImageBatches
 from petlas.spaces import Budget, Space
 
@@ -96,6 +98,67 @@ def proposals(space: Space, budget: Budget, count: int) -> list[Design]:
     return drawn[-count:]
 
 
+def compare_steps(
+    args: argparse.Namespace, model: nn.Module, supernet: Supernet, designs: Callable[[], Design]
+) -> None:
+    """Training steps against the bare step."""
+    height, width = model.patch_embed.img_size
+    images, labels = torch.randn(args.batch, 3, height, width), torch.randint(100, (args.batch,))
+    bare = Bare(copy.deepcopy(model)).train()
+    shape, sensitivities = tensor_sensitivities(model.eval(), [(images, labels)], "spt")
+    (design,) = allocate_all(sensitivities, shape, [args.spt], SensitivityConfig())
+    del sensitivities
+    spt = prepare(apply(copy.deepcopy(model), design), [(images, labels)]).train()
+    supernet.model.train()
+    actions = {
+        "bare": lambda: step(bare, images, labels),
+        "supernet, a new design": lambda: step(supernet.activate(designs()), images, labels),
+        f"SPT's design of {args.spt:,} parameters": lambda: step(spt, images, labels),
+    }
+    if shape.depth == 12:
+        sizes = [(m, b, s) for m, row in NOAH_CIFAR100.items() for b, s in enumerate(row)]
+        subnet = apply(copy.deepcopy(model), Design.of(Placement(*each) for each in sizes)).train()
+        actions["NOAH's CIFAR-100 subnet"] = lambda: step(subnet, images, labels)
+    report(f"training step, batch {args.batch}", interleaved(args.rounds, **actions), "bare")
+
+
+def random_data(model: nn.Module, count: int) -> ImageBatches:
+    """Images of noise."""
+    height, width = model.patch_embed.img_size
+    pixels = torch.randint(256, (count, 3, height, width), dtype=torch.uint8).numpy()
+    return ImageBatches(pixels, np.zeros(count, int), input_config(model), torch.device("cpu"), size=50)
+
+
+def compare_scores(
+    args: argparse.Namespace, model: nn.Module, supernet: Supernet, designs: Callable[[], Design]
+) -> None:
+    """The score of a design against the plain forward pass."""
+    data = random_data(model, args.images)
+    scorer = Scorer(supernet, data, cache=0)
+    plain = model.eval()
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for batch, _ in data:
+            plain(batch)
+
+    actions = {"plain forward pass": forward, "scoring a new design": lambda: scorer.score(designs())}
+    report(f"{args.images} images", interleaved(min(args.rounds, 3), **actions), "plain forward pass")
+
+
+def compare_sharing(args: argparse.Namespace, model: nn.Module, supernet: Supernet, drawn: list[Design]) -> None:
+    """Scoring many designs one after the other, each whole, and with shared first blocks."""
+    data = random_data(model, args.images)
+    results, seconds = {}, {}
+    for name, cache in (("whole", 0), ("sharing first blocks", int(args.cache_gb * 2**30))):
+        scorer = Scorer(supernet, data, cache)
+        start = time.perf_counter()
+        results[name] = [scorer.score(design) for design in drawn]
+        seconds[name] = [time.perf_counter() - start]
+    assert len(set(map(tuple, results.values()))) == 1, "sharing must not change a score"
+    report(f"scoring {len(drawn)} designs of an evolution", seconds, "whole")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="vit_base_patch16_224")
@@ -104,6 +167,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="that a score is measured on")
     parser.add_argument("--scored", type=int, default=0, help="designs of an evolution to score with and without cache")
     parser.add_argument("--budget", type=int, default=640_000)
+    parser.add_argument("--spt", type=int, default=400_000, help="parameters of SPT's design")
     parser.add_argument("--cache-gb", type=float, default=4.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
@@ -114,47 +178,13 @@ def main() -> None:
     space = Space.from_dict(read_yaml(find_config("noah", "spaces")), shape.depth)
     budget = Budget(args.budget, lambda design: count_params(design, shape))
     rng = np.random.default_rng(0)
-    height, width = model.patch_embed.img_size
-    images, labels = torch.randn(args.batch, 3, height, width), torch.randint(100, (args.batch,))
-    bare, plain = Bare(copy.deepcopy(model)).train(), copy.deepcopy(model).eval()
     supernet = Supernet(copy.deepcopy(model), space.largest)
-    supernet.model.train()
-    subnet = None
-    if shape.depth == 12:
-        sizes = [(m, b, s) for m, row in NOAH_CIFAR100.items() for b, s in enumerate(row)]
-        subnet = apply(copy.deepcopy(model), Design.of(Placement(*each) for each in sizes)).train()
     print("| what | median seconds | ratio | lowest to highest ratio |")
     print("|---|---|---|---|")
-    actions = {
-        "bare": lambda: step(bare, images, labels),
-        "supernet, a new design": lambda: step(supernet.activate(space.sample(rng, budget)), images, labels),
-    }
-    if subnet is not None:
-        actions["NOAH's CIFAR-100 subnet"] = lambda: step(subnet, images, labels)
-    report(f"training step, batch {args.batch}", interleaved(args.rounds, **actions), "bare")
-
-    pixels = torch.randint(256, (args.images, 3, height, width), dtype=torch.uint8).numpy()
-    inputs = input_config(model)
-    data = ImageBatches(pixels, np.zeros(args.images, int), inputs, torch.device("cpu"), size=50)
-    scorer = Scorer(supernet, data, cache=0)
-
-    @torch.inference_mode()
-    def forward() -> None:
-        for batch, _ in data:
-            plain(batch)
-
-    scoring = {"plain forward pass": forward, "scoring a new design": lambda: scorer.score(space.sample(rng, budget))}
-    report(f"{args.images} images", interleaved(min(args.rounds, 3), **scoring), "plain forward pass")
+    compare_steps(args, model, supernet, lambda: space.sample(rng, budget))
+    compare_scores(args, model, supernet, lambda: space.sample(rng, budget))
     if args.scored:
-        designs = proposals(space, budget, args.scored)
-        results, seconds = {}, {}
-        for name, cache in (("whole", 0), ("sharing first blocks", int(args.cache_gb * 2**30))):
-            scorer = Scorer(supernet, data, cache)
-            start = time.perf_counter()
-            results[name] = [scorer.score(design) for design in designs]
-            seconds[name] = [time.perf_counter() - start]
-        assert len(set(map(tuple, results.values()))) == 1, "sharing must not change a score"
-        report(f"scoring {args.scored} designs of an evolution", seconds, "whole")
+        compare_sharing(args, model, supernet, proposals(space, budget, args.scored))
 
 
 if __name__ == "__main__":

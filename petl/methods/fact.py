@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from petlas.petl.backbone import shape_of
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.methods.base import Elastic, Handle, Method
-from petlas.petl.methods.low_rank import LAYERS, add_product
-from petlas.petl.shape import BackboneShape, Layer
+from petlas.petl.methods.low_rank import add_product
+from petlas.petl.shape import LINEARS, BackboneShape, Layer
 
 
 class Factors(Elastic):
@@ -114,7 +114,7 @@ class FacT(Method):
         """Each layer with its pieces: row by row of the grid of (D, D) squares in its weight."""
         start = 0
         for block in range(shape.depth):
-            for path in LAYERS:
+            for path in LINEARS:
                 layer = shape.layer(f"blocks.{block}.{path}")
                 stop = start + layer.outputs // shape.width * (layer.inputs // shape.width)
                 yield layer, slice(start, stop)

@@ -12,10 +12,7 @@ from torch import Tensor, nn
 
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.methods.base import BlockMethod, Elastic
-from petlas.petl.shape import BackboneShape
-
-LAYERS = {"attn.qkv": ("q", "k", "v"), "attn.proj": ("proj",), "mlp.fc1": ("fc1",), "mlp.fc2": ("fc2",)}
-"""The linear layers of a block, each with the names of the equal shares of its rows."""
+from petlas.petl.shape import LINEARS, BackboneShape
 
 
 class LowRank(Elastic):
@@ -54,19 +51,13 @@ class LowRank(Elastic):
         return self.scaled_up() @ self.part("down")
 
 
-class LowRankMethod(BlockMethod):
-    """A method that updates the linear layers of a block, q, k and v apart, by a `LowRank` each.
+class TargetsMethod(BlockMethod):
+    """A method with a module for each of some linear layers of a block, q, k and v apart.
 
-    The option `targets` names those that it updates, in any order; the modules stand in the order of `LAYERS`.
+    The option `targets` names those layers, in any order; the modules stand in the order of `LINEARS`.
     """
 
-    part: ClassVar[type[LowRank]]
     sites = ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")
-    size_means = "rank"
-    default_size = 8
-    zero_start = True
-    mergeable = True
-    options = {"alpha": None, "dropout": 0.0, "targets": "q,v"}
 
     def _targets(self, placement: Placement) -> list[str]:
         return [target.strip() for target in str(self.option(placement, "targets")).split(",")]
@@ -75,10 +66,31 @@ class LowRankMethod(BlockMethod):
         """Inputs and outputs of each target."""
         targets = self._targets(placement)
         sides: dict[str, tuple[int, int]] = {}
-        for path, names in LAYERS.items():
+        for path, names in LINEARS.items():
             layer = shape.layer(f"{placement.path}.{path}")
             sides |= {name: (layer.inputs, layer.outputs // len(names)) for name in names if name in targets}
         return sides
+
+    def check(self, shape: BackboneShape, placement: Placement) -> None:
+        """Beyond the common rules, refuse targets that are unknown or named twice."""
+        super().check(shape, placement)
+        known, targets = [name for names in LINEARS.values() for name in names], self._targets(placement)
+        if not set(targets) <= set(known) or len(set(targets)) < len(targets):
+            raise DesignError(
+                f"option targets of {self.name} must name some of {', '.join(known)}, each once and with commas "
+                f"between, got targets={self.option(placement, 'targets')!r}"
+            )
+
+
+class LowRankMethod(TargetsMethod):
+    """A method that updates linear layers by a `LowRank` each."""
+
+    part: ClassVar[type[LowRank]]
+    size_means = "rank"
+    default_size = 8
+    zero_start = True
+    mergeable = True
+    options = {"alpha": None, "dropout": 0.0, "targets": "q,v"}
 
     def count_block(self, shape: BackboneShape, placement: Placement) -> int:
         """A and B of each target."""
@@ -93,20 +105,10 @@ class LowRankMethod(BlockMethod):
         sides = self.sides(shape, placement).items()
         return nn.ModuleDict({name: self.part(inputs, outputs, *scaling) for name, (inputs, outputs) in sides})
 
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
-        """Beyond the common rules, refuse targets that are unknown or named twice."""
-        super().check(shape, placement)
-        known, targets = [name for names in LAYERS.values() for name in names], self._targets(placement)
-        if not set(targets) <= set(known) or len(set(targets)) < len(targets):
-            raise DesignError(
-                f"option targets of {self.name} must name some of {', '.join(known)}, each once and with commas "
-                f"between, got targets={self.option(placement, 'targets')!r}"
-            )
-
 
 def by_layer(module: nn.Module) -> Iterator[tuple[str, tuple[tuple[int, LowRank], ...]]]:
     """The path of each layer that a block's module updates, and its parts, each with the first row that is its own."""
-    for path, names in LAYERS.items():
+    for path, names in LINEARS.items():
         parts = []
         for share, name in enumerate(names):
             part = module._modules.get(name)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from petlas.petl import BackboneError, shape_by_name, shape_of
+from petlas.petl.shape import block_tensors
 
 
 def test_the_shape_of_vit_base_is_the_known_one():
@@ -99,3 +100,30 @@ def test_layer_scale_and_the_width_of_the_attention_are_those_of_the_blocks(kind
     shape = shape_of(model)
     assert shape.layer_scale is scaled
     assert shape.attention_width(1) == model.blocks[1].attn.attn_dim
+
+
+def test_the_tensors_of_vit_base_have_the_entries_that_spt_ranks():
+    shape = shape_by_name("vit_base_patch16_224")
+    tensors = block_tensors(shape, 10)
+    assert [tensor.name for tensor in tensors] == [
+        *("norm1.weight", "norm1.bias", "q", "k", "v", "q.bias", "k.bias", "v.bias", "proj", "proj.bias"),
+        *("norm2.weight", "norm2.bias", "fc1", "fc1.bias", "fc2", "fc2.bias"),
+    ]
+    entries = sum(tensor.entries for block in range(12) for tensor in block_tensors(shape, block))
+    assert entries + 2 * 768 == 85_056_000  # SPT ranks the last norm too
+
+
+@pytest.mark.parametrize(("kind", "arguments"), [("plain", {"mlp_ratio": 2.5}), ("dinov2", {}), ("gap", {})])
+def test_the_tensors_of_a_block_cover_its_parameters_once(kind, arguments, make):
+    model = make(kind, **arguments, qkv_bias=kind != "gap")
+    covered = {path: torch.zeros(p.numel()) for path, p in model.blocks[1].named_parameters(prefix="blocks.1")}
+    for tensor in block_tensors(shape_of(model), 1):
+        parameter = model.get_parameter(tensor.path)
+        covered[tensor.path][tensor.start : tensor.start + tensor.entries] += 1
+        assert tensor.is_vector == (parameter.dim() == 1)
+        assert tensor.columns == parameter.shape[-1] or tensor.name in ("q.bias", "k.bias", "v.bias")
+        if tensor.name in "qkv":
+            third = "qkv".index(tensor.name)
+            rows = parameter.flatten()[tensor.start : tensor.start + tensor.entries].view(tensor.rows, tensor.columns)
+            assert torch.equal(rows, parameter.chunk(3)[third])
+    assert all(bool((times == 1).all()) for times in covered.values())

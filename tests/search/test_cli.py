@@ -80,7 +80,7 @@ def test_help_and_validate_import_neither_torch_nor_ray(write: Write) -> None:
 def test_help_names_every_command(petlas: Petlas) -> None:
     result = petlas("--help")
     assert result.status == 0
-    for command in ("search", "study", "retrain", "predict", "validate", "methods", "datasets"):
+    for command in ("search", "score", "study", "retrain", "predict", "validate", "plan", "methods", "datasets"):
         assert f" {command} " in result.out
         assert petlas(command, "-h").status == 0
 
@@ -309,6 +309,21 @@ def test_a_run_that_is_searched_cannot_be_retrained_meanwhile(petlas: Petlas, wr
         result = petlas("retrain", "run")
     assert result.status == 2
     assert "one process at a time" in result.err
+
+
+def test_score_prints_sites_and_designs_and_draws_them(petlas: Petlas, write: Write, tmp_path: Path) -> None:
+    small = {"batches": 1, "batch_size": 8, "rule": "proportional", "budgets": [2_000]}
+    files = [str(write(f"{name}.yaml", name=name, sensitivity=small)) for name in ("one", "two")]
+    result = petlas("score", *files, "-f", "json")
+    assert result.status == 0
+    reports = json.loads(result.out)
+    assert [len(report["sites"]) for report in reports] == [6, 6]
+    assert [report["designs"][0]["budget"] for report in reports] == [2_000, 2_000]
+    assert {path.name for path in (tmp_path / "runs").rglob("sensitivity*")} == {
+        "sensitivity.json", "sensitivity.png", "sensitivity.html",
+    }  # fmt: skip
+    result = petlas("score", files[0])
+    assert result.status == 0 and "budget" in result.out and "sensitivity of digits" in result.out
 
 
 def test_methods_lists_every_method(petlas: Petlas) -> None:

@@ -34,22 +34,23 @@ def test_a_file_has_the_rights_that_any_new_file_has(tmp_path: Path) -> None:
     assert ours == plain
 
 
-@pytest.mark.parametrize("step", ["write_text", "replace"])
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
 def test_a_failure_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
 
-    def half(self: Path, text: str, **_: Any) -> None:
-        self.write_bytes(text[: len(text) // 2].encode())
+    def half(self: Path, data: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
         raise OSError("disk full")
 
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((Path, "write_text", half) if step == "write_text" else (os, "replace", fail)))
+        patch.setattr(*((Path, "write_bytes", half) if step == "write_bytes" else (os, "replace", fail)))
         with pytest.raises((OSError, KeyboardInterrupt)):
             write_text(path, "a new and longer text")
     assert path.read_text() == "old"

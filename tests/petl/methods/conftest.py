@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from petlas.petl import merge
-from petlas.petl.methods.low_rank import LAYERS
+from petlas.petl.shape import LINEARS
 
 
 class Split(nn.Module):
@@ -18,7 +18,7 @@ class Split(nn.Module):
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        for path, names in LAYERS.items():
+        for path, names in LINEARS.items():
             layer = block.get_submodule(path)
             for share, name in enumerate(names):
                 outputs = layer.out_features // len(names)
@@ -28,7 +28,7 @@ class Split(nn.Module):
                 self.add_module(name, part)
 
     def forward(self, path: str, x: Tensor) -> Tensor:
-        return torch.cat([self.get_submodule(name)(x) for name in LAYERS[path]], dim=-1)
+        return torch.cat([self.get_submodule(name)(x) for name in LINEARS[path]], dim=-1)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def against_peft() -> Callable[..., None]:
             for key, twin in twins.items():
                 twin.data = mine[key].data.clone()
                 pairs.append((mine[key], twin))
-        for path in LAYERS:
+        for path in LINEARS:
             layer = block.get_submodule(path)
             x = torch.randn(2, 7, layer.in_features, dtype=torch.float64)
             weights = torch.randn(2, 7, layer.out_features, dtype=torch.float64)
@@ -65,7 +65,7 @@ def against_peft() -> Callable[..., None]:
             torch.testing.assert_close(our.grad, their.grad, rtol=1e-9, atol=1e-9)
         theirs.merge_and_unload()
         merge(model)
-        for path, parts in LAYERS.items():
+        for path, parts in LINEARS.items():
             together = torch.cat([split.get_submodule(name).weight for name in parts])
             torch.testing.assert_close(block.get_submodule(path).weight, together, rtol=1e-10, atol=1e-10)
 

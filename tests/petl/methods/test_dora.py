@@ -16,7 +16,7 @@ from petlas.petl import (
     tuned_state_dict,
 )
 from petlas.petl.methods.dora import Decomposed
-from petlas.petl.methods.low_rank import LAYERS
+from petlas.petl.shape import LINEARS
 
 ALL = "q,k,v,proj,fc1,fc2"
 
@@ -28,7 +28,7 @@ def dora(rank=3, blocks=(0, 2), **options):
 def normalised(state, path, weight, scale):
     """m (W + s B A) / ||W + s B A|| in the rows of each target, with the norm a constant."""
     rows = []
-    for layer, names in LAYERS.items():
+    for layer, names in LINEARS.items():
         if path.endswith(layer):
             for name, part in zip(names, weight.chunk(len(names)), strict=True):
                 key = f"dora.{path.removesuffix('.' + layer)}.{name}"

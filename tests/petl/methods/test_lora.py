@@ -15,7 +15,8 @@ from petlas.petl import (
     shape_by_name,
     tuned_state_dict,
 )
-from petlas.petl.methods.low_rank import LAYERS, LowRank
+from petlas.petl.methods.low_rank import LowRank
+from petlas.petl.shape import LINEARS
 
 ALL = "q,k,v,proj,fc1,fc2"
 
@@ -26,7 +27,7 @@ def lora(rank=3, blocks=(0, 2), **options):
 
 def rows_of(target, outputs):
     """The layer of a target, and its rows of that layer's outputs."""
-    layer = next(path for path, names in LAYERS.items() if target in names)
+    layer = next(path for path, names in LINEARS.items() if target in names)
     if layer != "attn.qkv":
         return layer, slice(None)
     share = "qkv".index(target)
@@ -72,7 +73,7 @@ def test_merging_adds_scale_b_a_to_the_rows_of_the_targets_only(options, scale, 
     before = make("gap").double().state_dict()
     for key, value in model.state_dict().items():
         path = key.removesuffix(".weight")
-        changed = key != path and any(path.endswith(layer) for layer in LAYERS)
+        changed = key != path and any(path.endswith(layer) for layer in LINEARS)
         expected = updated(state, path, before[key], scale, options.get("targets", "q,v")) if changed else before[key]
         if not key.startswith("head."):
             torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12, msg=key)

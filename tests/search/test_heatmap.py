@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from petlas.search.sensitivity import Report
+from petlas.search.sizing import OPERATIONS
+
+heatmap = pytest.importorskip("petlas.search.heatmap")
+
+
+def report(task: str, seed: int) -> Report:
+    rng = np.random.default_rng(seed)
+    sites = [dict(zip(OPERATIONS, map(float, rng.random(8)), strict=True)) for _ in range(6)]
+    return Report(task, "vit", "spt", "random", sites, [], {})
+
+
+def test_the_picture_is_a_png(tmp_path: Path) -> None:
+    heatmap.write_heat_map(report("digits", 0), tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as image:
+        assert image.format == "PNG" and min(image.size) > 200
+
+
+def test_a_report_without_any_sensitivity_can_be_drawn() -> None:
+    nothing = Report("digits", "vit", "spt", "random", [dict.fromkeys(OPERATIONS, 0.0)] * 2, [], {})
+    assert heatmap.heat_map(nothing).startswith(b"\x89PNG")
+
+
+def test_the_page_has_every_task_and_how_alike_they_are(tmp_path: Path) -> None:
+    reports = [report("a<b", 0), report("same", 0), report("other", 1)]
+    heatmap.write_comparison(reports, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<img") == 3 and "a&lt;b" in page and "a<b" not in page
+    assert "<tr><th>a&lt;b</th><td>1.00</td><td>1.00</td>" in page
