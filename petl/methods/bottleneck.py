@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl.methods.base import Elastic
+from petlas.petl.methods.narrow import widen
 
 Init: TypeAlias = Callable[[Tensor, Tensor], object]
 """Fills the weights Down (h, D) and Up (D, h) of a bottleneck."""
@@ -72,7 +73,7 @@ class Bottleneck(Elastic):
     def forward(self, x: Tensor) -> Tensor:
         """The bottleneck's output."""
         hidden = F.dropout(self.hidden(x), self.dropout, self.training)
-        return F.linear(hidden, self.part("up"), self.up_bias)
+        return widen(hidden, self.part("up"), self.up_bias)
 
 
 def count_bottleneck(channels: int, width: int, bias: bool = True) -> int:
@@ -104,7 +105,7 @@ class LinearBottleneck(Elastic):
     def forward(self, x: Tensor) -> Tensor:
         """The bottleneck's output, zero at the start."""
         hidden = F.dropout(F.linear(x, self.part("down"), self.part("down_bias")), self.dropout, self.training)
-        return F.linear(hidden, self._dense_up(), self.up_bias)
+        return widen(hidden, self._dense_up(), self.up_bias)
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight (O, I) and bias (O) of the linear layer that it is."""

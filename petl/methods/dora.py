@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from petlas.petl.design import Placement
 from petlas.petl.methods.base import Handle
-from petlas.petl.methods.low_rank import LowRank, LowRankMethod, add_product, by_layer, spread
+from petlas.petl.methods.low_rank import LowRank, LowRankMethod, by_layer, spread
+from petlas.petl.methods.narrow import add_product
 from petlas.petl.shape import BackboneShape
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from petlas.petl.backbone import shape_of
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.methods.base import Elastic, Handle, Method
-from petlas.petl.methods.low_rank import add_product
+from petlas.petl.methods.narrow import add_product
 from petlas.petl.shape import LINEARS, BackboneShape, Layer
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.methods.base import Elastic, Handle, Method, Tree
-from petlas.petl.methods.low_rank import add_product, add_to_bias, spread
+from petlas.petl.methods.low_rank import add_to_bias, spread
+from petlas.petl.methods.narrow import add_product
 from petlas.petl.shape import BackboneShape
 
 

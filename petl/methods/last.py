@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from petlas.petl.design import Placement
 from petlas.petl.methods.base import Elastic, Handle, Method
+from petlas.petl.methods.narrow import widen
 from petlas.petl.methods.side import DetachedSide, attend
 from petlas.petl.shape import BackboneShape
 
@@ -34,7 +35,7 @@ class LowRankAttention(Elastic):
         """The attention's output, zero at the start."""
         a = F.layer_norm(v, (v.shape[-1],), self.norm, self.norm_bias, 1e-6)
         q, k, v = F.linear(a, self.part("qkv").flatten(0, 1)).chunk(3, dim=-1)
-        return F.linear(attend(q, k, v, self.active), self.part("up"))
+        return widen(attend(q, k, v, self.active), self.part("up"))
 
 
 class LowRankSide(DetachedSide):

@@ -13,6 +13,7 @@ from petlas.petl.design import Placement
 from petlas.petl.methods.base import Handle
 from petlas.petl.methods.bottleneck import Bottleneck, count_bottleneck
 from petlas.petl.methods.low_rank import TargetsMethod
+from petlas.petl.methods.narrow import widen
 from petlas.petl.shape import LINEARS, BackboneShape
 
 
@@ -22,7 +23,7 @@ class OutputBottleneck(Bottleneck):
     def forward(self, x: Tensor) -> Tensor:
         """The bottleneck's output."""
         hidden = self.hidden(F.dropout(x, self.dropout, self.training))
-        return F.linear(hidden, self.part("up"), self.up_bias)
+        return widen(hidden, self.part("up"), self.up_bias)
 
 
 class LinearAdapter(TargetsMethod):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from petlas.petl.methods.base import Handle
-from petlas.petl.methods.low_rank import LowRank, LowRankMethod, add_product, by_layer, spread
+from petlas.petl.methods.low_rank import LowRank, LowRankMethod, by_layer, spread
+from petlas.petl.methods.narrow import add_product
 
 
 class LoRA(LowRankMethod):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.methods.base import BlockMethod, Elastic
+from petlas.petl.methods.narrow import widen
 from petlas.petl.shape import LINEARS, BackboneShape
 
 
@@ -36,7 +37,7 @@ class LowRank(Elastic):
 
     def forward(self, x: Tensor) -> Tensor:
         """s B A dropout(x), (B, N, outputs), from (B, N, inputs)."""
-        return F.linear(self.hidden(x), self.scaled_up())
+        return widen(self.hidden(x), self.scaled_up())
 
     def hidden(self, x: Tensor) -> Tensor:
         """A dropout(x), (B, N, r), from the layer's input (B, N, inputs)."""
@@ -121,16 +122,6 @@ def by_layer(module: nn.Module) -> Iterator[tuple[str, tuple[tuple[int, LowRank]
 def spread(parts: Iterable[tuple[int, Tensor]], rows: int) -> Tensor:
     """Matrices (n, r), each with the row where it begins, side by side in one of so many rows, else 0."""
     return torch.cat([F.pad(part, (0, 0, start, rows - start - len(part))) for start, part in parts], dim=1)
-
-
-def add_product(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
-    """output + hidden up^T in one pass over the output, for hidden (..., r) and up (O, r).
-
-    The output (B, N, O), or (B, N, c O) for hidden units (B, N, c, r), is large and up is small: rows of zeros in up
-    cost less than cutting the output into the parts that change and putting them together again.
-    """
-    width, rank = up.shape
-    return torch.addmm(output.reshape(-1, width), hidden.reshape(-1, rank), up.t()).view_as(output)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from petlas.petl.methods.low_rank import LowRank, add_product, add_to_bias, by_layer, spread
+from petlas.petl.methods.low_rank import LowRank, add_to_bias, by_layer, spread
 
 
 def test_a_is_kaiming_and_b_is_zero_at_the_start():
@@ -53,20 +53,6 @@ def test_spread_puts_each_part_into_rows_and_columns_of_its_own():
     expected = torch.zeros(7, 4)
     expected[4:6, :3], expected[:2, 3:] = first, second
     assert torch.equal(whole, expected)
-
-
-def test_add_product_adds_the_product_for_each_run_of_outputs():
-    output, hidden, up = torch.randn(2, 5, 12), torch.randn(2, 5, 3, 2), torch.randn(4, 2)
-    expected = output + torch.cat([hidden[:, :, i] @ up.T for i in range(3)], dim=-1)
-    torch.testing.assert_close(add_product(output, hidden, up), expected)
-    torch.testing.assert_close(add_product(output[..., :4], hidden[:, :, 0], up), expected[..., :4])
-
-
-def test_adding_nothing_changes_no_bit():
-    output, hidden = torch.randn(2, 5, 12), torch.randn(2, 5, 2)
-    before = output.clone()
-    assert torch.equal(add_product(output, hidden, torch.zeros(12, 2)), before)
-    assert not add_product(output, hidden, torch.ones(12, 2)).equal(before) and torch.equal(output, before)
 
 
 def test_parts_are_found_by_layer_with_the_first_row_of_their_share():
