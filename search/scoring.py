@@ -17,7 +17,7 @@ from petlas.petl.design import Design
 from petlas.petl.supernet import Supernet
 from petlas.petl.tuning import methods_of
 from petlas.search.config import RunConfig
-from petlas.search.supernet import load_supernet
+from petlas.search.supernet import shared_supernet
 from petlas.search.training import (
     EpochResult,
     ImageBatches,
@@ -125,7 +125,7 @@ def _prefixes(design: Design, depth: int) -> list[Hashable]:
 def _scorer(config: str) -> Scorer:
     """The scorer of a run, made once in a process; `config` is its JSON."""
     run = RunConfig.model_validate_json(config)
-    supernet, device = load_supernet(run), pick_device()
+    supernet, device = shared_supernet(config), pick_device()
     data = load_split(run, open_run_task(run), "val", input_config(supernet.model), device)
     cache = int(run.resources.cache_gb * 2**30)
     return Scorer(supernet, data, cache, autocast_dtype(run.train, device))

@@ -127,3 +127,9 @@ def load_supernet(config: RunConfig) -> Supernet:
     if found is None or found.epochs < config.supernet.epochs:
         raise RunError(f"{path} must hold a trained supernet; repeat petlas search to train it")
     return supernet
+
+
+@lru_cache(maxsize=1)
+def shared_supernet(config: str) -> Supernet:
+    """The trained supernet of a run, read once in a process; `config` is its JSON."""
+    return load_supernet(RunConfig.model_validate_json(config))

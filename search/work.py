@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from petlas.petl.design import Design
-from petlas.petl.supernet import Supernet
 from petlas.search.config import RunConfig
 from petlas.search.record import FINALIST, RANKING, SCORE
 from petlas.search.run_folder import CHECKPOINTS
 from petlas.search.scoring import ScoringRun
-from petlas.search.supernet import load_supernet
+from petlas.search.supernet import shared_supernet
 from petlas.search.training import TrainingRun, Work
-
-
-@lru_cache(maxsize=1)
-def _supernet(config: str) -> Supernet:
-    """The trained supernet of a run, read once in a process; `config` is its JSON."""
-    return load_supernet(RunConfig.model_validate_json(config))
 
 
 def open_work(config: RunConfig, design: Design, stage: str) -> Work:
@@ -25,5 +16,5 @@ def open_work(config: RunConfig, design: Design, stage: str) -> Work:
     if stage == SCORE:
         return ScoringRun(config, design)
     inherits = config.search.inherit and stage in (FINALIST, RANKING)
-    initial = _supernet(config.model_dump_json()).inherited(design) if inherits else None
+    initial = shared_supernet(config.model_dump_json()).inherited(design) if inherits else None
     return TrainingRun(config, design, config.seed, initial=initial, checkpoints=config.folder / CHECKPOINTS)
