@@ -43,7 +43,9 @@ def rank_entries(sensitivities: Mapping[BlockTensor, Tensor], most: int) -> Rank
         most: How many entries to rank.
     """
     values = [value.detach().flatten().float() for value in sensitivities.values()]
-    bins = sum((torch.bincount(_bin(value), minlength=_BINS) for value in values), torch.zeros(_BINS, dtype=torch.long))
+    bins = torch.zeros(_BINS, dtype=torch.long)
+    for value in values:
+        bins += torch.bincount(_bin(value), minlength=_BINS).cpu()
     reached = bins.flip(0).cumsum(0)
     enough = int(torch.searchsorted(reached, min(most, int(reached[-1]))))
     least = _BINS - 1 - min(enough, _BINS - 1)
