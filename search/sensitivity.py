@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -140,6 +141,8 @@ def report(config: RunConfig) -> Report:
     shape, found = measure(config)
     middle = time.perf_counter()
     sites = sites_of(found, shape.depth)
+    if not all(math.isfinite(value) for site in sites for value in site.values()):
+        raise RunError(f"the loss of {shape.name} on {config.task.name} must be finite; check the backbone's weights")
     budgets = budgets_of(config)
     if config.sensitivity.rule == "spt":
         designs = allocate_all(found, shape, budgets, config.sensitivity)

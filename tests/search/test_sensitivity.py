@@ -72,6 +72,19 @@ def test_a_warm_head_is_better_than_a_random_one(small: Make, monkeypatch: pytes
     assert losses[1] < 0.5 * losses[0]
 
 
+def test_a_loss_that_is_not_finite_is_refused(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = sensitivity.load_backbone
+
+    def broken(*args: Any, **named: Any) -> Any:
+        model = load(*args, **named)
+        torch.nn.init.constant_(model.blocks[0].mlp.fc1.bias, torch.nan)
+        return model
+
+    monkeypatch.setattr(sensitivity, "load_backbone", broken)
+    with pytest.raises(RunError, match="finite"):
+        report(small())
+
+
 def test_the_report_is_made_once_and_read_again(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = report_of(small())
     monkeypatch.setattr(sensitivity, "measure", None)
