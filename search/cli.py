@@ -112,10 +112,14 @@ def score(
 
     names, overrides = _split_arguments(arguments)
     configs = [load_config(name, overrides) for name in names]
-    from petlas.search.run_folder import opened
-    from petlas.search.sensitivity import report_of
+    from petlas.search.driver import checked_session
+    from petlas.search.run_folder import check_same, opened
+    from petlas.search.sensitivity import PICTURE, report_of
     from petlas.search.tables import console, sensitivity_tables
 
+    for config in configs:
+        check_same(config)
+        checked_session(config)
     reports = []
     for config in configs:
         with opened(config):
@@ -128,9 +132,9 @@ def score(
         log.warning("no pictures: they need matplotlib; pip install 'petlas[report]'")
     else:
         for config, report in zip(configs, reports, strict=True):
-            write_heat_map(report, config.folder / "sensitivity.png")
+            write_heat_map(report, config.folder / PICTURE)
             if format is Format.TABLE:
-                console.print(f"wrote {config.folder / 'sensitivity.png'}")
+                console.print(f"wrote {config.folder / PICTURE}")
         if len(configs) > 1:
             page = configs[0].folder.parent / "sensitivity.html"
             write_comparison(reports, page)

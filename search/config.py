@@ -108,8 +108,8 @@ class SearchConfig(_Group):
     `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from the backbone.
     `ranking_check` designs, spread over the scores, are trained too: they show how well scores rank designs.
 
-    With `seed_designs: sensitivity`, the first designs that are tried have sizes in proportion to the sensitivity of
-    the weights next to them.
+    With `seed_designs: sensitivity`, the first designs that are trained, but for finalists, have sizes in proportion to
+    the sensitivity of the weights next to them.
     """
 
     trials: PositiveInt = 64
@@ -165,7 +165,8 @@ class SensitivityConfig(_Group):
     1 / `alpha` of the cost of a `module` of that `rank` is sensitive gets one, a vector is trained whole where
     1 / `beta` of it is, and the rest of a budget goes to single entries; with `rule: proportional`, the sizes of the
     run's space are in proportion to the sensitivity. There is a design for each of `budgets`: by default for
-    `budget.params`, or without one for seven from 50,000 to 1,000,000.
+    `budget.params`, or without one for seven from 50,000 to 1,000,000. The criterion says how many single entries each
+    block gets; which ones they are, the method `sparse` finds by squared gradients when it is trained.
     """
 
     batches: PositiveInt = 16
@@ -273,7 +274,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             if isinstance(node.get(group), str) and group in ("task", "backbone"):
                 node[group] = {"name": node[group]}
             if isinstance(node.get(group), str) and group == "space" and node is data:
-                node[group] = read_yaml(find_config(node[group], "spaces"))
+                node[group] = _named_space(node[group])
             if node.get(group) is None:
                 node[group] = {}
             node = node[group]
@@ -289,6 +290,14 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     if faults:
         raise ConfigError("command line", faults)
     return data
+
+
+def _named_space(name: str) -> dict[str, Any]:
+    """A space by its name or file, told by the key `space` where there is none."""
+    try:
+        return read_yaml(find_config(name, "spaces"))
+    except ConfigError as error:
+        raise ConfigError("command line", [Fault("space", fault.value, fault.rule) for fault in error.faults]) from None
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -17,7 +17,7 @@ from petlas.search.config import RunConfig
 from petlas.search.record import SEARCH, SENSITIVITY, design_of
 from petlas.search.run_folder import clear_checkpoints, opened, write_text
 from petlas.search.scores import ScoreStage, enqueue_finalists
-from petlas.search.sensitivity import report_of, seed_designs, with_pruned_space
+from petlas.search.sensitivity import Report, report_of, seed_designs, uses_sensitivity, with_pruned_space
 from petlas.search.session import Session, Stage
 from petlas.search.supernet import SupernetRun
 from petlas.search.training import EpochResult, Work, fresh_backbone, open_run_task
@@ -45,18 +45,17 @@ def search(config: RunConfig) -> FrozenTrial | None:
     Returns:
         The best trial, or None if no trial came to its end.
     """
-    session = Session(config)
-    open_run_task(config)
-    fresh_backbone(config)
+    session = checked_session(config)
     with opened(config) as folder:
-        if (pruned := with_pruned_space(config)) is not config:
+        found = report_of(config) if uses_sensitivity(config) else None
+        if found is not None and (pruned := with_pruned_space(config, found.sites)) is not config:
             session = Session(pruned)
         record = session.record
         stale = record.recover()
         if stale:
             log.info("%d interrupted trials are marked FAIL and will run again", stale)
         try:
-            _run(session)
+            _run(session, found)
         except KeyboardInterrupt:
             record.recover()
             raise
@@ -67,7 +66,15 @@ def search(config: RunConfig) -> FrozenTrial | None:
         return best
 
 
-def _run(session: Session) -> None:
+def checked_session(config: RunConfig) -> Session:
+    """The session of a configuration whose task, backbone and space are in order; nothing is written."""
+    session = Session(config)
+    open_run_task(config)
+    fresh_backbone(config)
+    return session
+
+
+def _run(session: Session, found: Report | None) -> None:
     """The stages of a search, each from where it stands."""
     config = session.config
     with ExitStack() as stack:
@@ -78,11 +85,11 @@ def _run(session: Session) -> None:
                 _train_supernet(runner(), config)
                 runner().run(scores)
             enqueue_finalists(session)
-        elif config.strategy == "sensitivity":
-            for allocated in report_of(config).designs:
+        elif found is not None and config.strategy == "sensitivity":
+            for allocated in found.designs:
                 session.enqueue(Design.from_dict(allocated.design), SENSITIVITY)
-        if config.search.seed_designs == "sensitivity":
-            for design in seed_designs(config, session.space, session.budget):
+        if found is not None and config.search.seed_designs == "sensitivity":
+            for design in seed_designs(session.space, session.budget, found.sites):
                 session.enqueue(design, SEARCH)
         session.start()
         if session.exhausted():

@@ -14,7 +14,7 @@ from petlas.petl.backbone import load_backbone
 from petlas.petl.tuning import apply
 from petlas.search.baselines import baselines
 from petlas.search.config import RunConfig
-from petlas.search.sensitivity import budgets_of, uses_sensitivity
+from petlas.search.sensitivity import PARTS, budgets_of, uses_sensitivity
 from petlas.search.session import Session
 from petlas.search.training import open_run_task, pick_device
 
@@ -36,7 +36,7 @@ class Plan:
     """What a search would cost at most.
 
     Args:
-        designs: How many the space has.
+        designs: How many the space has, before any pruning.
         params: Trainable parameters of the smallest and the largest design, and the budget.
         flops: Operations of the backbone's forward pass on one image.
         R_seconds: One training run at full epochs, measured on this machine.
@@ -72,17 +72,18 @@ def plan(config: RunConfig) -> Plan:
     if uses_sensitivity(config):
         looked_at = min(images["train"], config.sensitivity.batches * config.sensitivity.batch_size)
         add("sensitivity", 1, 1.5 * looked_at * step)  # gradients of all weights, too
+    seeds_first = len(PARTS) if settings.seed_designs == "sensitivity" else 0
     known = len(baselines(session.shape, session.budget.limit, session.cost)) if settings.baselines else 0
     if config.strategy == "supernet":
         own = config.supernet
         passes = 1 if own.sampling == "single" else 2 + own.random
         add("supernet", 1, own.epochs * images["train"] * step * passes)
         add("scores", settings.scores, settings.scores * images["val"] * forward)
-        finalists = settings.finalists + settings.ranking_check
-        add("baselines and finalists", known + finalists, (known + finalists) * one)
+        trained = min(settings.trials, known + settings.finalists + settings.ranking_check + seeds_first)
+        add("baselines and finalists", trained, trained * one)
     elif config.strategy == "sensitivity":
-        own_budgets = len(budgets_of(config))
-        add("baselines and sensitivity", known + own_budgets, (known + own_budgets) * one)
+        trained = min(settings.trials, known + len(budgets_of(config)) + seeds_first)
+        add("baselines and sensitivity", trained, trained * one)
     else:
         add("baselines and search", settings.trials, settings.trials * one)
     seeds = config.protocol.retrain_seeds

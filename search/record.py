@@ -219,6 +219,7 @@ class StudyRecord:
         Returns:
             How many there were.
         """
+        self._filled.clear()
         stale = self.trials(TrialState.RUNNING)
         for trial in stale:
             self.storage.set_trial_user_attr(trial._trial_id, "interrupted", True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from petlas.search.config import ConfigError, RunConfig, dump_config, load_config
 
@@ -23,6 +24,7 @@ CHECKPOINTS = "checkpoints"
 """Where trainings are kept until their stage is over."""
 
 _CONFIG = "config.yaml"
+SENSITIVITY_FILES = ("sensitivity.json", "sensitivity.png")
 _MAY_CHANGE = ("name", "search.trials", "search.seconds", "protocol", "resources", "runs", "storage")
 """Settings that may differ when a run is resumed: they don't change what a trial's number means."""
 
@@ -95,9 +97,9 @@ def check_same(config: RunConfig) -> None:
         RunError: Naming each setting that differs.
     """
     path = config.folder / _CONFIG
-    if not path.exists():
+    if not path.exists() or (config.storage is None and _only_scored(config.folder)):
         return
-    before, now = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(config.model_dump())
+    before, now = _flat(_with_defaults(path)), _flat(config.model_dump())
     changed = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted(before | now)
@@ -109,6 +111,21 @@ def check_same(config: RunConfig) -> None:
             f"{config.folder} holds a run with other settings, and its trials would not compare:\n  {listed}\n"
             "give this run a name of its own with name=NAME, or remove the folder"
         )
+
+
+def _only_scored(folder: Path) -> bool:
+    """Whether a folder has nothing but what `petlas score` writes, which goes with any settings."""
+    found = {path.name for path in folder.iterdir()}
+    return SENSITIVITY_FILES[0] in found and found <= {_CONFIG, "log.txt", "run.lock", *SENSITIVITY_FILES}
+
+
+def _with_defaults(path: Path) -> Any:
+    """A kept configuration, with the defaults of settings that came later."""
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return RunConfig.model_validate(data).model_dump()
+    except ValidationError:
+        return data
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -24,17 +24,20 @@ from petlas.petl.shape import BackboneShape, BlockTensor, block_tensors
 from petlas.petl.tuning import count_params
 from petlas.search.allocation import allocate_all
 from petlas.search.config import RunConfig, space_of
-from petlas.search.run_folder import RunError, write_json
-from petlas.search.sizing import OPERATIONS, proportional_design, pruned
+from petlas.search.run_folder import SENSITIVITY_FILES, RunError, write_json
+from petlas.search.sizing import OPERATIONS, Sites, proportional_design, pruned
 from petlas.search.supernet import space_and_budget
 from petlas.search.training import ImageBatches, load_split, open_run_task, pick_device
 from petlas.spaces import Budget, Space
 
 log = logging.getLogger("petlas")
 
-FILE = "sensitivity.json"
+FILE, PICTURE = SENSITIVITY_FILES
 BUDGETS = (50_000, 100_000, 200_000, 400_000, 600_000, 800_000, 1_000_000)
 """SPT's, used where neither `sensitivity.budgets` nor `budget.params` is given."""
+
+PARTS = (1, 2, 4)
+"""Seed designs have the whole budget, a half and a quarter."""
 
 _HEAD_STEPS = 100
 _HEAD_LR = 1e-2
@@ -61,6 +64,7 @@ class Report:
         sites: For each block, the sum of the sensitivities of the entries of each operation.
         designs: One for each budget.
         seconds: What the gradients took, and all that came after them.
+        settings: Of the run: those that this depends on.
     """
 
     task: str
@@ -70,6 +74,7 @@ class Report:
     sites: list[dict[str, float]]
     designs: list[Allocated]
     seconds: dict[str, float]
+    settings: dict[str, Any]
 
 
 def measure(config: RunConfig) -> tuple[BackboneShape, dict[BlockTensor, Tensor]]:
@@ -128,51 +133,73 @@ def sites_of(found: Mapping[BlockTensor, Tensor], depth: int) -> list[dict[str, 
     return sites
 
 
-def budgets_of(config: RunConfig) -> list[int]:
-    """The budgets that designs are made for."""
-    limit = config.budget.params
-    wanted = config.sensitivity.budgets or ((limit,) if limit is not None else BUDGETS)
+def budgets_of(config: RunConfig, least: int = 0) -> list[int]:
+    """The budgets that designs are made for; of those that nobody asked for, the ones that some design fits."""
+    limit, given = config.budget.params, config.sensitivity.budgets
+    wanted = given or ([limit] if limit is not None else [budget for budget in BUDGETS if budget >= least])
     return [budget for budget in wanted if limit is None or budget <= limit]
 
 
 def report(config: RunConfig) -> Report:
-    """Measure, and give each budget to a design by the run's rule."""
+    """Measure, and give each budget to a design by the run's rule.
+
+    Raises:
+        SpaceError: When a budget is too small for any design.
+        RunError: When the loss is not finite.
+    """
+    settings, (space, budget) = config.sensitivity, space_and_budget(config)
+    assert budget.cost is not None
+    by_size = settings.rule == "proportional"
+    budgets = budgets_of(config, budget.cost(space.smallest) if by_size else 0)
+    if by_size:
+        for limit in budgets:
+            space.check_budget(Budget(limit, budget.cost))
     start = time.perf_counter()
     shape, found = measure(config)
     middle = time.perf_counter()
     sites = sites_of(found, shape.depth)
     if not all(math.isfinite(value) for site in sites for value in site.values()):
         raise RunError(f"the loss of {shape.name} on {config.task.name} must be finite; check the backbone's weights")
-    budgets = budgets_of(config)
-    if config.sensitivity.rule == "spt":
-        designs = allocate_all(found, shape, budgets, config.sensitivity)
-    else:
-        space, budget = space_and_budget(config)
+    if by_size:
+        space, budget = space_and_budget(with_pruned_space(config, sites))
         designs = [proportional_design(space, Budget(limit, budget.cost), sites) for limit in budgets]
+    else:
+        designs = allocate_all(found, shape, budgets, settings)
     allocated = [Allocated(b, count_params(d, shape), d.to_dict()) for b, d in zip(budgets, designs, strict=True)]
     seconds = {"gradients": middle - start, "after": time.perf_counter() - middle}
-    settings = config.sensitivity
-    return Report(config.task.name, shape.name, settings.criterion, settings.head, sites, allocated, seconds)
+    made = Report(
+        config.task.name, shape.name, settings.criterion, settings.head, sites, allocated, seconds, _of(config)
+    )
+    del found
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the trials of this search run in other processes
+    return made
 
 
-def seed_designs(config: RunConfig, space: Space, budget: Budget) -> list[Design]:
+def _of(config: RunConfig) -> dict[str, Any]:
+    """The settings that a report depends on, as plain data."""
+    data = config.model_dump(mode="json")
+    return {key: data[key] for key in ("task", "backbone", "space", "budget", "sensitivity", "seed")}
+
+
+def seed_designs(space: Space, budget: Budget, sites: Sites) -> list[Design]:
     """Designs to begin a search with: in proportion to the sensitivity, of the whole budget, a half and a quarter."""
     assert budget.cost is not None
     least, most = budget.cost(space.smallest), budget.cost(space.largest)
     most = most if budget.limit is None else min(most, budget.limit)
-    limits = [max(least, most // part) for part in (1, 2, 4)]
-    sites = report_of(config).sites
+    limits = [max(least, most // part) for part in PARTS]
     return [proportional_design(space, Budget(limit, budget.cost), sites) for limit in limits]
 
 
 def report_of(config: RunConfig) -> Report:
-    """The report in the run folder, made if it is not there."""
+    """The report in the run folder, made if there is none of these settings."""
     path = config.folder / FILE
-    if not path.exists():
-        made = report(config)
-        write_json(path, asdict(made))
-        took = made.seconds["gradients"] + made.seconds["after"]
-        log.info("sensitivity of %s in %.1f s: %s", made.task, took, path)
+    if path.exists() and (kept := read_report(path)).settings == _of(config):
+        return kept
+    made = report(config)
+    write_json(path, asdict(made))
+    took = made.seconds["gradients"] + made.seconds["after"]
+    log.info("sensitivity of %s in %.1f s: %s", made.task, took, path)
     return read_report(path)
 
 
@@ -195,9 +222,7 @@ def uses_sensitivity(config: RunConfig) -> bool:
     return wants or bool(space_of(config).get("prune"))
 
 
-def with_pruned_space(config: RunConfig) -> RunConfig:
+def with_pruned_space(config: RunConfig, sites: Sites) -> RunConfig:
     """The configuration with a space without its least sensitive places, if `space.prune` asks for it."""
     space = space_of(config)
-    if not space.get("prune"):
-        return config
-    return config.model_copy(update={"space": pruned(space, report_of(config).sites)})
+    return config.model_copy(update={"space": pruned(space, sites)}) if space.get("prune") else config

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from petlas.petl.design import Design
+from petlas.petl.design import Design, Placement
 from petlas.petl.methods import get_method
 from petlas.spaces import Budget, Space
 from petlas.spaces.check import parse_blocks
@@ -18,7 +17,8 @@ Sites: TypeAlias = Sequence[Mapping[str, float]]
 
 OPERATIONS = ("norm1", "q", "k", "v", "proj", "norm2", "fc1", "fc2")
 
-_HALVINGS = 40
+_HALVINGS = 60
+_MOST = 1e12  # times its largest size: beyond this nothing grows any more
 
 _OPERATIONS_AT = {
     "attn": ("q", "k", "v", "proj"),
@@ -37,13 +37,13 @@ _OPERATIONS_AT = {
 """The operations next to a site of a method's; `attn.q` and such are their own, any other is the whole block."""
 
 
-def sensitivity_at(sites: Sites, method: str, block: int | None) -> float:
-    """What the sensitivities of the operations at a method's sites come to, in a block or in all of them."""
+def sensitivity_at(sites: Sites, placement: Placement) -> float:
+    """What the sensitivities of the operations at a placement's sites come to, in its block or in all of them."""
     operations: set[str] = set()
-    for site in get_method(method).sites:
+    for site in get_method(placement.method).sites_of(placement):
         own = site.rpartition(".")[2]
         operations |= {own} if own in OPERATIONS else set(_OPERATIONS_AT.get(site, OPERATIONS))
-    blocks = sites if block is None else [sites[block]]
+    blocks = sites if placement.block is None else [sites[placement.block]]
     return sum(each[operation] for each in blocks for operation in operations)
 
 
@@ -79,7 +79,7 @@ def proportional_design(space: Space, budget: Budget, sites: Sites) -> Design:
     deepest = max((rule.high for rule in space.rules), default=0)
     depth = next(depth for depth in range(deepest, -1, -1) if fits(0.0, depth))
     low, high = 0.0, 1.0
-    while fits(high, depth) and point(high, depth) != point(math.inf, depth):
+    while fits(high, depth) and high < _MOST:
         low, high = high, 2 * high
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -104,7 +104,7 @@ def proportional_design(space: Space, budget: Budget, sites: Sites) -> Design:
 
 def _shares(space: Space, sites: Sites) -> list[float]:
     """For each dimension, its sensitivity over the mean of its method's."""
-    scores = [sensitivity_at(sites, d.method, d.block) for d in space.dimensions]
+    scores = [sensitivity_at(sites, largest) for d in space.dimensions if (largest := d.placements[-1])]
     by_method: dict[str, list[float]] = {}
     for dimension, score in zip(space.dimensions, scores, strict=True):
         by_method.setdefault(dimension.method, []).append(score)

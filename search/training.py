@@ -220,11 +220,12 @@ class TrainingRun(Learner):
         torch.manual_seed(seed)  # only here: reading the backbone for the first time draws random numbers
         reset_head(model, task.num_classes)
         apply(model, design).to(pick_device())
-        if initial is not None:
-            tuning_of(model).load_state_dict(dict(initial))
         self.inputs, device = input_config(model), pick_device()
         data = load_split(config, task, train_split, self.inputs, device, config.train.batch_size)
-        prepare(model, data)
+        if initial is None:
+            prepare(model, data)
+        else:
+            tuning_of(model).load_state_dict(dict(initial))  # with the entries and channels that were chosen for it
         stamp: Stamp = {"design": design.key, "seed": seed, "split": train_split, "inherited": initial is not None}
         file = checkpoints / f"{design.key}-{train_split}-{seed}.safetensors" if checkpoints else None
         super().__init__(model, data, config.train, seed, file, stamp)

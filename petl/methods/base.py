@@ -242,6 +242,10 @@ class Method(ABC):
             return (Placement(self.name, None, size),)
         return tuple(Placement(self.name, block, size) for block in range(shape.depth))
 
+    def sites_of(self, placement: Placement) -> tuple[str, ...]:
+        """The sites that a placement acts on: all of the method's, where no option chooses among them."""
+        return self.sites
+
     def option(self, placement: Placement, name: str) -> Option | None:
         """The value of an option: the placement's, or the default."""
         return dict(placement.options).get(name, self.options[name])

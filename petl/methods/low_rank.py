@@ -63,6 +63,10 @@ class TargetsMethod(BlockMethod):
     def _targets(self, placement: Placement) -> list[str]:
         return [target.strip() for target in str(self.option(placement, "targets")).split(",")]
 
+    def sites_of(self, placement: Placement) -> tuple[str, ...]:
+        """The layers that are targets."""
+        return tuple(site for site in self.sites if site.rpartition(".")[2] in self._targets(placement))
+
     def sides(self, shape: BackboneShape, placement: Placement) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of each target."""
         targets = self._targets(placement)

@@ -13,7 +13,7 @@ heatmap = pytest.importorskip("petlas.search.heatmap")
 def report(task: str, seed: int) -> Report:
     rng = np.random.default_rng(seed)
     sites = [dict(zip(OPERATIONS, map(float, rng.random(8)), strict=True)) for _ in range(6)]
-    return Report(task, "vit", "spt", "random", sites, [], {})
+    return Report(task, "vit", "spt", "random", sites, [], {}, {})
 
 
 def test_the_picture_is_a_png(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_the_picture_is_a_png(tmp_path: Path) -> None:
 
 
 def test_a_report_without_any_sensitivity_can_be_drawn() -> None:
-    nothing = Report("digits", "vit", "spt", "random", [dict.fromkeys(OPERATIONS, 0.0)] * 2, [], {})
+    nothing = Report("digits", "vit", "spt", "random", [dict.fromkeys(OPERATIONS, 0.0)] * 2, [], {}, {})
     assert heatmap.heat_map(nothing).startswith(b"\x89PNG")
 
 

@@ -208,3 +208,12 @@ def test_a_run_of_another_version_is_told_as_such(make: Make) -> None:
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"colour": "red"}))
     with pytest.raises(RunError, match="another version"):
         find_run(str(folder))
+
+
+def test_a_run_goes_on_under_a_petlas_with_more_settings(make: Make) -> None:
+    with opened(make()) as folder:
+        data = yaml.safe_load((folder / "config.yaml").read_text())
+    del data["sensitivity"], data["search"]["seed_designs"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(data))
+    with opened(make()):
+        assert "seed_designs" in (folder / "config.yaml").read_text()

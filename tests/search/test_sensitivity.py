@@ -13,10 +13,11 @@ from petlas.search import sensitivity
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
 from petlas.search.record import StudyRecord, design_of
-from petlas.search.run_folder import RunError
+from petlas.search.run_folder import RunError, opened
 from petlas.search.sensitivity import FILE, read_report, report, report_of
 from petlas.search.sizing import OPERATIONS
 from petlas.search.training import load_split, open_run_task, pick_device
+from petlas.spaces import SpaceError
 
 Make = Callable[..., RunConfig]
 SMALL = {"batches": 2, "batch_size": 4, "rule": "proportional", "budgets": [2_000, 4_000]}
@@ -105,7 +106,7 @@ def test_budgets_are_those_asked_for_or_the_runs_own_or_seven(small: Make) -> No
     assert len(sensitivity.budgets_of(small(sensitivity={}))) == 7
 
 
-def test_the_strategy_trains_one_design_for_each_budget_after_the_baselines(small: Make, training: Any) -> None:
+def test_the_strategy_trains_one_design_for_each_budget_and_the_baselines(small: Make, training: Any) -> None:
     config = small(strategy="sensitivity", budget={"params": 4_000}, search={"baselines": True})
     search(config)
     mine = [t for t in trials(config) if t.user_attrs["stage"] == "sensitivity"]
@@ -135,10 +136,39 @@ def test_a_pruned_space_has_none_of_the_least_sensitive_places(small: Make, trai
     used = {p.block for t in trials(config) for p in design_of(t).placements}
     assert len(used) == 3
     sites = report_of(config).sites
-    totals = {
-        block: sum(site[name] for name in ("q", "k", "v", "proj", "fc1", "fc2")) for block, site in enumerate(sites)
-    }
+    totals = {block: sum(site[name] for name in ("q", "v")) for block, site in enumerate(sites)}
     assert used == set(sorted(totals, key=lambda block: totals[block])[3:])
+
+
+def test_sizes_by_sensitivity_lie_within_the_pruned_space(small: Make, training: Any) -> None:
+    config = small(strategy="sensitivity", space=SPACE | {"prune": 0.5})
+    search(config)
+    designs = [Design.from_dict(each.design) for each in report_of(config).designs]
+    assert len({p.block for design in designs for p in design.placements}) <= 3
+    assert {t.user_attrs["key"] for t in trials(config)} == {design.key for design in designs}
+
+
+def test_other_settings_are_measured_anew(small: Make) -> None:
+    first = report_of(small())
+    other = report_of(small(sensitivity=SMALL | {"criterion": "taylor"}))
+    assert (first.criterion, other.criterion) == ("spt", "taylor")
+    assert first.sites != other.sites
+
+
+def test_a_folder_that_was_only_scored_takes_any_settings(small: Make, training: Any) -> None:
+    with opened(small()):
+        report_of(small())
+    search(small(search={"trials": 2}, train={"epochs": 3}))
+    with pytest.raises(RunError, match="epochs"):
+        search(small(search={"trials": 2}))
+
+
+def test_budgets_that_nobody_asked_for_and_nothing_fits_are_left_out(small: Make) -> None:
+    large = {"methods": {"lora": {"blocks": "all", "sizes": [32, 64]}}}
+    config = small(space=large, sensitivity={"batches": 1, "batch_size": 4, "rule": "proportional"})
+    assert [each.budget for each in report(config).designs] == [100_000, 200_000, 400_000, 600_000, 800_000, 1_000_000]
+    with pytest.raises(SpaceError, match="at least"):
+        report(small(space=large))
 
 
 def test_plain_data_of_a_report_says_all(small: Make) -> None:

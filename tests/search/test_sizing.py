@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petlas.petl import count_params, shape_by_name
+from petlas.petl import Placement, count_params, shape_by_name
 from petlas.search.sizing import OPERATIONS, proportional_design, pruned, sensitivity_at
 from petlas.spaces import Budget, Space, SpaceError, check_space
 
@@ -44,11 +44,11 @@ def test_equal_sensitivities_give_equal_sizes_as_large_as_fit():
 
 def test_each_method_goes_by_the_operations_that_it_touches():
     at = [dict.fromkeys(OPERATIONS, 0.0) for _ in range(12)]
-    at[3]["fc2"], at[7]["q"] = 1.0, 1.0
+    at[3]["fc2"], at[5]["v"], at[7]["q"] = 1.0, 1.0, 1.0
     space = space_of({"lora": {"blocks": "all", "sizes": [0, 4]}, "adapter": {"blocks": "all", "sizes": [0, 4]}})
     design = proportional_design(space, Budget(8_000, cost), at)
     assert {p.block for p in design.by_method["adapter"]} == {3}
-    assert {p.block for p in design.by_method["lora"]} == {3, 7}
+    assert {p.block for p in design.by_method["lora"]} == {5, 7}
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,21 @@ def test_each_method_goes_by_the_operations_that_it_touches():
         ("prefix", {"k", "v"}),
         ("ln_tune", {"norm1", "norm2"}),
         ("u_tuning", set(OPERATIONS)),
-        ("lora", {"q", "k", "v", "proj", "fc1", "fc2"}),
+        ("lora", {"q", "v"}),
+        ("linear_adapter", {"q", "k", "v", "proj", "fc1", "fc2"}),
         ("houlsby", {"proj", "fc2"}),
     ],
 )
 def test_the_operations_next_to_the_sites_of_a_method(method, operations):
     at = [{operation: 2.0**i for i, operation in enumerate(OPERATIONS)} for _ in range(12)]
-    assert sensitivity_at(at, method, 2) == sum(at[2][operation] for operation in operations)
-    assert sensitivity_at(at, method, None) == 12 * sensitivity_at(at, method, 2)
+    expected = sum(at[2][operation] for operation in operations)
+    assert sensitivity_at(at, Placement(method, 2)) == expected
+    assert sensitivity_at(at, Placement(method)) == 12 * expected
+
+
+def test_the_targets_of_a_placement_say_which_operations_it_touches():
+    at = [{operation: 2.0**i for i, operation in enumerate(OPERATIONS)} for _ in range(12)]
+    assert sensitivity_at(at, Placement("lora", 0, 8, {"targets": "fc1,k"})) == at[0]["fc1"] + at[0]["k"]
 
 
 METHODS = st.dictionaries(

@@ -49,3 +49,16 @@ def test_a_score_is_one_measured_epoch(trained: Callable[[bool], RunConfig], lor
     assert work.finished
     assert 0 <= result.val <= 1
     assert result.seconds > 0
+
+
+def test_inherited_entries_are_those_that_were_chosen_for_the_supernet(make: Make) -> None:
+    few, space = {"epochs": 1, "warmup_epochs": 0}, {"methods": {"sparse": {"blocks": [0, 5], "sizes": [0, 20, 40]}}}
+    config = make(space=space, supernet=few, train=few | {"batch_size": 400})
+    supernet = SupernetRun(config).supernet
+    for module in supernet.tuning.modules():
+        if hasattr(module, "index"):
+            module.index.add_(1)  # not what the backbone alone would choose
+    inherited = supernet.inherited(supernet.largest)
+    run = TrainingRun(config, supernet.largest, 0, initial=inherited)
+    state = tuned_state_dict(run.model)
+    assert all(torch.equal(state[key], value) for key, value in inherited.items())
