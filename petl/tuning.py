@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+import torch._dynamo.config
 from torch import Tensor, nn
 
 from petlas.petl.backbone import shape_of
@@ -130,6 +131,8 @@ def apply(model: nn.Module, design: Design) -> nn.Module:
         DesignError: When the design cannot be inserted; the model is then left as it was.
         BackboneError: When the model is no plain vision transformer of timm.
     """
+    # Designs differ in their hooks: without guards on these, torch.compile may run an earlier design's graph instead.
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
     if hasattr(model, "petl"):
         raise DesignError("a model takes one design, and this one has a design; call petlas.petl.remove(model) first")
     shape = shape_of(model)

@@ -510,6 +510,15 @@ def test_a_compiled_model_computes_the_same(group, make, usual, insert, shake, i
     torch.testing.assert_close(compiled(images(model)), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_compiled_model_does_not_run_the_graph_of_an_earlier_design(make, usual, insert, shake, images):
+    torch._dynamo.reset()
+    for name in ("sparse", "mona"):  # sparse breaks the graph, and the pieces are kept
+        model = make("plain")
+        shake(insert(model, usual(name, model)))
+        compiled = torch.compile(model, backend="eager")
+        torch.testing.assert_close(compiled(images(model)), model(images(model)), rtol=1e-5, atol=1e-5)
+
+
 @pairs
 def test_two_methods_together_add_up_merge_if_both_can_and_come_off_again(pair, make, usual, insert, train, images):
     model = make("dinov2").double()
