@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--cliparts", type=Path, required=True, help="the folder png of Debian's openclipart-png")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=30_000, help="procedural images")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--cache", type=Path, help="where the images and the teacher's tokens are kept between runs")
