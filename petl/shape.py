@@ -41,6 +41,11 @@ class BlockTensor:
     columns: int
 
     @property
+    def block(self) -> int:
+        """The block that it is in."""
+        return int(self.path.split(".")[1])
+
+    @property
     def entries(self) -> int:
         """How many numbers it holds."""
         return self.rows * self.columns

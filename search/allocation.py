@@ -73,7 +73,7 @@ class Allocation:
         """The design: `module` at the matrices, by its option `targets`, and `sparse` for all else."""
         placements = []
         for block in range(shape.depth):
-            mine = [t for t in (*self.modules, *self.whole, *self.entries) if t.path.startswith(f"blocks.{block}.")]
+            mine = [t for t in (*self.modules, *self.whole, *self.entries) if t.block == block]
             targets = _names(t for t in mine if t in self.modules)
             if targets:
                 placements.append(Placement(module, block, rank, (("targets", targets),)))
@@ -160,15 +160,12 @@ def allocate_all(
         for tensor, cost in zip(tensors, costs, strict=True):
             need = _need(tensor, cost, settings)
             if need is not None and all(tensor in each.modules | each.whole for each in longer):
-                values[tensor] = (
-                    values[tensor].flatten().topk(need).values
-                )  # its other entries are free: leave them out
+                values[tensor] = values[tensor].flatten().topk(need).values  # the others are free
 
 
 def _cost(tensor: BlockTensor, shape: BackboneShape, settings: SensitivityConfig) -> int:
     """What it takes to train a tensor by a module, or a vector as a whole."""
     if tensor.is_vector:
         return tensor.entries
-    block = int(tensor.path.split(".")[1])
-    module = Placement(settings.module, block, settings.rank, (("targets", tensor.name),))
+    module = Placement(settings.module, tensor.block, settings.rank, (("targets", tensor.name),))
     return count_params(Design.of([module]), shape)

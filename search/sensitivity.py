@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.backbone import input_config, load_backbone, reset_head, shape_of
+from petlas.petl.backbone import input_config, reset_head, shape_of
 from petlas.petl.design import Design
 from petlas.petl.methods.base import Batch
 from petlas.petl.sensitivity import Criterion, sensitivities
@@ -27,7 +27,7 @@ from petlas.search.config import RunConfig, space_of
 from petlas.search.run_folder import SENSITIVITY_FILES, RunError, write_json
 from petlas.search.sizing import OPERATIONS, Sites, proportional_design, pruned
 from petlas.search.supernet import space_and_budget
-from petlas.search.training import ImageBatches, load_split, open_run_task, pick_device
+from petlas.search.training import fresh_backbone, load_split, open_run_task, pick_device
 from petlas.spaces import Budget, Space
 
 log = logging.getLogger("petlas")
@@ -82,16 +82,15 @@ def measure(config: RunConfig) -> tuple[BackboneShape, dict[BlockTensor, Tensor]
 
     The model is in evaluation mode: with neither dropout nor drop-path, the same images give the same numbers.
     """
-    settings, backbone, device = config.sensitivity, config.backbone, pick_device()
-    task = open_run_task(config)
-    model = load_backbone(backbone.name, backbone.checkpoint, img_size=backbone.img_size)
+    settings, device = config.sensitivity, pick_device()
+    task, model = open_run_task(config), fresh_backbone(config)
     torch.manual_seed(config.seed)
     reset_head(model, task.num_classes)
     model.to(device).eval()
     data = load_split(config, task, "train", input_config(model), device, settings.batch_size)
     if settings.head == "warm":
-        _warm_up(model, _batches(data, settings.batches))
-    return tensor_sensitivities(model, _batches(data, settings.batches), settings.criterion)
+        _warm_up(model, islice(data, settings.batches))
+    return tensor_sensitivities(model, islice(data, settings.batches), settings.criterion)
 
 
 def tensor_sensitivities(
@@ -105,11 +104,7 @@ def tensor_sensitivities(
     return shape, {t: found[t.path].flatten()[t.start : t.start + t.entries] for t in tensors}
 
 
-def _batches(data: ImageBatches, count: int) -> Iterator[Batch]:
-    return islice(data, count)
-
-
-def _warm_up(model: nn.Module, batches: Iterator[Batch]) -> None:
+def _warm_up(model: nn.Module, batches: Iterable[Batch]) -> None:
     """Train the head for a few steps on features that are computed once."""
     with torch.no_grad():
         pairs = [(model.forward_head(model.forward_features(x), pre_logits=True), y) for x, y in batches]  # type: ignore[operator]
@@ -129,7 +124,7 @@ def sites_of(found: Mapping[BlockTensor, Tensor], depth: int) -> list[dict[str, 
     sites = [dict.fromkeys(OPERATIONS, 0.0) for _ in range(depth)]
     for tensor, values in found.items():
         operation = tensor.name.split(".")[0]
-        sites[int(tensor.path.split(".")[1])][behind.get(operation, operation)] += float(values.sum())
+        sites[tensor.block][behind.get(operation, operation)] += float(values.sum())
     return sites
 
 
@@ -200,7 +195,7 @@ def report_of(config: RunConfig) -> Report:
     write_json(path, asdict(made))
     took = made.seconds["gradients"] + made.seconds["after"]
     log.info("sensitivity of %s in %.1f s: %s", made.task, took, path)
-    return read_report(path)
+    return made
 
 
 def read_report(path: Path) -> Report:

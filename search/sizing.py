@@ -123,7 +123,6 @@ def pruned(data: Mapping[str, Any], sites: Sites) -> dict[str, Any]:
     Args:
         data: The space as plain data, with `prune` from 0 to below 1.
         sites: The sensitivities.
-
     """
     depth = len(sites)
     space = Space.from_dict(data, depth)

@@ -74,14 +74,14 @@ def test_a_warm_head_is_better_than_a_random_one(small: Make, monkeypatch: pytes
 
 
 def test_a_loss_that_is_not_finite_is_refused(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = sensitivity.load_backbone
+    load = sensitivity.fresh_backbone
 
     def broken(*args: Any, **named: Any) -> Any:
         model = load(*args, **named)
         torch.nn.init.constant_(model.blocks[0].mlp.fc1.bias, torch.nan)
         return model
 
-    monkeypatch.setattr(sensitivity, "load_backbone", broken)
+    monkeypatch.setattr(sensitivity, "fresh_backbone", broken)
     with pytest.raises(RunError, match="finite"):
         report(small())
 

@@ -70,3 +70,18 @@ def against_peft() -> Callable[..., None]:
             torch.testing.assert_close(block.get_submodule(path).weight, together, rtol=1e-10, atol=1e-10)
 
     return compare
+
+
+@pytest.fixture
+def decay(images):
+    """A few steps over all parameters with strong weight decay, and with momentum."""
+
+    def steps(model, optimiser):
+        extra = {"momentum": 0.9} if optimiser is torch.optim.SGD else {}
+        stepping = optimiser(model.parameters(), lr=0.05, weight_decay=0.3, **extra)
+        for _ in range(3):
+            stepping.zero_grad()
+            model(images(model)).square().mean().backward()
+            stepping.step()
+
+    return steps

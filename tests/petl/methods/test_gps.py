@@ -60,18 +60,11 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, make, shake, batche
 
 
 @pytest.mark.parametrize("optimiser", [torch.optim.AdamW, torch.optim.SGD])
-def test_under_weight_decay_and_momentum_only_the_chosen_entries_and_the_biases_change(
-    optimiser, make, batches, images
-):
+def test_under_weight_decay_and_momentum_only_the_chosen_entries_and_the_biases_change(optimiser, make, batches, decay):
     model = make("gap")
     prepare(apply(model, WHOLE), batches(model))
     chosen = {path: part.index.long() for path, part in entries_of(model).items()}
-    extra = {"momentum": 0.9} if optimiser is torch.optim.SGD else {}
-    steps = optimiser(model.parameters(), lr=0.05, weight_decay=0.3, **extra)
-    for _ in range(3):
-        steps.zero_grad()
-        model(images(model)).square().mean().backward()
-        steps.step()
+    decay(model, optimiser)
     merge(model)
     for path, before in make("gap").named_parameters():
         after = model.get_parameter(path)
