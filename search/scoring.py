@@ -25,6 +25,7 @@ from petlas.search.training import (
     load_split,
     open_run_task,
     pick_device,
+    precision,
 )
 
 
@@ -81,7 +82,7 @@ class Scorer:
         prefixes = _prefixes(design, len(model.blocks))
         correct = 0
         for index, (images, labels) in enumerate(self.data):
-            with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+            with precision(images.device, self.autocast):
                 logits = self._logits(model, images, [(index, prefix) for prefix in prefixes])
             if not logits.isfinite().all():
                 return math.nan

@@ -8,6 +8,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from petlas.datasets import Task, open_store, open_task
 from petlas.petl.backbone import InputConfig, input_config, load_backbone, reset_head
@@ -108,9 +110,31 @@ def pick_device() -> torch.device:
 
 
 def autocast_dtype(train: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """bf16 where asked for, or where the hardware computes with it; most CPUs only emulate it, 20 times slower."""
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if train.amp == "bf16" or (train.amp == "auto" and able) else None
+    """bf16 where asked for, or where the hardware computes with it."""
+    return torch.bfloat16 if train.amp == "bf16" or (train.amp == "auto" and _computes_bf16(device)) else None
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16 itself: most CPUs only emulate it, 20 times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 lacks it
+    return device.type == "cpu" and any(able.get(unit, False) for unit in ("avx512_bf16", "amx_bf16"))
+
+
+@contextmanager
+def precision(device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
+    """Compute in `autocast` where that is safe; None for the model's own type.
+
+    Attention on a CPU is then left to plain products: the backward pass of the fused kernel takes bf16 so slowly that
+    whole steps last 1.2 times as long.
+    """
+    with torch.autocast(device.type, autocast, enabled=autocast is not None):
+        if autocast is None or device.type != "cpu":
+            yield
+        else:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
 
 
 class Learner(ABC):
@@ -175,7 +199,7 @@ class Learner(ABC):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) in float, computed in the precision of the settings."""
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+        with precision(self.device, self.autocast):
             logits: Tensor = self.model(images)
         return logits.float()
 
@@ -275,7 +299,7 @@ def evaluate(model: nn.Module, data: ImageBatches, autocast: torch.dtype | None 
     model.eval()
     correct = 0
     for images, labels in data:
-        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+        with precision(images.device, autocast):
             logits = model(images)
         if not logits.isfinite().all():
             return math.nan

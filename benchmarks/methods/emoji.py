@@ -3,7 +3,7 @@
     python benchmarks/methods/emoji.py --root DATA --checkpoint dinov2_vits14_fp16.safetensors --out runs/methods \\
         > benchmarks/methods/emoji.md
 
-Each method's usual design at its default size, trained on the 1,000 images with one seed and tested once. What is done
+Each method's usual design at its default size, trained on the 800 training images with one seed and tested once. What is done
 is kept in --out: the command goes on where it was cut off. One seed on about 900 test images has a standard error of
 1.5 points, and no method has its own learning rate here: this shows that methods work, not which one is best.
 """
@@ -25,8 +25,8 @@ from petlas.search.training import TrainingRun
 
 
 def train(config: RunConfig, design: Design) -> dict[str, Any]:
-    """Test accuracy of a design trained on train+val, and the seconds of its training."""
-    run = TrainingRun(config, design, config.seed, "trainval", None, checkpoints=Path(config.runs) / "checkpoints")
+    """Test accuracy of a design, and the seconds of its training."""
+    run = TrainingRun(config, design, config.seed, "train", None, checkpoints=Path(config.runs) / "checkpoints")
     start = time.perf_counter()
     while not run.finished:
         loss = run.epoch().loss

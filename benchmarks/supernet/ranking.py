@@ -26,7 +26,7 @@ from petlas.search.ranking import rank_agreement, regret
 from petlas.search.run_folder import write_json
 from petlas.search.scoring import Scorer
 from petlas.search.supernet import SupernetRun, load_supernet, space_and_budget
-from petlas.search.training import TrainingRun, load_split, open_run_task, pick_device
+from petlas.search.training import TrainingRun, autocast_dtype, load_split, open_run_task, pick_device
 
 SUPERNETS: dict[str, dict[str, Any]] = {
     "single-path": {"sampling": "single"},
@@ -37,7 +37,8 @@ SUPERNETS: dict[str, dict[str, Any]] = {
 
 def configs(args: argparse.Namespace, task: str) -> Iterator[tuple[str, RunConfig]]:
     """One configuration for each kind of supernet."""
-    for name, settings in SUPERNETS.items():
+    for name in args.supernets:
+        settings = SUPERNETS[name]
         passes = 4 if settings["sampling"] == "sandwich" else 1
         epochs = max(1, args.supernet_epochs // passes)
         yield (
@@ -96,7 +97,7 @@ def scores_of(config: RunConfig, designs: list[Design], file: Path) -> tuple[lis
     seconds = kept(file, f"seconds {config.name}") or keep(file, f"seconds {config.name}", time.perf_counter() - start)
     supernet = load_supernet(config)
     data = load_split(config, open_run_task(config), "val", input_config(supernet.model), pick_device())
-    scorer = Scorer(supernet, data, cache=2**30)
+    scorer = Scorer(supernet, data, cache=2**30, autocast=autocast_dtype(config.train, pick_device()))
     return [scorer.score(design) for design in designs], seconds
 
 
@@ -104,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="where the VTAB-layout tasks lie")
     parser.add_argument("--tasks", nargs="*", default=["emoji_group", "mnist", "dsprites_loc"])
+    parser.add_argument("--supernets", nargs="*", choices=SUPERNETS, default=list(SUPERNETS))
     parser.add_argument("--backbone", default="vit_small_patch14_dinov2")
     parser.add_argument("--checkpoint")
     parser.add_argument("--img-size", type=int, default=70)

@@ -255,10 +255,35 @@ def test_gradients_are_clipped_and_labels_smoothed_only_where_asked(
     assert smoothings == [0.0, 0.1]
 
 
-def test_a_cpu_computes_in_full_precision_unless_bf16_is_asked_for() -> None:
-    assert autocast_dtype(TrainConfig(), CPU) is None
+@pytest.mark.parametrize(
+    ("units", "found"),
+    [
+        ({"avx512_f": True, "avx512_bf16": False}, None),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_a_cpu_computes_in_full_precision_unless_it_multiplies_bf16_or_bf16_is_asked_for(
+    units: dict[str, bool], found: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    assert autocast_dtype(TrainConfig(), CPU) is found
     assert autocast_dtype(TrainConfig(amp="off"), CPU) is None
     assert autocast_dtype(TrainConfig(amp="bf16"), CPU) is torch.bfloat16
+
+
+def test_bf16_changes_logits_by_rounding_only_and_is_over_after_the_forward_pass(make: Make, lora: Lora) -> None:
+    """Against float32; and attention, whose implementation is another one then, is what it was afterwards."""
+    fused = torch.backends.cuda.flash_sdp_enabled()
+    logits = []
+    for amp in ("off", "bf16"):
+        run = TrainingRun(make(train={"amp": amp}), lora(), 0)
+        images, _ = run.data.batch(torch.arange(8))
+        logits.append(run.forward(images))
+    assert logits[0].dtype == logits[1].dtype == torch.float32
+    torch.testing.assert_close(logits[1], logits[0], rtol=0.05, atol=0.05)
+    assert not torch.equal(logits[0], logits[1])
+    assert torch.backends.cuda.flash_sdp_enabled() == fused and not torch.is_autocast_enabled("cpu")
 
 
 def test_drop_path_is_in_the_backbone_that_is_trained(make: Make) -> None:
