@@ -270,10 +270,13 @@ class TrainingRun(Learner):
         return loss.detach()
 
     def test(self) -> float:
-        """Accuracy on the locked test split. Called once, after selection, when the training is over."""
+        """Accuracy on the locked test split, in full precision, as the result is used by whoever loads it.
+
+        Called once, after selection, when the training is over.
+        """
         task = open_run_task(self.config)
         data = load_split(self.config, task, "test", self.inputs, self.device)
-        return evaluate(self.model, data, self.autocast)
+        return evaluate(self.model, data)
 
 
 def make_optimiser(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.Optimizer:

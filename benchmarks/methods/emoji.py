@@ -3,9 +3,9 @@
     python benchmarks/methods/emoji.py --root DATA --checkpoint dinov2_vits14_fp16.safetensors --out runs/methods \\
         > benchmarks/methods/emoji.md
 
-Each method's usual design at its default size, trained on the 800 training images with one seed and tested once. What is done
-is kept in --out: the command goes on where it was cut off. One seed on about 900 test images has a standard error of
-1.5 points, and no method has its own learning rate here: this shows that methods work, not which one is best.
+Each method's usual design at its default size, trained on the 800 training images with one seed and tested once. What
+is done is kept in --out: the command goes on where it was cut off. One seed on about 900 test images has a standard
+error of 1.5 points, and no method has its own learning rate here: this shows that methods work, not which one is best.
 """
 
 from __future__ import annotations

@@ -27,7 +27,15 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-STUDENT = {"embed_dim": 128, "depth": 6, "num_heads": 4, "num_classes": 0}
+from petlas.search.config import TrainConfig
+from petlas.search.training import autocast_dtype, pick_device, precision
+
+STUDENT = {"embed_dim": 192, "depth": 6, "num_heads": 3, "num_classes": 0}
+
+DEVICE = pick_device()
+
+AUTOCAST = autocast_dtype(TrainConfig(), DEVICE)
+"""bf16 where the hardware computes with it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Collection:
 def as_pixels(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (N, H, W, C) to normalised float (N, C, H, W)."""
     x = images.permute(0, 3, 1, 2).float() / 255
-    return (x - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    return (x - x.new_tensor(mean).view(1, 3, 1, 1)) / x.new_tensor(std).view(1, 3, 1, 1)
 
 
 @torch.no_grad()
@@ -50,12 +58,13 @@ def teacher_tokens(checkpoint: Path, images: Tensor, batch: int = 128) -> Tensor
     """The teacher's final tokens, class first (N, 17, 384), in fp16."""
     overlay = {"file": str(checkpoint), "num_classes": 0}
     name = "vit_small_patch14_dinov2"
-    teacher = timm.create_model(name, img_size=56, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    teacher = timm.create_model(name, img_size=56, pretrained=True, pretrained_cfg_overlay=overlay).eval().to(DEVICE)
     tokens = torch.empty(len(images), 17, teacher.embed_dim, dtype=torch.float16)
     for i in range(0, len(images), batch):
-        x = as_pixels(images[i : i + batch], teacher.default_cfg["mean"], teacher.default_cfg["std"])
+        x = as_pixels(images[i : i + batch].to(DEVICE), teacher.default_cfg["mean"], teacher.default_cfg["std"])
         x = F.interpolate(x, size=56, mode="bicubic", antialias=True)
-        tokens[i : i + batch] = teacher.forward_features(x).half()
+        with precision(DEVICE, AUTOCAST):
+            tokens[i : i + batch] = teacher.forward_features(x).half()
     return tokens
 
 
@@ -79,9 +88,10 @@ def mirror(x: Tensor, tokens: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
 def augment(x: Tensor) -> Tensor:
     """Contrast, brightness and noise, drawn per image: (N, C, H, W) in [-1, 1]."""
     n = len(x)
-    contrast = torch.empty(n, 1, 1, 1).uniform_(0.7, 1.2)
-    brightness = torch.empty(n, 1, 1, 1).uniform_(-0.15, 0.15)
-    return x * contrast + brightness + torch.randn_like(x) * torch.empty(n, 1, 1, 1).uniform_(0, 0.08)
+    contrast, brightness, noise = (x.new_empty(n, 1, 1, 1) for _ in range(3))
+    contrast.uniform_(0.7, 1.2)
+    brightness.uniform_(-0.15, 0.15)
+    return x * contrast + brightness + torch.randn_like(x) * noise.uniform_(0, 0.08)
 
 
 def pretrain(
@@ -92,18 +102,20 @@ def pretrain(
     decay, plain = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr, fused=True)
-    steps, weights = len(data.images) // batch, torch.tensor([1.0, 0.5, 0.15, 1.0])
+    steps, weights = len(data.images) // batch, torch.tensor([1.0, 0.5, 0.15, 1.0], device=DEVICE)
     total_steps = epochs * steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=total_steps, pct_start=0.05)
     start = time.time()
     for epoch in range(epochs):
-        total = torch.zeros(len(weights))
+        total = torch.zeros_like(weights)
         for pick in torch.randperm(len(data.images))[: steps * batch].view(steps, batch):
-            x = as_pixels(data.images[pick], (0.5,) * 3, (0.5,) * 3)
-            classes = data.classes[pick]
-            is_glyph = (classes >= 0) & (classes < GLYPH_CLASSES)
-            x, target = mirror(x, data.tokens[pick].float(), (torch.rand(batch) < 0.5) & ~is_glyph)
-            z, known = student.forward_features(augment(x)), classes >= 0
+            x = as_pixels(data.images[pick].to(DEVICE), (0.5,) * 3, (0.5,) * 3)
+            classes, tokens = data.classes[pick].to(DEVICE), data.tokens[pick].to(DEVICE).float()
+            known, is_glyph = classes >= 0, (classes >= 0) & (classes < GLYPH_CLASSES)
+            x, target = mirror(x, tokens, (torch.rand(batch, device=DEVICE) < 0.5) & ~is_glyph)
+            with precision(DEVICE, AUTOCAST):
+                z = student.forward_features(augment(x))
+            z = z.float()
             losses = torch.stack(
                 [
                     F.mse_loss(heads["cls"](z[:, 0]), target[:, 0]),
@@ -120,7 +132,7 @@ def pretrain(
             total += losses.detach()
         shown = "  ".join(f"{n} {v:.3f}" for n, v in zip(heads, (total / steps).tolist(), strict=True))
         print(f"epoch {epoch + 1}/{epochs}  {shown}  {time.time() - start:.0f} s", flush=True)
-        state = {k: v.half().contiguous() for k, v in student.state_dict().items()}
+        state = {k: v.half().cpu().contiguous() for k, v in student.state_dict().items()}
         save_file(state, str(out), metadata={"format": "pt"})
 
 
@@ -161,8 +173,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     data, num_classes = load_collection(args.teacher, args.cliparts, args.images, args.cache)
-    student = VisionTransformer(img_size=64, patch_size=16, **STUDENT)
-    heads = make_heads(student.embed_dim, num_classes)
+    student = VisionTransformer(img_size=64, patch_size=16, **STUDENT).to(DEVICE)
+    heads = make_heads(student.embed_dim, num_classes).to(DEVICE)
     pretrain(student, heads, data, args.epochs, args.batch, args.lr, args.out)
 
 
