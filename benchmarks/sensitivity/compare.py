@@ -27,6 +27,9 @@ from petlas.search.training import TrainingRun
 
 SIZES = list(range(65))
 
+RULES = {"lora": ("proportional", "spt"), "adapter": ("proportional",)}
+"""Beside equal sizes; SPT's rule inserts modules and single entries."""
+
 
 def config_of(args: argparse.Namespace, task: str, method: str, rule: str, budget: int) -> RunConfig:
     return RunConfig.model_validate(
@@ -48,11 +51,11 @@ def cases(
 ) -> Iterator[tuple[str, RunConfig, Design, Any]]:
     """Each design with its name, the run that it belongs to, and the seconds that its sensitivity took."""
     shape = shape_by_name(args.backbone, args.img_size)
-    for method, rules in (("lora", ("proportional", "spt")), ("adapter", ("proportional",))):
+    for method in args.methods:
         equal = Design.of([Placement(method, block, args.size) for block in range(shape.depth)], shape.name)
         budget = count_params(equal, shape)
         yield f"{method}, equal sizes", config_of(args, task, method, "spt", budget), equal, None
-        for rule in rules:
+        for rule in RULES[method]:
             config = config_of(args, task, method, rule, budget)
 
             def measured(config: RunConfig = config) -> dict[str, Any]:
@@ -76,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="where the VTAB-layout tasks lie")
     parser.add_argument("--tasks", nargs="*", default=["emoji_group", "mnist", "dsprites_loc"])
+    parser.add_argument("--methods", nargs="*", choices=RULES, default=list(RULES))
     parser.add_argument("--backbone", default="vit_small_patch14_dinov2")
     parser.add_argument("--checkpoint")
     parser.add_argument("--img-size", type=int, default=70)
