@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.record import SEARCH, SENSITIVITY, design_of
-from petlas.search.run_folder import clear_checkpoints, opened, write_text
+from petlas.search.run_folder import claim, clear_checkpoints, opened, write_text
 from petlas.search.scores import ScoreStage, enqueue_finalists
 from petlas.search.sensitivity import Report, report_of, seed_designs, uses_sensitivity, with_pruned_space
 from petlas.search.session import Session, Stage
@@ -51,6 +51,7 @@ def search(config: RunConfig) -> FrozenTrial | None:
         if found is not None and (pruned := with_pruned_space(config, found.sites)) is not config:
             session = Session(pruned)
         record = session.record
+        claim(record.study, config)
         stale = record.recover()
         if stale:
             log.info("%d interrupted trials are marked FAIL and will run again", stale)

@@ -10,13 +10,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from petlas.search.config import ConfigError, RunConfig, dump_config, load_config
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 log = logging.getLogger("petlas")
 
@@ -25,6 +28,7 @@ CHECKPOINTS = "checkpoints"
 
 _CONFIG = "config.yaml"
 SENSITIVITY_FILES = ("sensitivity.json", "sensitivity.png")
+_SETTINGS = "settings"
 _MAY_CHANGE = ("name", "search.trials", "search.seconds", "protocol", "resources", "runs", "storage")
 """Settings that may differ when a run is resumed: they don't change what a trial's number means."""
 
@@ -99,17 +103,34 @@ def check_same(config: RunConfig) -> None:
     path = config.folder / _CONFIG
     if not path.exists() or (config.storage is None and _only_scored(config.folder)):
         return
-    before, now = _flat(_with_defaults(path)), _flat(config.model_dump())
+    _refuse_changes(
+        yaml.safe_load(path.read_text(encoding="utf-8")), config, str(config.folder), ", or remove the folder"
+    )
+
+
+def claim(study: Study, config: RunConfig) -> None:
+    """Write down in a study whose it is: in a database of several runs, two may have one name.
+
+    Raises:
+        RunError: When it is of a run with other settings.
+    """
+    if (kept := study.user_attrs.get(_SETTINGS)) is not None:
+        _refuse_changes(kept, config, f"the study {study.study_name!r} of that database")
+    study.set_user_attr(_SETTINGS, config.model_dump(mode="json"))
+
+
+def _refuse_changes(before: Any, config: RunConfig, place: str, way_out: str = "") -> None:
+    there, now = _flat(_with_defaults(before)), _flat(config.model_dump(mode="json"))
     changed = [
-        f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+        f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(there | now)
+        if there.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
     ]
     if changed:
         listed = "\n  ".join(changed)
         raise RunError(
-            f"{config.folder} holds a run with other settings, and its trials would not compare:\n  {listed}\n"
-            "give this run a name of its own with name=NAME, or remove the folder"
+            f"{place} holds a run with other settings, and its trials would not compare:\n  {listed}\n"
+            f"give this run a name of its own with name=NAME{way_out}"
         )
 
 
@@ -119,13 +140,12 @@ def _only_scored(folder: Path) -> bool:
     return SENSITIVITY_FILES[0] in found and found <= {_CONFIG, "log.txt", "run.lock", *SENSITIVITY_FILES}
 
 
-def _with_defaults(path: Path) -> Any:
+def _with_defaults(kept: Any) -> Any:
     """A kept configuration, with the defaults of settings that came later."""
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        return RunConfig.model_validate(data).model_dump()
+        return RunConfig.model_validate(kept).model_dump(mode="json")
     except ValidationError:
-        return data
+        return kept
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -126,6 +126,18 @@ def test_the_study_can_lie_in_another_database(make: Make, training: Any, tmp_pa
     assert len(trials(config)) == 2
 
 
+def test_two_runs_of_one_name_in_one_database_are_told_apart(make: Make, training: Any, tmp_path: Path) -> None:
+    """And the study of the first is left as it is; with the same settings it goes on, wherever the folder lies."""
+    shared = f"sqlite:///{tmp_path / 'shared.db'}"
+    first = make(storage=shared, search={"trials": 2})
+    search(first)
+    with pytest.raises(RunError, match=r"(?s)the study .* holds a run with other settings.*train.lr: .*name=NAME"):
+        search(make(storage=shared, search={"trials": 2}, runs=str(tmp_path / "b"), train={"lr": 0.5}))
+    assert len(trials(first)) == 2
+    search(make(storage=shared, search={"trials": 3}, runs=str(tmp_path / "c")))
+    assert len(trials(first)) == 3
+
+
 def test_a_search_never_opens_the_test_split(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """With real training: digits has 800 training, 200 selection and 797 test images."""
     opened: list[int] = []
