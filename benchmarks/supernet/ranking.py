@@ -83,7 +83,7 @@ def train_alone(config: RunConfig, design: Design, file: Path) -> float:
     key = f"alone {config.task.name} {design.key}"
     if (val := kept(file, key)) is not None:
         return float(val)
-    run = TrainingRun(config, design, config.seed, checkpoints=Path(config.runs) / "checkpoints")
+    run = TrainingRun(config, design, config.seed, checkpoints=Path(config.runs) / "checkpoints" / config.task.name)
     while not run.finished:
         val = run.epoch().val
     return float(keep(file, key, val))
