@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from petlas.search.config import TrainConfig
 from petlas.search.training import autocast_dtype, pick_device, precision
 
-STUDENT = {"embed_dim": 192, "depth": 6, "num_heads": 3, "num_classes": 0}
+STUDENT = {"embed_dim": 128, "depth": 6, "num_heads": 4, "num_classes": 0}
 
 DEVICE = pick_device()
 
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True, help="DINOv2 ViT-S/14 weights in timm's key names")
     parser.add_argument("--cliparts", type=Path, required=True, help="the folder png of Debian's openclipart-png")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="weights of an earlier training to start from")
     parser.add_argument("--images", type=int, default=30_000, help="procedural images")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=128)
@@ -174,6 +175,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     data, num_classes = load_collection(args.teacher, args.cliparts, args.images, args.cache)
     student = VisionTransformer(img_size=64, patch_size=16, **STUDENT).to(DEVICE)
+    if args.init:
+        student.load_state_dict(load_file(str(args.init)))
     heads = make_heads(student.embed_dim, num_classes).to(DEVICE)
     pretrain(student, heads, data, args.epochs, args.batch, args.lr, args.out)
 

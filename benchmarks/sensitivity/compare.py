@@ -69,7 +69,9 @@ def cases(
 
 def train(config: RunConfig, design: Design, seed: int) -> float:
     """Test accuracy of a design trained on train+val."""
-    run = TrainingRun(config, design, seed, "trainval", None, checkpoints=Path(config.runs) / "checkpoints" / config.task.name)
+    run = TrainingRun(
+        config, design, seed, "trainval", None, checkpoints=Path(config.runs) / "checkpoints" / config.task.name
+    )
     while not run.finished:
         run.epoch()
     return run.test()
