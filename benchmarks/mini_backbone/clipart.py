@@ -41,8 +41,8 @@ def _open(path: Path) -> Image.Image:
     return drawing
 
 
-def _draw(path: Path, others: list[Path]) -> np.ndarray:
-    """Variants (VARIANTS, SIZE, SIZE, 3) of a drawing: on white; then mirrored, turned, moved, scaled; then wilder."""
+def _draw(path: Path, others: list[Path], count: int) -> np.ndarray:
+    """Variants (count, SIZE, SIZE, 3) of a drawing: on white; then mirrored, turned, moved, scaled; then wilder."""
     drawing = _open(path)
     rng = np.random.default_rng([2, *path.name.encode()])
     variants = [_place(drawing, Image.new("RGB", (CANVAS, CANVAS), "white"), 0.5, 0.5)]
@@ -51,7 +51,7 @@ def _draw(path: Path, others: list[Path]) -> np.ndarray:
         moved = _moved(drawing, (scale, scale), bool(variant % 2), rng.normal(0, 8))
         ground = background(rng) if rng.uniform() < 0.4 else Image.new("RGB", (CANVAS, CANVAS), "white")
         variants.append(_place(moved, ground, *rng.uniform(0, 1, 2)))
-    for _ in range(CALM, VARIANTS):
+    for _ in range(CALM, count):
         ground = background(rng) if rng.uniform() < 0.5 else Image.new("RGB", (CANVAS, CANVAS), "white")
         if rng.uniform() < 0.4:
             other = _open(others[int(rng.integers(len(others)))])
@@ -61,7 +61,7 @@ def _draw(path: Path, others: list[Path]) -> np.ndarray:
         factors = (scale, scale * stretch) if rng.uniform() < 0.5 else (scale * stretch, scale)
         moved = _moved(_recoloured(drawing, rng), factors, rng.uniform() < 0.5, rng.normal(0, 20))
         variants.append(_place(moved, ground, *rng.uniform(0, 1, 2)))
-    return np.stack(variants)
+    return np.stack(variants[:count])
 
 
 def _moved(drawing: Image.Image, factors: Sequence[float], mirrored: bool, degrees: float) -> Image.Image:
@@ -98,13 +98,13 @@ def _place(drawing: Image.Image, ground: Image.Image, across: float, down: float
     return np.asarray(_pasted(drawing, ground, across, down).resize((SIZE, SIZE), Image.Resampling.BOX))
 
 
-def draw_cliparts(root: Path, workers: int = 2) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """All variants of every drawing (N, SIZE, SIZE, 3) uint8, their categories (N,) int64, and the names."""
+def draw_cliparts(root: Path, variants: int = VARIANTS, workers: int = 2) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The first variants of every drawing (N, SIZE, SIZE, 3) uint8, their categories (N,) int64, and the names."""
     paths = sorted(path for path in root.rglob("*.png") if path.stat().st_size <= LARGEST)
     counts = Counter("/".join(path.relative_to(root).parts[:2]) for path in paths)
     categories = [_category(path, root, counts) for path in paths]
     names = sorted(set(categories))
     labels = np.array([names.index(name) for name in categories], np.int64)
     with Pool(workers) as pool:
-        drawn = np.concatenate(pool.map(partial(_draw, others=paths), paths, chunksize=64))
-    return drawn, labels.repeat(VARIANTS), names
+        drawn = np.concatenate(pool.map(partial(_draw, others=paths, count=variants), paths, chunksize=64))
+    return drawn, labels.repeat(variants), names
