@@ -183,7 +183,7 @@ def test_ctrl_c_ends_with_status_130_and_says_how_to_go_on(petlas: Petlas, write
 def test_a_signal_ends_a_real_search_with_status_130_and_finished_trials_stay(
     write: Write, environment: dict[str, str], signal_number: int
 ) -> None:
-    path = write(train={"epochs": 1}, search={"trials": 9})
+    path = write(train={"epochs": 10}, search={"trials": 20})
     config = load_config(str(path))
     code = "from petlas.search.cli import main; main()"
     with subprocess.Popen(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import IntDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from petlas.petl.design import Design
 from petlas.search.record import StudyRecord, design_of, is_interrupted, row_of
@@ -176,6 +176,26 @@ def test_a_trial_that_was_cut_off_before_it_had_a_design_fails_and_is_listed(rec
     assert [t.state for t in record.trials()] == [TrialState.FAIL]
     row = row_of(trial_of(record, 0))
     assert (row.design, row.key, row.val, row.epochs) == ({}, "", None, 0)
+
+
+def test_a_trial_that_was_cut_off_while_it_was_described_is_not_queued_half_described(
+    record: StudyRecord, lora: Lora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def die_after_two(trial: Any, key: str, value: Any) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(key)
+        record.storage.set_trial_user_attr(trial._trial_id, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "set_user_attr", die_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            begin(record, lora())
+    assert record.recover() == 1
+    assert written == ["design", "key"]
+    assert record.trials(TrialState.WAITING) == []
 
 
 def test_a_failure_of_its_own_is_not_tried_again(record: StudyRecord, lora: Lora) -> None:

@@ -300,10 +300,12 @@ def test_the_seed_of_a_run_decides_its_task_and_splits_have_the_backbones_size(m
     assert len(data) == 200
 
 
-def test_test_measures_the_test_split(make: Make, lora: Lora, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_test_measures_the_test_split_in_full_precision(
+    make: Make, lora: Lora, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = TrainingRun(make(), lora(), seed=0)
     sizes: list[int] = []
-    monkeypatch.setattr(training, "evaluate", lambda model, data, autocast: sizes.append(len(data)) or 0.25)
+    monkeypatch.setattr(training, "evaluate", lambda model, data: sizes.append(len(data)) or 0.25)
     assert run.test() == 0.25
     assert sizes == [797]
 
