@@ -185,7 +185,8 @@ def test_a_signal_ends_a_real_search_with_status_130_and_finished_trials_stay(
 ) -> None:
     path = write(train={"epochs": 10}, search={"trials": 20})
     config = load_config(str(path))
-    code = "from petlas.search.cli import main; main()"
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # not so in the background
+    code = f"{heeded}; from petlas.search.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, "search", str(path)], stdout=-1, stderr=-1, text=True, env=environment
     ) as process:
