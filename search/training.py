@@ -8,7 +8,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -129,12 +129,9 @@ def precision(device: torch.device, autocast: torch.dtype | None) -> Iterator[No
     Attention on a CPU is then left to plain products: the backward pass of the fused kernel takes bf16 so slowly that
     whole steps last 1.2 times as long.
     """
-    with torch.autocast(device.type, autocast, enabled=autocast is not None):
-        if autocast is None or device.type != "cpu":
-            yield
-        else:
-            with sdpa_kernel(SDPBackend.MATH):
-                yield
+    plain = sdpa_kernel(SDPBackend.MATH) if autocast is not None and device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, autocast, enabled=autocast is not None), plain:
+        yield
 
 
 class Learner(ABC):

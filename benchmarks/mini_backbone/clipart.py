@@ -45,14 +45,14 @@ def _draw(path: Path, others: list[Path], count: int) -> np.ndarray:
     """Variants (count, SIZE, SIZE, 3) of a drawing: on white; then mirrored, turned, moved, scaled; then wilder."""
     drawing = _open(path)
     rng = np.random.default_rng([2, *path.name.encode()])
-    variants = [_place(drawing, Image.new("RGB", (CANVAS, CANVAS), "white"), 0.5, 0.5)]
+    variants = [_place(drawing, _white(), 0.5, 0.5)]
     for variant in range(1, CALM):
         scale = rng.uniform(0.6, 1.0)
         moved = _moved(drawing, (scale, scale), bool(variant % 2), rng.normal(0, 8))
-        ground = background(rng) if rng.uniform() < 0.4 else Image.new("RGB", (CANVAS, CANVAS), "white")
+        ground = background(rng) if rng.uniform() < 0.4 else _white()
         variants.append(_place(moved, ground, *rng.uniform(0, 1, 2)))
     for _ in range(CALM, count):
-        ground = background(rng) if rng.uniform() < 0.5 else Image.new("RGB", (CANVAS, CANVAS), "white")
+        ground = background(rng) if rng.uniform() < 0.5 else _white()
         if rng.uniform() < 0.4:
             other = _open(others[int(rng.integers(len(others)))])
             small = _moved(_recoloured(other, rng), rng.uniform(0.3, 0.8, 2), rng.uniform() < 0.5, rng.normal(0, 20))
@@ -62,6 +62,10 @@ def _draw(path: Path, others: list[Path], count: int) -> np.ndarray:
         moved = _moved(_recoloured(drawing, rng), factors, rng.uniform() < 0.5, rng.normal(0, 20))
         variants.append(_place(moved, ground, *rng.uniform(0, 1, 2)))
     return np.stack(variants[:count])
+
+
+def _white() -> Image.Image:
+    return Image.new("RGB", (CANVAS, CANVAS), "white")
 
 
 def _moved(drawing: Image.Image, factors: Sequence[float], mirrored: bool, degrees: float) -> Image.Image:

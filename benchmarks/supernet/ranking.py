@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from petlas.petl import Design, input_config
+from petlas.petl import Design
 from petlas.search.config import RunConfig
 from petlas.search.ranking import rank_agreement, regret
 from petlas.search.run_folder import write_json
-from petlas.search.scoring import Scorer
-from petlas.search.supernet import SupernetRun, load_supernet, space_and_budget
-from petlas.search.training import TrainingRun, autocast_dtype, load_split, open_run_task, pick_device
+from petlas.search.scoring import ScoringRun
+from petlas.search.supernet import SupernetRun, space_and_budget
+from petlas.search.training import TrainingRun
 
 SUPERNETS: dict[str, dict[str, Any]] = {
     "single-path": {"sampling": "single"},
@@ -95,10 +95,7 @@ def scores_of(config: RunConfig, designs: list[Design], file: Path) -> tuple[lis
     while not run.finished:
         run.epoch()
     seconds = kept(file, f"seconds {config.name}") or keep(file, f"seconds {config.name}", time.perf_counter() - start)
-    supernet = load_supernet(config)
-    data = load_split(config, open_run_task(config), "val", input_config(supernet.model), pick_device())
-    scorer = Scorer(supernet, data, cache=2**30, autocast=autocast_dtype(config.train, pick_device()))
-    return [scorer.score(design) for design in designs], seconds
+    return [ScoringRun(config, design).epoch().val for design in designs], seconds
 
 
 def main() -> None:
