@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.methods.base import BlockMethod, Elastic, Handle
-from petlas.petl.methods.narrow import widen
+from petlas.petl.methods.narrow import reduce, widen
 from petlas.petl.shape import BackboneShape
 
 MLP_SCALE = 0.1
@@ -37,7 +37,7 @@ class Updates(Elastic):
 
     def forward(self, a: Tensor) -> Tensor:
         """The updates."""
-        return widen(F.linear(a, self.part("down")).tanh(), self.part("up")) * self.scale
+        return widen(reduce(a, self.part("down")).tanh(), self.part("up")) * self.scale
 
 
 class Branch(nn.Module):
@@ -51,7 +51,7 @@ class Branch(nn.Module):
 
     def forward(self, b: Tensor) -> Tensor:
         """The branch, zero at the start."""
-        return widen(F.linear(b, self.down).relu(), self.up) * MLP_SCALE
+        return widen(reduce(b, self.down).relu(), self.up) * MLP_SCALE
 
 
 class BAPAT(BlockMethod):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl.methods.base import Elastic
-from petlas.petl.methods.narrow import widen
+from petlas.petl.methods.narrow import reduce, widen
 
 Init: TypeAlias = Callable[[Tensor, Tensor], object]
 """Fills the weights Down (h, D) and Up (D, h) of a bottleneck."""
@@ -64,7 +64,7 @@ class Bottleneck(Elastic):
 
     def reduce(self, x: Tensor) -> Tensor:
         """Down x (B, N, h), before the activation."""
-        return F.linear(x, self.part("down"), None if self.down_bias is None else self.part("down_bias"))
+        return reduce(x, self.part("down"), None if self.down_bias is None else self.part("down_bias"))
 
     def hidden(self, x: Tensor) -> Tensor:
         """What Up reads, (B, N, h)."""
@@ -104,7 +104,7 @@ class LinearBottleneck(Elastic):
 
     def forward(self, x: Tensor) -> Tensor:
         """The bottleneck's output, zero at the start."""
-        hidden = F.dropout(F.linear(x, self.part("down"), self.part("down_bias")), self.dropout, self.training)
+        hidden = F.dropout(reduce(x, self.part("down"), self.part("down_bias")), self.dropout, self.training)
         return widen(hidden, self._dense_up(), self.up_bias)
 
     def folded(self) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.methods.base import BlockMethod, Elastic
-from petlas.petl.methods.narrow import widen
+from petlas.petl.methods.narrow import reduce, widen
 from petlas.petl.shape import LINEARS, BackboneShape
 
 
@@ -41,7 +41,7 @@ class LowRank(Elastic):
 
     def hidden(self, x: Tensor) -> Tensor:
         """A dropout(x), (B, N, r), from the layer's input (B, N, inputs)."""
-        return F.linear(F.dropout(x, self.dropout, self.training), self.part("down"))
+        return reduce(F.dropout(x, self.dropout, self.training), self.part("down"))
 
     def scaled_up(self) -> Tensor:
         """s B, (outputs, r)."""

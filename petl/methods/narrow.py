@@ -1,9 +1,20 @@
-"""Products that lead from few hidden units to many channels."""
+"""Products between many channels and few hidden units, laid out so that a CPU is quick, gradients included."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def reduce(x: Tensor, down: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x down^T + bias, (..., r), for x (..., I) and down (r, I): what `F.linear` computes.
+
+    The result is laid out unit by unit, because of the backward pass: its gradient is then formed by the product behind
+    it as up^T g^T, with long rows, and not as g up, whose rows of r units take a CPU two to four times as long.
+    """
+    turned = _rows(x).t()
+    hidden = down @ turned if bias is None else torch.addmm(bias[:, None], down, turned)
+    return hidden.t().unflatten(0, x.shape[:-1])
 
 
 def widen(hidden: Tensor, up: Tensor, bias: Tensor | None = None) -> Tensor:
