@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from functools import lru_cache
 
 import torch
@@ -30,7 +29,10 @@ from petlas.search.training import (
 
 
 class ActivationCache:
-    """Activations by what computed them; those used longest ago go first when the bound is reached.
+    """Activations by what computed them; those that only bad designs have go first when the bound is reached.
+
+    A search varies the best designs, so their activations are what is asked for again: a cache ordered by score finds
+    as much as one of twice the size that is ordered by use.
 
     Args:
         limit: Bytes.
@@ -39,22 +41,30 @@ class ActivationCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._kept: dict[Hashable, Tensor] = {}
+        self._scores: dict[Hashable, float] = {}
 
     def get(self, key: Hashable) -> Tensor | None:
         """What was put under a key, if it is still there."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
         return self._kept.get(key)
 
     def put(self, key: Hashable, value: Tensor) -> None:
-        """Keep a tensor, which nobody may change from now on."""
+        """Keep a tensor, which nobody may change from now on; until it is ranked, before all others."""
         if value.nbytes > self.limit or key in self._kept:
             return
-        self._kept[key] = value
+        self._kept[key], self._scores[key] = value, math.inf
         self.used += value.nbytes
         while self.used > self.limit:
-            self.used -= self._kept.popitem(last=False)[1].nbytes
+            worst = min(reversed(self._scores), key=self._scores.__getitem__)  # of equal ones that of the last block
+            del self._scores[worst]
+            self.used -= self._kept.pop(worst).nbytes
+
+    def rank(self, keys: Iterable[Hashable], score: float) -> None:
+        """Say what a design scored whose activations these are; the best score of an activation's designs counts."""
+        for key in keys:
+            known = self._scores.get(key)
+            if known is not None:
+                self._scores[key] = score if known == math.inf else max(known, score)
 
 
 class Scorer:
@@ -80,14 +90,17 @@ class Scorer:
         model = self.supernet.activate(design).eval()
         assert isinstance(model, VisionTransformer)
         prefixes = _prefixes(design, len(model.blocks))
-        correct = 0
+        used: list[Hashable] = []
+        correct = 0.0
         for index, (images, labels) in enumerate(self.data):
+            keys: list[Hashable] = [(index, prefix) for prefix in prefixes]
             with precision(images.device, self.autocast):
-                logits = self._logits(model, images, [(index, prefix) for prefix in prefixes])
-            if not logits.isfinite().all():
-                return math.nan
-            correct += int((logits.argmax(dim=1) == labels).sum())
-        return correct / len(self.data)
+                logits = self._logits(model, images, keys)
+            correct += int((logits.argmax(dim=1) == labels).sum()) if logits.isfinite().all() else math.nan
+            used += keys
+        score = correct / len(self.data)
+        self._cache.rank(used, -math.inf if math.isnan(score) else score)
+        return score
 
     def _logits(self, model: VisionTransformer, images: Tensor, keys: list[Hashable]) -> Tensor:
         """The model's output from the deepest block whose output is known; `keys[i]` names the input of block i."""
@@ -109,17 +122,11 @@ class Scorer:
 
 def _prefixes(design: Design, depth: int) -> list[Hashable]:
     """For the input of each block, what it depends on of a design; none where blocks share more than the stream."""
-    if not all(method.blockwise for method in methods_of(design)):
+    methods = methods_of(design)
+    if not all(method.blockwise for method in methods):
         return []
-    blocks: list[list[Hashable]] = [[] for _ in range(depth)]
-    for placement in design.placements:
-        if placement.block is not None:
-            blocks[placement.block].append(placement)
-    everywhere = tuple(placement for placement in design.placements if placement.block is None)
-    prefixes: list[Hashable] = [everywhere]
-    for placements in blocks[:-1]:
-        prefixes.append((prefixes[-1], tuple(placements)))
-    return prefixes
+    parts = ([m.enters(design.by_method[m.name], block) for m in methods] for block in range(depth))
+    return [(block, *filter(None, entering)) for block, entering in enumerate(parts)]
 
 
 @lru_cache(maxsize=1)

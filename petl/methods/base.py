@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol, TypeAlias
 
 from torch import Tensor, nn
@@ -193,6 +193,13 @@ class Method(ABC):
     def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
         """The paths of the backbone's own parameters that it trains: only one method of a design may."""
         return []
+
+    def enters(self, placements: Sequence[Placement], block: int) -> Hashable:
+        """What the stream that enters a block depends on, of the placements of a method that is `blockwise`.
+
+        Designs for which it is equal share what the blocks before compute; empty when there is none.
+        """
+        return tuple(p for p in placements if p.block is None or p.block < block)
 
     def head_inputs(self, shape: BackboneShape, placements: Sequence[Placement]) -> int | None:
         """Channels of the head's input, where the method replaces it by one of another width than the backbone's."""

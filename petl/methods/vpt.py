@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -30,9 +30,10 @@ class VPT(Method):
 
     Tokens at every block are VPT-Deep; tokens at block 0 alone, which then flow through all blocks, are VPT-Shallow.
     They stand behind the patch tokens (without position embedding the place makes no difference to attention) and
-    leave before the final norm. `size` is the number of tokens p. Count: p D per block (VPT-Deep at p = 50: 460,800
-    for ViT-B/16; VPT-Shallow at p = 100: 76,800). By definition not zero-start; not mergeable. Source: Jia et al.,
-    Visual Prompt Tuning, 2022.
+    leave before the final norm. What a block makes of tokens that leave right behind it is read by nobody: they leave
+    with its attention already, which computes the same for less. `size` is the number of tokens p. Count: p D per block
+    (VPT-Deep at p = 50: 460,800 for ViT-B/16; VPT-Shallow at p = 100: 76,800). By definition not zero-start; not
+    mergeable. Source: Jia et al., Visual Prompt Tuning, 2022.
     """
 
     name = "vpt"
@@ -58,15 +59,36 @@ class VPT(Method):
         return tree
 
     def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
-        """In front of each block that has tokens, in turn replacing the tokens before, and once in front of norm."""
-        before: Prompts | None = None
+        """Around the attention of blocks whose tokens leave there; else in front of blocks, and of the final norm."""
+        blocks = model.get_submodule("blocks")
+        ends = {placement.block for placement in placements} | {len(list(blocks.children()))}
+        before: Prompts | None = None  # those that flow in the stream
         for placement in placements:
-            path = f"blocks.{placement.block}"
-            prompts = module.get_submodule(path)
+            assert placement.block is not None
+            block, prompts = model.get_submodule(placement.path), module.get_submodule(placement.path)
             assert isinstance(prompts, Prompts)
-            yield model.get_submodule(path).register_forward_pre_hook(partial(exchange, before, prompts))
-            before = prompts
-        yield model.get_submodule("norm").register_forward_pre_hook(partial(exchange, before, None))
+            stay = None if placement.block + 1 in ends else prompts
+            if before or stay:
+                yield block.register_forward_pre_hook(partial(exchange, before, stay))
+            if not stay:
+                # First in and last out, so that what others do within the branch sees the same tokens throughout.
+                norm, drop_path = block.get_submodule("norm1"), block.get_submodule("drop_path1")
+                yield norm.register_forward_pre_hook(partial(exchange, None, prompts), prepend=True)
+                yield drop_path.register_forward_hook(partial(_leave, prompts))
+            before = stay
+        if before:
+            yield model.get_submodule("norm").register_forward_pre_hook(partial(exchange, before, None))
+
+    def enters(self, placements: Sequence[Placement], block: int) -> Hashable:
+        """Beyond the placements before a block, whether it takes away what the last of them put into the stream."""
+        earlier = super().enters(placements, block)
+        places = {placement.block for placement in placements}
+        return (earlier, "left") if {block - 1, block} <= places else earlier
+
+
+def _leave(prompts: Prompts, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+    """Hook: take the last tokens away from what comes out of a layer."""
+    return output[:, : output.shape[1] - prompts.active]
 
 
 def exchange(old: Prompts | None, new: Prompts | None, layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -105,17 +107,51 @@ def test_an_output_that_is_not_finite_is_no_score(supernet: Supernet, data: Imag
         head.copy_(before)
 
 
-def test_the_cache_stays_within_its_bytes_and_drops_what_was_used_longest_ago() -> None:
+def test_the_cache_stays_within_its_bytes_and_drops_what_the_worst_designs_computed() -> None:
     cache = ActivationCache(100)
-    tensors = {name: torch.zeros(10) for name in "abc"}  # 40 bytes each
+    tensors = {name: torch.zeros(10) for name in "abcd"}  # 40 bytes each
     cache.put("a", tensors["a"])
+    cache.rank("a", 0.3)
     cache.put("b", tensors["b"])
-    assert cache.get("a") is tensors["a"]
-    cache.put("c", tensors["c"])
-    assert cache.get("b") is None
-    assert cache.get("a") is tensors["a"]
-    assert cache.get("c") is tensors["c"]
+    cache.rank("b", 0.5)
+    cache.put("c", tensors["c"])  # not ranked yet: of the design that is being scored
+    assert [cache.get(name) is tensors[name] for name in "abc"] == [False, True, True]
+    cache.rank("c", 0.4)
+    cache.rank("c", 0.6)  # another design has it too
+    cache.put("d", tensors["d"])
+    assert [cache.get(name) is tensors[name] for name in "bcd"] == [False, True, True]
+    cache.rank("cd", -math.inf)
     assert cache.used == 80
     cache.put("large", torch.zeros(26))
     assert cache.get("large") is None
     assert cache.used == 80
+
+
+def test_a_cache_that_is_too_small_for_one_design_keeps_its_first_blocks() -> None:
+    cache = ActivationCache(80)
+    for block in range(4):
+        cache.put(block, torch.zeros(10))
+    assert [cache.get(block) is not None for block in range(4)] == [True, True, False, False]
+
+
+def test_the_activations_of_good_designs_outlive_those_of_bad_ones(
+    supernet: Supernet, data: ImageBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for two designs; the better one comes back after two bad ones, and only its last block runs again."""
+    runs: list[int] = []
+    handles = [
+        block.register_forward_hook(lambda *args, number=number: runs.append(number))
+        for number, block in enumerate(supernet.model.blocks)
+    ]
+    tokens = 2 * 2 + supernet.model.num_prefix_tokens
+    scorer = Scorer(supernet, data, 2 * 6 * 30 * tokens * supernet.model.embed_dim * 4)
+    drawn = [Design.of([Placement("lora", 0, size)]) for size in (1, 2, 3, 4)]
+    ranked = sorted(drawn, key=lambda design: evaluate(supernet.activate(design), data))
+    assert evaluate(supernet.activate(ranked[-1]), data) > evaluate(supernet.activate(ranked[1]), data)
+    for design in (ranked[-1], ranked[0], ranked[1]):
+        scorer.score(design)
+    runs.clear()
+    scorer.score(ranked[-1])
+    assert runs == [5] * 2
+    for handle in handles:
+        handle.remove()

@@ -114,3 +114,18 @@ def test_tokens_in_front_of_ten_and_more_blocks_stand_in_the_order_of_the_blocks
     model = apply(make("plain", depth=12), vpt(**{f"b{i}": i + 1 for i in range(12)}))
     plain = model.patch_embed.num_patches + 1
     assert lengths(model, images) == ([plain + i + 1 for i in range(12)], plain)
+
+
+@pytest.mark.parametrize(
+    ("design", "added"),
+    [(DEEP, (0, 0, 0)), (SHALLOW, (4, 4, 4)), (GAP, (2, 2, 0)), (LATE, (0, 2, 2))],
+    ids=["deep", "shallow", "gap", "late"],
+)
+def test_tokens_that_leave_behind_a_block_are_not_led_through_its_mlp(design, added, tuned, images):
+    model = tuned(design, "dinov2")
+    own = model.patch_embed.num_patches + model.num_prefix_tokens
+    seen = []
+    for block in model.blocks:
+        block.mlp.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[1] - own))
+    model(images(model))
+    assert tuple(seen) == added
