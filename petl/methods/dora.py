@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from petlas.petl.design import Placement
 from petlas.petl.methods.base import Handle
-from petlas.petl.methods.low_rank import LowRank, LowRankMethod, by_layer, spread
+from petlas.petl.methods.low_rank import LowRank, LowRankMethod, by_layer, hidden_units, spread
 from petlas.petl.methods.narrow import add_product
 from petlas.petl.shape import BackboneShape
 
@@ -93,6 +93,6 @@ def _decompose(parts: tuple[tuple[int, LowRank], ...], layer: nn.Linear, args: t
     change = spread(zip(starts, (gain - 1 for gain in gains), strict=True), output.shape[-1]).sum(dim=1)
     offset = torch.zeros_like(change) if layer.bias is None else -change * layer.bias
     scaled = torch.addcmul(offset, output, 1 + change).to(output.dtype)
-    hidden = torch.cat([part.hidden(x) for _, part in parts], dim=-1)
     ups = [gain * part.scaled_up() for gain, (_, part) in zip(gains, parts, strict=True)]
+    hidden = hidden_units([part for _, part in parts], x)
     return add_product(scaled, hidden, spread(zip(starts, ups, strict=True), output.shape[-1]))

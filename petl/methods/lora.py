@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from petlas.petl.methods.base import Handle
-from petlas.petl.methods.low_rank import LowRank, LowRankMethod, by_layer, spread
+from petlas.petl.methods.low_rank import LowRank, LowRankMethod, by_layer, hidden_units, spread
 from petlas.petl.methods.narrow import add_product
 
 
@@ -48,5 +48,5 @@ def _add_updates(
     parts: tuple[tuple[int, LowRank], ...], layer: nn.Module, args: tuple[Tensor], output: Tensor
 ) -> Tensor:
     (x,) = args
-    hidden = torch.cat([part.hidden(x) for _, part in parts], dim=-1)
-    return add_product(output, hidden, spread(((start, part.scaled_up()) for start, part in parts), output.shape[-1]))
+    ups = spread(((start, part.scaled_up()) for start, part in parts), output.shape[-1])
+    return add_product(output, hidden_units([part for _, part in parts], x), ups)

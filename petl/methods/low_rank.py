@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -121,6 +121,13 @@ def by_layer(module: nn.Module) -> Iterator[tuple[str, tuple[tuple[int, LowRank]
                 parts.append((share * len(part.up), part))
         if parts:
             yield path, tuple(parts)
+
+
+def hidden_units(parts: Sequence[LowRank], x: Tensor) -> Tensor:
+    """A dropout(x) of all the updates of one layer side by side, (B, N, sum of r), from its input (B, N, inputs)."""
+    if any(part.training and part.dropout for part in parts):  # drawn for each by itself
+        return torch.cat([part.hidden(x) for part in parts], dim=-1)
+    return reduce(x, torch.cat([part.part("down") for part in parts]))
 
 
 def spread(parts: Iterable[tuple[int, Tensor]], rows: int) -> Tensor:

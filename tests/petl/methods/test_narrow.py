@@ -68,3 +68,12 @@ def test_adding_nothing_changes_no_bit():
     before = output.clone()
     assert torch.equal(add_product(output, hidden, torch.zeros(12, 2)), before)
     assert not add_product(output, hidden, torch.ones(12, 2)).equal(before) and torch.equal(output, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_gradients_the_product_is_added_in_place_and_gives_the_same(dtype):
+    output, hidden, up = torch.randn(2, 5, 12).to(dtype), torch.randn(2, 5, 3, 2), torch.randn(4, 2)
+    expected = add_product(output, hidden.to(dtype), up.to(dtype))
+    with torch.inference_mode():
+        found = add_product(output, hidden, up)
+    assert torch.equal(found, expected) and found.data_ptr() == output.data_ptr()
