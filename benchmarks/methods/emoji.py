@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ from petlas.search.training import TrainingRun
 
 
 def train(config: RunConfig, design: Design) -> dict[str, Any]:
-    """Test accuracy of a design, and the seconds of its training."""
+    """Test accuracy of a design, and the seconds of its training; where that was taken up, as long for each epoch."""
     run = TrainingRun(config, design, config.seed, "train", None, checkpoints=Path(config.runs) / "checkpoints")
-    start = time.perf_counter()
+    start, left = time.perf_counter(), config.train.epochs - run.progress.epochs
     while not run.finished:
-        loss = run.epoch().loss
-    return {"loss": loss, "seconds": time.perf_counter() - start, "test": run.test()}
+        run.epoch()
+    seconds = (time.perf_counter() - start) * config.train.epochs / left if left else math.nan
+    return {"loss": run.progress.loss, "seconds": seconds, "test": run.test()}
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import random
 import time
 from collections.abc import Callable
 from statistics import median
@@ -24,7 +25,6 @@ from petlas.petl import BackboneShape, Design, Placement, apply, count_params, i
 from petlas.petl.supernet import Supernet
 from petlas.search.allocation import allocate_all
 from petlas.search.config import SensitivityConfig, find_config, read_yaml
-from petlas.search.evolution import Evolution, EvolutionSampler
 from petlas.search.scoring import Scorer
 from petlas.search.sensitivity import tensor_sensitivities
 from petlas.search.training import ImageBatches
@@ -61,8 +61,9 @@ def step(model: nn.Module, images: Tensor, labels: Tensor) -> None:
 def interleaved(rounds: int, **actions: Callable[[], None]) -> dict[str, list[float]]:
     """Seconds of each action in each round, after one round of warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
+    order = random.Random(0)
     for number in range(rounds + 1):
-        for name, action in actions.items():
+        for name, action in order.sample(list(actions.items()), len(actions)):
             start = time.perf_counter()
             action()
             if number:
@@ -76,26 +77,6 @@ def report(title: str, seconds: dict[str, list[float]], base: str) -> None:
         ratios = [time / bare for time, bare in zip(times, seconds[base], strict=True)]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         print(f"| {title}: {name} | {median(times):.2f} | {median(ratios):.3f} | {spread} |", flush=True)
-
-
-def proposals(space: Space, budget: Budget, count: int) -> list[Design]:
-    """The designs of an evolution, in its order, after its first generation; scored by a fixed random preference."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    rng = np.random.default_rng(0)
-    gains = {(d.method, d.block): np.cumsum(rng.exponential(size=len(d.sizes))) for d in space.dimensions}
-    sampler = EvolutionSampler(space, budget, 0, Evolution())
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    drawn = []
-    for _ in range(3 * Evolution().population + count):
-        trial = study.ask()
-        design = space.suggest(trial, budget)
-        sizes = {(p.method, p.block): p.size or 0 for p in design.placements}
-        worth = sum(gains[place][[0, 1, 5, 10].index(sizes.get(place, 0))] for place in gains)
-        study.tell(trial, [worth, float(budget.cost(design))])  # type: ignore[misc]
-        drawn.append(design)
-    return drawn[-count:]
 
 
 def compare_steps(
@@ -122,18 +103,14 @@ def compare_steps(
     report(f"training step, batch {args.batch}", interleaved(args.rounds, **actions), "bare")
 
 
-def random_data(model: nn.Module, count: int) -> ImageBatches:
-    """Images of noise."""
-    height, width = model.patch_embed.img_size
-    pixels = torch.randint(256, (count, 3, height, width), dtype=torch.uint8).numpy()
-    return ImageBatches(pixels, np.zeros(count, int), input_config(model), torch.device("cpu"), size=50)
-
-
 def compare_scores(
     args: argparse.Namespace, model: nn.Module, supernet: Supernet, designs: Callable[[], Design]
 ) -> None:
-    """The score of a design against the plain forward pass."""
-    data = random_data(model, args.images)
+    """The score of a design against the plain forward pass: a few images of noise in each round."""
+    height, width = model.patch_embed.img_size
+    each = args.images // args.scoring_rounds
+    pixels = torch.randint(256, (each, 3, height, width), dtype=torch.uint8).numpy()
+    data = ImageBatches(pixels, np.zeros(each, int), input_config(model), torch.device("cpu"))
     scorer = Scorer(supernet, data, cache=0)
     plain = model.eval()
 
@@ -143,20 +120,8 @@ def compare_scores(
             plain(batch)
 
     actions = {"plain forward pass": forward, "scoring a new design": lambda: scorer.score(designs())}
-    report(f"{args.images} images", interleaved(min(args.rounds, 3), **actions), "plain forward pass")
-
-
-def compare_sharing(args: argparse.Namespace, model: nn.Module, supernet: Supernet, drawn: list[Design]) -> None:
-    """Scoring many designs one after the other, each whole, and with shared first blocks."""
-    data = random_data(model, args.images)
-    results, seconds = {}, {}
-    for name, cache in (("whole", 0), ("sharing first blocks", int(args.cache_gb * 2**30))):
-        scorer = Scorer(supernet, data, cache)
-        start = time.perf_counter()
-        results[name] = [scorer.score(design) for design in drawn]
-        seconds[name] = [time.perf_counter() - start]
-    assert len(set(map(tuple, results.values()))) == 1, "sharing must not change a score"
-    report(f"scoring {len(drawn)} designs of an evolution", seconds, "whole")
+    what = f"{args.images} images, {each} at a time"
+    report(what, interleaved(args.scoring_rounds, **actions), "plain forward pass")
 
 
 def main() -> None:
@@ -164,11 +129,10 @@ def main() -> None:
     parser.add_argument("--backbone", default="vit_base_patch16_224")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--images", type=int, default=200, help="that a score is measured on")
-    parser.add_argument("--scored", type=int, default=0, help="designs of an evolution to score with and without cache")
+    parser.add_argument("--images", type=int, default=200, help="that scores are measured on, over all rounds")
+    parser.add_argument("--scoring-rounds", type=int, default=25)
     parser.add_argument("--budget", type=int, default=640_000)
     parser.add_argument("--spt", type=int, default=400_000, help="parameters of SPT's design")
-    parser.add_argument("--cache-gb", type=float, default=4.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -183,8 +147,6 @@ def main() -> None:
     print("|---|---|---|---|")
     compare_steps(args, model, supernet, lambda: space.sample(rng, budget))
     compare_scores(args, model, supernet, lambda: space.sample(rng, budget))
-    if args.scored:
-        compare_sharing(args, model, supernet, proposals(space, budget, args.scored))
 
 
 if __name__ == "__main__":
