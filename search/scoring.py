@@ -27,12 +27,14 @@ from petlas.search.training import (
     precision,
 )
 
+_UNRANKED = (math.inf, 0)
+
 
 class ActivationCache:
     """Activations by what computed them; those that only bad designs have go first when the bound is reached.
 
-    A search varies the best designs, so their activations are what is asked for again: a cache ordered by score finds
-    as much as one of twice the size that is ordered by use.
+    A search varies the best designs, so their activations are what is asked for again: in simulated evolutions a cache
+    ordered by score, equal ones by age, saves as much as one of twice the size that is ordered by use.
 
     Args:
         limit: Bytes.
@@ -42,7 +44,8 @@ class ActivationCache:
         self.limit = limit
         self.used = 0
         self._kept: dict[Hashable, Tensor] = {}
-        self._scores: dict[Hashable, float] = {}
+        self._ranks: dict[Hashable, tuple[float, int]] = {}  # the best score, and which design had it last
+        self._designs = 0
 
     def get(self, key: Hashable) -> Tensor | None:
         """What was put under a key, if it is still there."""
@@ -52,26 +55,28 @@ class ActivationCache:
         """Keep a tensor, which nobody may change from now on; until it is ranked, before all others."""
         if value.nbytes > self.limit or key in self._kept:
             return
-        self._kept[key], self._scores[key] = value, math.inf
+        self._kept[key], self._ranks[key] = value, _UNRANKED
         self.used += value.nbytes
         while self.used > self.limit:
-            worst = min(reversed(self._scores), key=self._scores.__getitem__)  # of equal ones that of the last block
-            del self._scores[worst]
+            worst = min(reversed(self._ranks), key=self._ranks.__getitem__)  # of one design that of its last block
+            del self._ranks[worst]
             self.used -= self._kept.pop(worst).nbytes
 
     def rank(self, keys: Iterable[Hashable], score: float) -> None:
         """Say what a design scored whose activations these are; the best score of an activation's designs counts."""
+        self._designs += 1
+        rank = (score, self._designs)
         for key in keys:
-            known = self._scores.get(key)
-            if known is not None:
-                self._scores[key] = score if known == math.inf else max(known, score)
+            if key in self._ranks:
+                known = self._ranks[key]
+                self._ranks[key] = rank if known == _UNRANKED else max(known, rank)
 
 
 class Scorer:
     """Accuracies of designs on fixed images, with a supernet's weights.
 
-    A design's leading blocks are computed once for all designs that share them, to the last digit: a block's output
-    depends on the placements up to it alone, unless a method hands something on beside the stream.
+    A design's leading blocks are computed once for all designs that share them, to the last digit. What the input of a
+    block depends on, the methods say: the placements before it, as a rule.
 
     Args:
         supernet: The trained supernet.
@@ -91,15 +96,18 @@ class Scorer:
         assert isinstance(model, VisionTransformer)
         prefixes = _prefixes(design, len(model.blocks))
         used: list[Hashable] = []
-        correct = 0.0
-        for index, (images, labels) in enumerate(self.data):
-            keys: list[Hashable] = [(index, prefix) for prefix in prefixes]
-            with precision(images.device, self.autocast):
-                logits = self._logits(model, images, keys)
-            correct += int((logits.argmax(dim=1) == labels).sum()) if logits.isfinite().all() else math.nan
-            used += keys
-        score = correct / len(self.data)
-        self._cache.rank(used, -math.inf if math.isnan(score) else score)
+        score = math.nan
+        try:
+            correct = 0.0
+            for index, (images, labels) in enumerate(self.data):
+                keys: list[Hashable] = [(index, prefix) for prefix in prefixes]
+                used += keys
+                with precision(images.device, self.autocast):
+                    logits = self._logits(model, images, keys)
+                correct += int((logits.argmax(dim=1) == labels).sum()) if logits.isfinite().all() else math.nan
+            score = correct / len(self.data)
+        finally:
+            self._cache.rank(used, -math.inf if math.isnan(score) else score)
         return score
 
     def _logits(self, model: VisionTransformer, images: Tensor, keys: list[Hashable]) -> Tensor:

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="of the supernet")
     parser.add_argument("--after", type=int, default=150, help="designs that are scored before")
     parser.add_argument("--designs", type=int, default=64)
-    parser.add_argument("--caches", type=float, nargs="*", default=[0.05, 0.1, 0.2, 1.0], help="GiB")
+    parser.add_argument("--caches", type=float, nargs="+", default=[0.05, 0.1, 0.2, 1.0], help="GiB")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

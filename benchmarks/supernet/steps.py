@@ -108,7 +108,7 @@ def compare_scores(
 ) -> None:
     """The score of a design against the plain forward pass: a few images of noise in each round."""
     height, width = model.patch_embed.img_size
-    each = args.images // args.scoring_rounds
+    each = max(1, args.images // args.scoring_rounds)
     pixels = torch.randint(256, (each, 3, height, width), dtype=torch.uint8).numpy()
     data = ImageBatches(pixels, np.zeros(each, int), input_config(model), torch.device("cpu"))
     scorer = Scorer(supernet, data, cache=0)

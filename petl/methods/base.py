@@ -169,7 +169,7 @@ class Method(ABC):
     fits_task: ClassVar[bool] = False
     """Whether `prepare` looks at training images before training, to choose channels or entries."""
     blockwise: ClassVar[bool] = True
-    """Whether blocks hand on nothing but the stream, so that designs with the same first blocks can share them."""
+    """Whether blocks hand on nothing but the stream, so that designs can share their first blocks: see `enters`."""
     known_strong: ClassVar[bool] = False
     """Whether its usual design is a baseline that every search tries first."""
     options: ClassVar[Mapping[str, Option | None]] = {}

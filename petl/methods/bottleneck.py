@@ -129,5 +129,5 @@ def count_linear_bottleneck(inputs: int, outputs: int, width: int, groups: int =
 
 def add_to_output(adapter: nn.Module, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """Forward hook: an adapter with a skip connection on a layer's output, z + A(z)."""
-    added: Tensor = adapter(output)
-    return added + output if torch.is_grad_enabled() else added.add_(output)  # the adapter's own result, in place
+    added: Tensor = output + adapter(output)
+    return added

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.methods.base import BlockMethod, Elastic, Handle, Tree
 from petlas.petl.methods.low_rank import add_to_bias
-from petlas.petl.methods.narrow import add_product
+from petlas.petl.methods.narrow import add_product, reduce
 from petlas.petl.shape import BackboneShape, Layer
 
 KINDS = {
@@ -85,7 +85,7 @@ class Supports(nn.ModuleDict):
         if isinstance(a, Product):
             result = result + F.linear(x, layer.weight * a())
         if isinstance(b, Product):
-            return add_product(result, F.linear(x, b.part("up")), b.part("down"))
+            return add_product(result, reduce(x, b.part("up")), b.part("down"))
         return result if b is None else result + x.sum(dim=-1, keepdim=True) * b().squeeze(1).to(x.dtype)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.methods.base import Elastic, Handle, Method, Tree
 from petlas.petl.methods.low_rank import add_to_bias, spread
-from petlas.petl.methods.narrow import add_product
+from petlas.petl.methods.narrow import add_product, reduce
 from petlas.petl.shape import BackboneShape
 
 
@@ -165,4 +165,4 @@ def _adapt(slow: nn.Module, update: Update, layer: nn.Module, args: tuple[Tensor
     if update.training and update.dropout:
         # Dropout of single entries takes the whole matrix; without, its factors do.
         return add_product(output, x, F.dropout(up @ down, update.dropout))
-    return add_product(output, F.linear(x, down), up)
+    return add_product(output, reduce(x, down), up)

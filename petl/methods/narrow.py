@@ -32,12 +32,14 @@ def add_product(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
 
     The output (B, N, O), or (B, N, c O) for hidden units (B, N, c, r), is large and up is small: rows of zeros in up
     cost less than cutting the output into the parts that change and putting them together again. Where no gradients
-    are recorded the output is changed in place: room for another one takes a CPU longer than the product.
+    are recorded the output, a linear layer's and nobody else's, is changed in place: room for another one takes a CPU
+    longer than the product.
     """
     turned = up.t().contiguous()  # as in `widen`
     rows = output.reshape(-1, len(up))
     if torch.is_grad_enabled():
         return torch.addmm(rows, _rows(hidden), turned).view_as(output)
+    # In place, autocast does not cast.
     return rows.addmm_(_rows(hidden).to(rows.dtype), turned.to(rows.dtype)).view_as(output)
 
 

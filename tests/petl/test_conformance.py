@@ -442,6 +442,8 @@ def test_bf16_autocast_runs_forward_and_backward(name, tuned, images):
     assert logits.isfinite().all()
     with torch.no_grad():
         exact = model(images(model))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(model(images(model)), logits)  # what is measured is what was trained
     assert (logits.float() - exact).abs().max() < 0.1 * exact.abs().max()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 

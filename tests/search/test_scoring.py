@@ -1,4 +1,5 @@
 import math
+from collections.abc import Hashable
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from petlas.petl import Design, Placement, input_config
 from petlas.petl.backbone import MINI, load_backbone
 from petlas.petl.supernet import Supernet
-from petlas.search.scoring import ActivationCache, Scorer
+from petlas.search.scoring import ActivationCache, Scorer, _prefixes
 from petlas.search.training import ImageBatches, evaluate
 
 SIZES = {"vpt": 4, "lora": 4, "adapter": 4}
@@ -97,14 +98,45 @@ def test_a_placement_over_the_whole_backbone_is_part_of_every_prefix(data: Image
         assert scorer.score(design) == evaluate(supernet.activate(design), data)
 
 
-def test_an_output_that_is_not_finite_is_no_score(supernet: Supernet, data: ImageBatches) -> None:
+def test_tokens_that_the_next_block_replaces_are_no_part_of_what_enters_it(
+    supernet: Supernet, data: ImageBatches
+) -> None:
+    """Whether block 1 has tokens decides what block 0 hands on, and it must not be handed to the other design."""
+    alone, replaced = (Design.of(Placement("vpt", block, 2) for block in blocks) for blocks in ([0], [0, 1]))
+    scorer = Scorer(supernet, data, 2**30)
+    (images, _), *_ = data
+    with torch.inference_mode():
+        for design in (alone, replaced, alone):
+            scorer.score(design)
+            keys: list[Hashable] = [(0, prefix) for prefix in _prefixes(design, 6)]
+            assert torch.equal(scorer._logits(supernet.model, images, keys), supernet.model(images))
+
+
+def test_an_output_that_is_not_finite_is_no_score_and_is_forgotten_first(
+    supernet: Supernet, data: ImageBatches
+) -> None:
     head = supernet.model.get_parameter("head.bias")
     before = head.detach().clone()
+    scorer = Scorer(supernet, data, 2**30)
     with torch.no_grad():
         head.fill_(torch.nan)
-    assert np.isnan(Scorer(supernet, data, 0).score(Design()))
+    assert np.isnan(scorer.score(Design()))
     with torch.no_grad():
         head.copy_(before)
+    scorer.score(Design.of([Placement("vpt", 0, 1)]))
+    first, *_, last = sorted(scorer._cache._ranks.values())
+    assert first[0] == -math.inf < last[0] <= 1
+
+
+def test_what_a_failed_scoring_left_is_forgotten_first(
+    supernet: Supernet, data: ImageBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = Scorer(supernet, data, 2**30)
+    with monkeypatch.context() as patch:
+        patch.setattr(supernet.model, "forward_head", lambda x: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scorer.score(Design())
+    assert {score for score, _ in scorer._cache._ranks.values()} == {-math.inf}
 
 
 def test_the_cache_stays_within_its_bytes_and_drops_what_the_worst_designs_computed() -> None:
@@ -120,8 +152,9 @@ def test_the_cache_stays_within_its_bytes_and_drops_what_the_worst_designs_compu
     cache.rank("c", 0.6)  # another design has it too
     cache.put("d", tensors["d"])
     assert [cache.get(name) is tensors[name] for name in "bcd"] == [False, True, True]
-    cache.rank("cd", -math.inf)
-    assert cache.used == 80
+    cache.rank("d", 0.6)  # as good as c, and newer
+    cache.put("a", tensors["a"])
+    assert [cache.get(name) is tensors[name] for name in "acd"] == [True, False, True]
     cache.put("large", torch.zeros(26))
     assert cache.get("large") is None
     assert cache.used == 80
