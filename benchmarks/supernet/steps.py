@@ -127,7 +127,7 @@ def compare_scores(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="vit_base_patch16_224")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of training steps")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--images", type=int, default=200, help="that scores are measured on, over all rounds")
     parser.add_argument("--scoring-rounds", type=int, default=25)
@@ -145,7 +145,8 @@ def main() -> None:
     supernet = Supernet(copy.deepcopy(model), space.largest)
     print("| what | median seconds | ratio | lowest to highest ratio |")
     print("|---|---|---|---|")
-    compare_steps(args, model, supernet, lambda: space.sample(rng, budget))
+    if args.rounds:
+        compare_steps(args, model, supernet, lambda: space.sample(rng, budget))
     compare_scores(args, model, supernet, lambda: space.sample(rng, budget))
 
 
