@@ -96,9 +96,9 @@ class StudyRecord:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
     def describe(self, trial: Trial, design: Design, params: int, stage: str, seed: int) -> None:
-        """Write down what a trial is."""
-        for key, value in _attributes(design, params, stage, seed).items():
-            trial.set_user_attr(key, value)
+        """Write down what a trial is: all of it or, if the process is killed here, nothing."""
+        with self._writing() as session:
+            _insert(session, trial, TrialUserAttributeModel, _attribute_rows(_attributes(design, params, stage, seed)))
 
     def begin(self, stage: str) -> FrozenTrial:
         """Add a running trial of a stage, whose design is yet to be chosen.
@@ -227,9 +227,8 @@ class StudyRecord:
         waiting = {t.user_attrs.get("key") for t in self.trials(TrialState.WAITING)}
         for trial in self.trials(TrialState.FAIL):
             key = trial.user_attrs.get("key")
-            attributes = {k: v for k, v in trial.user_attrs.items() if k in _ATTRIBUTES}
-            described = len(attributes) == len(_ATTRIBUTES)  # a kill may come while `describe` writes
-            if described and is_interrupted(trial) and is_trained(trial) and key not in self.keys() | waiting:
+            if key and is_interrupted(trial) and is_trained(trial) and key not in self.keys() | waiting:
+                attributes = {name: trial.user_attrs[name] for name in _ATTRIBUTES}
                 system = {"fixed_params": dict(trial.params)}
                 self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes, system_attrs=system))
         return len(stale)
@@ -279,7 +278,7 @@ def _attribute_rows(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
 
 
-def _insert(session: Session, trial: FrozenTrial, table: type[BaseModel], rows: list[dict[str, Any]]) -> None:
+def _insert(session: Session, trial: FrozenTrial | Trial, table: type[BaseModel], rows: list[dict[str, Any]]) -> None:
     """Add what belongs to a trial."""
     if rows:
         session.execute(insert(table), [{"trial_id": trial._trial_id} | row for row in rows])

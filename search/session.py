@@ -126,13 +126,13 @@ class Session:
         """The next trial: a queued design, or a new one from the space, within the budget."""
         trial = self.record.study.ask()
         if "design" in trial.user_attrs:
-            design = design_of(trial)
+            design, stage = design_of(trial), trial.user_attrs["stage"]
             if self.draws and design in self.space:
                 self.space.suggest(trial, self.budget)  # so that the sampler learns from it
         else:
-            design = self.space.suggest(trial, self.budget)
-            self.record.describe(trial, design, self.cost(design), SEARCH, self.config.seed)
-        return Proposal(trial.number, design, self.cost(design), trial.user_attrs["stage"])
+            design, stage = self.space.suggest(trial, self.budget), SEARCH
+            self.record.describe(trial, design, self.cost(design), stage, self.config.seed)
+        return Proposal(trial.number, design, self.cost(design), stage)
 
     def on_epoch(self, number: int, result: EpochResult) -> bool:
         """Write down an epoch; whether the trial goes on."""

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import IntDistribution
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import event
 
 from petlas.petl.design import Design
 from petlas.search.record import StudyRecord, design_of, is_interrupted, row_of
@@ -178,24 +179,15 @@ def test_a_trial_that_was_cut_off_before_it_had_a_design_fails_and_is_listed(rec
     assert (row.design, row.key, row.val, row.epochs) == ({}, "", None, 0)
 
 
-def test_a_trial_that_was_cut_off_while_it_was_described_is_not_queued_half_described(
-    record: StudyRecord, lora: Lora, monkeypatch: pytest.MonkeyPatch
+def test_a_trial_is_described_in_one_transaction_so_that_no_kill_leaves_it_half_described(
+    record: StudyRecord, lora: Lora
 ) -> None:
-    written: list[str] = []
-
-    def die_after_two(trial: Any, key: str, value: Any) -> None:
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(key)
-        record.storage.set_trial_user_attr(trial._trial_id, key, value)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trial, "set_user_attr", die_after_two)
-        with pytest.raises(KeyboardInterrupt):
-            begin(record, lora())
-    assert record.recover() == 1
-    assert written == ["design", "key"]
-    assert record.trials(TrialState.WAITING) == []
+    trial = record.study.ask()
+    seen: list[int] = []
+    event.listen(record.storage.engine, "commit", lambda connection: seen.append(trial.number))
+    record.describe(trial, lora(), 10, "search", seed=4)
+    assert seen == [trial.number]
+    assert trial_of(record, trial.number).user_attrs.keys() == {"design", "key", "params", "stage", "seed", "folds"}
 
 
 def test_a_failure_of_its_own_is_not_tried_again(record: StudyRecord, lora: Lora) -> None:
@@ -214,7 +206,7 @@ def test_a_rung_holds_the_other_trials_that_reached_it_and_none_that_was_cut_off
     cut = begin(record, lora(b5=1))
     record.report(cut, 1, 0.9)
     record.recover()
-    mine = begin(record, lora(b5=1))
+    mine = record.study.ask().number  # which was queued again
     record.report(mine, 1, 0.9)
     assert sorted(record.rung(1, but=mine)) == [0.1, 0.4]
     assert record.rung(2, but=mine) == [0.2]
