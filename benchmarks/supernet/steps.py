@@ -13,7 +13,7 @@ import copy
 import random
 import time
 from collections.abc import Callable
-from statistics import median
+from statistics import median, pstdev
 
 import numpy as np
 import timm
@@ -72,11 +72,12 @@ def interleaved(rounds: int, **actions: Callable[[], None]) -> dict[str, list[fl
 
 
 def report(title: str, seconds: dict[str, list[float]], base: str) -> None:
-    """Print medians, and medians of the ratios to the base's time in the same round."""
+    """Print medians, and medians of the ratios to the base's time in the same round, with their standard errors."""
     for name, times in seconds.items():
         ratios = [time / bare for time, bare in zip(times, seconds[base], strict=True)]
+        error = 1.25 * pstdev(ratios) / len(ratios) ** 0.5  # of a median: a quarter more than of a mean
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"| {title}: {name} | {median(times):.2f} | {median(ratios):.3f} | {spread} |", flush=True)
+        print(f"| {title}: {name} | {median(times):.2f} | {median(ratios):.3f} | {error:.3f} | {spread} |", flush=True)
 
 
 def compare_steps(
@@ -86,17 +87,18 @@ def compare_steps(
     height, width = model.patch_embed.img_size
     images, labels = torch.randn(args.batch, 3, height, width), torch.randint(100, (args.batch,))
     bare = Bare(copy.deepcopy(model)).train()
-    shape, sensitivities = tensor_sensitivities(model.eval(), [(images, labels)], "spt")
-    (design,) = allocate_all(sensitivities, shape, [args.spt], SensitivityConfig())
-    del sensitivities
-    spt = prepare(apply(copy.deepcopy(model), design), [(images, labels)]).train()
     supernet.model.train()
     actions = {
         "bare": lambda: step(bare, images, labels),
         "supernet, a new design": lambda: step(supernet.activate(designs()), images, labels),
-        f"SPT's design of {args.spt:,} parameters": lambda: step(spt, images, labels),
     }
-    if shape.depth == 12:
+    if args.spt:
+        shape, sensitivities = tensor_sensitivities(model.eval(), [(images, labels)], "spt")
+        (design,) = allocate_all(sensitivities, shape, [args.spt], SensitivityConfig())
+        del sensitivities
+        spt = prepare(apply(copy.deepcopy(model), design), [(images, labels)]).train()
+        actions[f"SPT's design of {args.spt:,} parameters"] = lambda: step(spt, images, labels)
+    if len(model.blocks) == 12:
         sizes = [(m, b, s) for m, row in NOAH_CIFAR100.items() for b, s in enumerate(row)]
         subnet = apply(copy.deepcopy(model), Design.of(Placement(*each) for each in sizes)).train()
         actions["NOAH's CIFAR-100 subnet"] = lambda: step(subnet, images, labels)
@@ -132,7 +134,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="that scores are measured on, over all rounds")
     parser.add_argument("--scoring-rounds", type=int, default=25)
     parser.add_argument("--budget", type=int, default=640_000)
-    parser.add_argument("--spt", type=int, default=400_000, help="parameters of SPT's design")
+    parser.add_argument("--spt", type=int, default=400_000, help="parameters of SPT's design; 0 leaves it out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -143,8 +145,8 @@ def main() -> None:
     budget = Budget(args.budget, lambda design: count_params(design, shape))
     rng = np.random.default_rng(0)
     supernet = Supernet(copy.deepcopy(model), space.largest)
-    print("| what | median seconds | ratio | lowest to highest ratio |")
-    print("|---|---|---|---|")
+    print("| what | median seconds | ratio | its standard error | lowest to highest |")
+    print("|---|---|---|---|---|")
     if args.rounds:
         compare_steps(args, model, supernet, lambda: space.sample(rng, budget))
     compare_scores(args, model, supernet, lambda: space.sample(rng, budget))
