@@ -164,7 +164,7 @@ def _load_file(model: VisionTransformer, name: str, path: Path) -> None:
 
 def input_config(model: nn.Module) -> InputConfig:
     """Image size, statistics and interpolation of a model, as timm records them in its `pretrained_cfg`."""
-    data: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    data: dict[str, Any] = resolve_model_data_config(model)
     height, width = _plain_vit(model, backbone_name(model)).patch_embed.img_size
     if height != width:
         raise BackboneError(f"images are resized to a square, and {backbone_name(model)} takes {height} x {width}")

@@ -69,7 +69,7 @@ def load_checkpoint(
         How far it was; None, with nothing set, where there is no readable file of that stamp.
     """
     try:
-        with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(str(path), framework="pt") as file:
             about = file.metadata() or {}
             if about.get("stamp") != _text(stamp):
                 return None

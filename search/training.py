@@ -117,8 +117,8 @@ def autocast_dtype(train: TrainConfig, device: torch.device) -> torch.dtype | No
 def _computes_bf16(device: torch.device) -> bool:
     """Whether the hardware multiplies bf16 itself: most CPUs only emulate it, 20 times slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 lacks it
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 lacks it
     return device.type == "cpu" and any(able.get(unit, False) for unit in ("avx512_bf16", "amx_bf16"))
 
 

@@ -14,7 +14,8 @@ def reduce(x: Tensor, down: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     turned = _rows(x).t()
     hidden = down @ turned if bias is None else torch.addmm(bias[:, None], down, turned)
-    return hidden.t().unflatten(0, x.shape[:-1])
+    units: Tensor = hidden.t().unflatten(0, x.shape[:-1])
+    return units
 
 
 def widen(hidden: Tensor, up: Tensor, bias: Tensor | None = None) -> Tensor:
