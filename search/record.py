@@ -227,8 +227,9 @@ class StudyRecord:
         waiting = {t.user_attrs.get("key") for t in self.trials(TrialState.WAITING)}
         for trial in self.trials(TrialState.FAIL):
             key = trial.user_attrs.get("key")
-            if key and is_interrupted(trial) and is_trained(trial) and key not in self.keys() | waiting:
-                attributes = {name: trial.user_attrs[name] for name in _ATTRIBUTES}
+            attributes = {k: v for k, v in trial.user_attrs.items() if k in _ATTRIBUTES}
+            described = len(attributes) == len(_ATTRIBUTES)  # not so where an older petlas was killed meanwhile
+            if described and is_interrupted(trial) and is_trained(trial) and key not in self.keys() | waiting:
                 system = {"fixed_params": dict(trial.params)}
                 self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes, system_attrs=system))
         return len(stale)

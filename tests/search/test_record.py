@@ -190,6 +190,14 @@ def test_a_trial_is_described_in_one_transaction_so_that_no_kill_leaves_it_half_
     assert trial_of(record, trial.number).user_attrs.keys() == {"design", "key", "params", "stage", "seed", "folds"}
 
 
+def test_a_trial_that_an_older_version_left_half_described_is_not_queued(record: StudyRecord, lora: Lora) -> None:
+    trial = record.study.ask()
+    trial.set_user_attr("design", lora().to_dict())
+    trial.set_user_attr("key", lora().key)
+    assert record.recover() == 1
+    assert record.trials(TrialState.WAITING) == []
+
+
 def test_a_failure_of_its_own_is_not_tried_again(record: StudyRecord, lora: Lora) -> None:
     run(record, lora(b0=2), 0.1, math.nan)
     record.recover()
