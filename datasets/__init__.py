@@ -1,19 +1,32 @@
-"""What is learned from: tasks, their splits, and the store of decoded images."""
+"""What is learned from: tasks, the views of them, and the stores of decoded images."""
 
 from petlas.datasets.catalog import TaskInfo, list_tasks, open_task
-from petlas.datasets.images import read_image, to_rgb
+from petlas.datasets.checks import check_images, check_overlap, check_task
+from petlas.datasets.errors import DataError
+from petlas.datasets.images import SUFFIXES, ValueRange, read_image, to_rgb
+from petlas.datasets.readers import READERS, get_reader
+from petlas.datasets.sources import ArraySource, FileSource
 from petlas.datasets.split import stratified_split
-from petlas.datasets.store import INTERPOLATIONS, open_store
-from petlas.datasets.task import SPLITS, DataError, Source, Split, Task
+from petlas.datasets.stores import INTERPOLATIONS, open_store
+from petlas.datasets.task import VIEWS, Source, Task, View
 
 __all__ = [
     "INTERPOLATIONS",
-    "SPLITS",
+    "READERS",
+    "SUFFIXES",
+    "VIEWS",
+    "ArraySource",
     "DataError",
+    "FileSource",
     "Source",
-    "Split",
     "Task",
     "TaskInfo",
+    "ValueRange",
+    "View",
+    "check_images",
+    "check_overlap",
+    "check_task",
+    "get_reader",
     "list_tasks",
     "open_store",
     "open_task",

@@ -1,4 +1,4 @@
-"""Finds tasks by name: the built-in digits, VTAB-1k data sets below a root folder, and plain image folders."""
+"""Finds tasks by name: those that come with petlas, data sets below a root folder, and folders of any layout."""
 
 import difflib
 import os
@@ -6,44 +6,70 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from petlas.datasets.digits import open_digits
-from petlas.datasets.folder import has_splits, is_image_folder, open_folder, subfolders
+from petlas.datasets.errors import DataError, shown
+from petlas.datasets.images import ValueRange
 from petlas.datasets.names import ALIASES, VTAB
-from petlas.datasets.task import DataError, Task
-from petlas.datasets.vtab import is_vtab, open_vtab
+from petlas.datasets.readers import READERS, get_reader, is_certain, layout_of
+from petlas.datasets.readers.base import ReadOptions
+from petlas.datasets.task import Task
+from petlas.datasets.tree import Tree
 
-BUILTIN = "digits"
+_FALLBACK = "folder"  # its reader says what is wrong with a folder that none recognises
 
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """One line of `petlas datasets`, in plain types; `fault` is what is wrong with a task that was found."""
+    """One line of `petlas datasets`, in plain types.
+
+    Args:
+        name: Of the task.
+        layout: "built-in", or the reader's name.
+        found: Whether it is there.
+        path: Its folder.
+        fault: What is wrong with one that was found.
+        kind: What its targets are.
+        num_classes: How many classes it has.
+        counts: How many images each view has.
+        notes: What was left out or is odd.
+    """
 
     name: str
-    layout: str  # "built-in", "vtab" or "folder"
+    layout: str
     found: bool
     path: str | None = None
     fault: str | None = None
+    kind: str | None = None
     num_classes: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
-def open_task(name: str, root: str | Path | None = None, seed: int = 0) -> Task:
-    """The task `name`: `digits`, a data set's folder name below `root`, or a path to its folder.
+def open_task(
+    name: str, root: str | Path | None = None, split_seed: int = 0, value_range: ValueRange | None = None
+) -> Task:
+    """The task of a name: `digits`, a data set's folder name below the root, or a path to its folder.
 
-    `root` (default: the environment's PETLAS_DATA) may hold `vtab-1k`, be it, or be the data set's own folder. `seed`
-    decides which images of a plain folder are set aside where it has no val or no test folder.
+    Args:
+        name: Of the task.
+        root: A folder that may hold `vtab-1k`, be it, or be the data set's own; by default PETLAS_DATA.
+        split_seed: Decides which images are set aside where the data has no val or no test.
+        value_range: What is black and white in images of more than 8 bits.
+
+    Raises:
+        DataError: When there is no such task, or its data is at fault.
     """
-    if name == BUILTIN:
-        return open_digits()
+    options = ReadOptions(split_seed, _checked(value_range))
+    for layout in READERS:
+        if name in get_reader(layout).builtin:
+            return get_reader(layout).read(Path(name), options)
     base = _root(root)
     looked = list(_places(name, base))
     try:
-        # A folder of neither layout comes last: its classes may hold their images deeper down, or its fault is told.
-        usable = [path for path in looked if _layout(path)] or [path for path in looked if path.is_dir()]
+        # A folder of no layout comes last: its classes may hold their images deeper down, or its fault is told.
+        usable = [path for path in looked if layout_of(path)] or [path for path in looked if path.is_dir()]
         if not name.strip() or not usable:
             raise _unknown(name, base, looked)
-        return open_vtab(usable[0]) if is_vtab(usable[0]) else open_folder(usable[0], seed)
+        return get_reader(layout_of(usable[0]) or _FALLBACK).read(usable[0], options)
     except OSError as error:
         raise DataError(f"task {name!r} cannot be read ({error}); check the folder and its permissions") from error
 
@@ -52,11 +78,15 @@ def list_tasks(root: str | Path | None = None) -> list[TaskInfo]:
     """Every task that is known or found below `root`; the found ones are opened, which checks them."""
     base = _root(root)
     found = {path.name: path for path in _datasets(base)}
-    infos = [_info(BUILTIN, "built-in", None)]
+    infos = [_info(name, "built-in", None) for name in _builtin()]
     for name in VTAB:
         path = next((found.pop(n) for n in _synonyms(name) if n in found), None)
-        infos.append(_info(name, _layout(path) or "vtab", path) if path else TaskInfo(name, "vtab", found=False))
-    return infos + [_info(name, _layout(path) or "folder", path) for name, path in sorted(found.items())]
+        infos.append(_info(name, layout_of(path) or "vtab", path) if path else TaskInfo(name, "vtab", found=False))
+    return infos + [_info(name, layout_of(path) or _FALLBACK, path) for name, path in sorted(found.items())]
+
+
+def _builtin() -> list[str]:
+    return [name for layout in READERS for name in get_reader(layout).builtin]
 
 
 def _info(name: str, layout: str, path: Path | None) -> TaskInfo:
@@ -65,8 +95,19 @@ def _info(name: str, layout: str, path: Path | None) -> TaskInfo:
         task = open_task(where or name)
     except DataError as error:
         return TaskInfo(name, layout, found=True, path=where, fault=str(error))
-    counts = {split: len(task.splits[split]) for split in task.splits}
-    return TaskInfo(name, layout, found=True, path=where, num_classes=task.num_classes, counts=counts)
+    counts = {view: len(task.views[view]) for view in task.views}
+    return TaskInfo(
+        name, layout, True, where, None, task.kind, num_classes=task.num_classes, counts=counts, notes=[*task.notes]
+    )
+
+
+def _checked(value_range: ValueRange | None) -> ValueRange | None:
+    if value_range is None:
+        return None
+    low, high = (float(value) for value in value_range)
+    if not low < high < float("inf") or low == -float("inf"):
+        raise DataError(f"value_range must be [LOW, HIGH] with LOW below HIGH, got [{low:g}, {high:g}]")
+    return low, high
 
 
 def _root(root: str | Path | None) -> Path | None:
@@ -76,14 +117,8 @@ def _root(root: str | Path | None) -> Path | None:
     base = Path(chosen).expanduser().absolute()
     if not base.is_dir():
         origin = "the root folder" if root else "PETLAS_DATA's folder"
-        raise DataError(f"{base}: {origin} does not exist; give the folder that holds the data sets")
+        raise DataError(f"{shown(base)}: {origin} does not exist; give the folder that holds the data sets")
     return base
-
-
-def _layout(folder: Path) -> str | None:
-    if is_vtab(folder):
-        return "vtab"
-    return "folder" if is_image_folder(folder) else None
 
 
 def _synonyms(name: str) -> list[str]:
@@ -108,15 +143,21 @@ def _datasets(base: Path | None) -> Iterator[Path]:
     if base is None:
         return
     below = []
-    if not is_vtab(base) and not has_splits(base):
-        below = [path for parent in (base / "vtab-1k", base) for path in subfolders(parent) if _layout(path)]
-    yield from below or ([base] if _layout(base) else [])
+    if not is_certain(base):
+        inside = [path for parent in (base / "vtab-1k", base) for path in Tree(parent).folders(parent)]
+        below = [path for path in inside if layout_of(path)]
+    yield from below or ([base] if layout_of(base) else [])
 
 
 def _unknown(name: str, base: Path | None, looked: list[Path]) -> DataError:
-    names = {BUILTIN, *VTAB, *ALIASES, *(path.name for path in _datasets(base))}
+    places = ", ".join(shown(path) for path in dict.fromkeys(looked))
+    more = "give the folder that holds the data sets as task.root, or in PETLAS_DATA"
+    if name in VTAB or name in ALIASES:
+        kept = f"{shown(base)} holds no such folder" if base else "no folder of data sets is given"
+        return DataError(
+            f"task {name!r} is known, but its images are not at hand: {kept}, and none was found at {places}; {more}"
+        )
+    names = {*_builtin(), *VTAB, *ALIASES, *(path.name for path in _datasets(base))}
     near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
-    places = ", ".join(str(path) for path in dict.fromkeys(looked))
     hint = f"did you mean {' or '.join(near)}" if near else f"known names are {', '.join(sorted(names))}"
-    more = "" if base else "; give the folder that holds the data sets as root or in PETLAS_DATA"
-    return DataError(f"unknown task {name!r}, not found at {places}; {hint}{more}")
+    return DataError(f"unknown task {name!r}, not found at {places}; {hint}{'' if base else f'; {more}'}")

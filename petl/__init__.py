@@ -7,88 +7,179 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from petlas.petl.adapter_file import AdapterError, AdapterInfo, load_adapter, read_adapter_info, save_adapter
-    from petlas.petl.backbone import (
-        BackboneError,
-        InputConfig,
+    from petlas.petl.backbones import FAMILIES, family_of, get_family
+    from petlas.petl.backbones.base import BackboneError, BlockSites, Family, InputConfig, backbone_name
+    from petlas.petl.backbones.load import (
+        MINI,
+        checkpoint_of,
+        fingerprint,
         input_config,
         load_backbone,
         reset_head,
         shape_by_name,
         shape_of,
     )
-    from petlas.petl.design import Design, DesignError, Placement
+    from petlas.petl.backbones.site import Site
+    from petlas.petl.design import Design, DesignError, Option, Placement
     from petlas.petl.methods import METHODS, get_method
-    from petlas.petl.methods.base import Method
-    from petlas.petl.shape import BackboneShape, Layer
+    from petlas.petl.parts.method import Batch, BlockMethod, Loss, Method, SubsetMethod
+    from petlas.petl.parts.placed import NoOptions, Placed
+    from petlas.petl.sensitivity import Criterion, sensitivities
+    from petlas.petl.shape import BackboneShape, BlockShape, BlockTensor, Layer, block_tensors
+    from petlas.petl.supernet import Supernet
     from petlas.petl.tuning import (
+        Tuning,
         apply,
         check_design,
         count_params,
         count_tuned,
         merge,
+        methods_of,
         prepare,
         remove,
         tuned_state_dict,
+        tuning_of,
+        undecayed,
     )
 
 # Names are looked up when they are first used, so that `petlas.petl.design` comes without torch.
 _HOME = {
-    "adapter_file": ("AdapterError", "AdapterInfo", "load_adapter", "read_adapter_info", "save_adapter"),
-    "backbone": (
+    "adapter_file": (
+        "AdapterError",
+        "AdapterInfo",
+        "load_adapter",
+        "read_adapter_info",
+        "save_adapter",
+    ),
+    "backbones": (
+        "FAMILIES",
+        "family_of",
+        "get_family",
+    ),
+    "backbones.base": (
         "BackboneError",
+        "BlockSites",
+        "Family",
         "InputConfig",
+        "backbone_name",
+    ),
+    "backbones.load": (
+        "MINI",
+        "checkpoint_of",
+        "fingerprint",
         "input_config",
         "load_backbone",
         "reset_head",
         "shape_by_name",
         "shape_of",
     ),
-    "design": ("Design", "DesignError", "Placement"),
-    "methods": ("METHODS", "get_method"),
-    "methods.base": ("Method",),
-    "shape": ("BackboneShape", "Layer"),
+    "backbones.site": ("Site",),
+    "design": (
+        "Design",
+        "DesignError",
+        "Option",
+        "Placement",
+    ),
+    "methods": (
+        "METHODS",
+        "get_method",
+    ),
+    "parts.method": (
+        "Batch",
+        "BlockMethod",
+        "Loss",
+        "Method",
+        "SubsetMethod",
+    ),
+    "parts.placed": (
+        "NoOptions",
+        "Placed",
+    ),
+    "sensitivity": (
+        "Criterion",
+        "sensitivities",
+    ),
+    "shape": (
+        "BackboneShape",
+        "BlockShape",
+        "BlockTensor",
+        "Layer",
+        "block_tensors",
+    ),
+    "supernet": ("Supernet",),
     "tuning": (
+        "Tuning",
         "apply",
         "check_design",
         "count_params",
         "count_tuned",
         "merge",
+        "methods_of",
         "prepare",
         "remove",
         "tuned_state_dict",
+        "tuning_of",
+        "undecayed",
     ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "FAMILIES",
     "METHODS",
+    "MINI",
     "AdapterError",
     "AdapterInfo",
     "BackboneError",
     "BackboneShape",
+    "Batch",
+    "BlockMethod",
+    "BlockShape",
+    "BlockSites",
+    "BlockTensor",
+    "Criterion",
     "Design",
     "DesignError",
+    "Family",
     "InputConfig",
     "Layer",
+    "Loss",
     "Method",
+    "NoOptions",
+    "Option",
+    "Placed",
     "Placement",
+    "Site",
+    "SubsetMethod",
+    "Supernet",
+    "Tuning",
     "apply",
+    "backbone_name",
+    "block_tensors",
     "check_design",
+    "checkpoint_of",
     "count_params",
     "count_tuned",
+    "family_of",
+    "fingerprint",
+    "get_family",
     "get_method",
     "input_config",
     "load_adapter",
     "load_backbone",
     "merge",
+    "methods_of",
     "prepare",
     "read_adapter_info",
     "remove",
     "reset_head",
     "save_adapter",
+    "sensitivities",
     "shape_by_name",
     "shape_of",
     "tuned_state_dict",
+    "tuning_of",
+    "undecayed",
 ]
 
 
@@ -97,3 +188,8 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """All public names, whether they have been used or not."""
+    return sorted({*globals(), *__all__})

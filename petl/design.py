@@ -14,10 +14,12 @@ from typing import Any
 
 import yaml
 
+from petlas.errors import UserError
+
 Option = bool | int | float | str
 
 
-class DesignError(ValueError):
+class DesignError(UserError):
     """A design that breaks a rule: the message names the rule, the value and what to do."""
 
 
@@ -160,7 +162,12 @@ class Design:
 
     @classmethod
     def of(cls, placements: Iterable[Placement], backbone: str | None = None) -> Design:
-        """The design of any iterable of placements."""
+        """The design of any iterable of placements.
+
+        Args:
+            placements: At most one of a method at a block.
+            backbone: The timm name that it was made for, if any.
+        """
         return cls(tuple(placements), backbone)
 
     @classmethod

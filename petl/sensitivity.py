@@ -7,10 +7,9 @@ from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.methods.base import Batch
+from petlas.petl.parts.method import Batch, Loss
 
 Criterion: TypeAlias = Literal["spt", "taylor", "fisher"]
 """`spt`: the sum over batches of the squared gradient of the batch's mean loss (SPT, He et al., 2023). `taylor`: the
@@ -19,17 +18,22 @@ loss that setting the weight to zero would cost, to first order, |sum over batch
 
 
 def sensitivities(
-    model: nn.Module, batches: Iterable[Batch], paths: Iterable[str], criterion: Criterion = "spt"
+    model: nn.Module,
+    batches: Iterable[Batch],
+    paths: Iterable[str],
+    loss: Loss,
+    criterion: Criterion = "spt",
 ) -> dict[str, Tensor]:
-    """Sensitivity of the cross entropy to each entry of the parameters at `paths`; its shapes are the parameters'.
+    """Sensitivity of a loss to each entry of the parameters at `paths`; its shapes are the parameters'.
 
     The model is used in the mode in which it is, and left as it was. Gradients are taken up one parameter at a time,
     while they are computed: there is one number for each entry, and never a second copy of all gradients.
 
     Args:
         model: A model with a head.
-        batches: Normalised images (B, 3, H, W) and labels (B,).
+        batches: Normalised images (B, 3, H, W) and their targets.
         paths: Of the parameters to look at.
+        loss: Logits (B, K), in single precision, and targets to the mean loss over the batch.
         criterion: What is summed.
     """
     wanted = {path: model.get_parameter(path) for path in paths}
@@ -41,8 +45,8 @@ def sensitivities(
         for path, parameter in wanted.items():
             parameter.requires_grad_(True)
             hooks.append(parameter.register_post_accumulate_grad_hook(partial(_take_up, sums[path], criterion)))
-        for images, labels in _split(batches, criterion):
-            F.cross_entropy(model(images).float(), labels).backward()
+        for images, targets in _split(batches, criterion):
+            loss(model(images).float(), targets).backward()
     finally:
         for hook in hooks:
             hook.remove()
@@ -55,8 +59,10 @@ def sensitivities(
 
 def _split(batches: Iterable[Batch], criterion: Criterion) -> Iterable[Batch]:
     """The batches as they are, or one image at a time."""
-    for images, labels in batches:
-        yield from zip(images.split(1), labels.split(1), strict=True) if criterion == "fisher" else ((images, labels),)
+    for images, targets in batches:
+        yield from (
+            zip(images.split(1), targets.split(1), strict=True) if criterion == "fisher" else ((images, targets),)
+        )
 
 
 @torch.no_grad()

@@ -1,25 +1,71 @@
-"""What formulas need to know of a backbone: its layers and their sizes. Torch-free."""
+"""What formulas need to know of a backbone: its blocks, its layers, their sizes and its sites. Torch-free."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear, norm or convolution layer: its path in the backbone, kind and channel counts."""
+    """A linear, norm or convolution layer: where it stands, its kind and its channel counts.
+
+    Args:
+        path: Its path in the backbone.
+        kind: What it is.
+        inputs: Channels that go in.
+        outputs: Channels that come out.
+        bias: Whether it has one.
+        block: The block that it is in, from 0; None outside the blocks.
+        place: Its path within the block; the whole path outside the blocks.
+        names: What its outputs are called, in equal shares: `("q", "k", "v")` for a fused layer, `("fc1",)` for one
+            that is nothing else; empty where no method asks for it by name.
+    """
 
     path: str
     kind: Literal["linear", "norm", "conv"]
     inputs: int
     outputs: int
     bias: bool
+    block: int | None = None
+    place: str = ""
+    names: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """The paths of its weight and, where it has one, its bias."""
         return (f"{self.path}.weight", f"{self.path}.bias")[: 1 + self.bias]
+
+    @property
+    def key(self) -> str:
+        """Its name in adapter files, the same whatever the backbone calls its blocks: `blocks.N.PLACE`."""
+        return self.path if self.block is None else f"blocks.{self.block}.{self.place}"
+
+    @property
+    def share(self) -> int:
+        """Outputs of each name."""
+        return self.outputs // max(1, len(self.names))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A learned vector that scales a branch, such as LayerScale's.
+
+    Args:
+        path: Of the parameter.
+        place: Its path within the block.
+        block: The block that it is in.
+        length: Channels.
+        behind: The name of the linear layer whose outputs it scales.
+    """
+
+    path: str
+    place: str
+    block: int
+    length: int
+    behind: str
 
 
 @dataclass(frozen=True)
@@ -28,10 +74,11 @@ class BlockTensor:
 
     Args:
         name: Such as `q`, `q.bias` or `norm1.weight`.
-        path: The full path of the parameter, such as `blocks.0.attn.qkv.weight`.
+        path: The full path of the parameter in the backbone.
         start: Its first entry within the flattened parameter.
         rows: Of a matrix; 1 for a vector.
         columns: Of a matrix; the length of a vector.
+        block: The block that it is in.
     """
 
     name: str
@@ -39,11 +86,7 @@ class BlockTensor:
     start: int
     rows: int
     columns: int
-
-    @property
-    def block(self) -> int:
-        """The block that it is in."""
-        return int(self.path.split(".")[1])
+    block: int = 0
 
     @property
     def entries(self) -> int:
@@ -57,19 +100,73 @@ class BlockTensor:
 
 
 @dataclass(frozen=True)
+class BlockShape:
+    """One block of a backbone: what the formula of a placement needs.
+
+    Args:
+        index: From 0.
+        width: Channels of a token in this block (D).
+        patch: Height and width in pixels of what a token stands for at the start.
+        grid: Rows and columns of patches.
+        prefix_tokens: Class and register tokens in front of the patches.
+        layers: Its layers, in the order of the forward pass.
+        scales: Its learned scales.
+    """
+
+    index: int
+    width: int
+    patch: tuple[int, int]
+    grid: tuple[int, int]
+    prefix_tokens: int
+    layers: tuple[Layer, ...]
+    scales: tuple[Scale, ...]
+
+    @cached_property
+    def linears(self) -> tuple[Layer, ...]:
+        """The linear layers that have names: those that methods update."""
+        return tuple(layer for layer in self.layers if layer.kind == "linear" and layer.names)
+
+    def linear(self, name: str) -> Layer:
+        """The linear layer of which `name` is a share."""
+        return next(layer for layer in self.linears if name in layer.names)
+
+    @cached_property
+    def tensors(self) -> tuple[BlockTensor, ...]:
+        """Its tensors that have names, in the order of the forward pass.
+
+        Of a fused layer the shares come first, then their biases: q, k, v, `q.bias`, `k.bias`, `v.bias`.
+        """
+        tensors: list[BlockTensor] = []
+        scales = {scale.behind: scale for scale in self.scales}
+        for layer in self.layers:
+            if layer.names:
+                tensors += _tensors_of(layer, self.index)
+                if scale := scales.get(layer.names[-1]):
+                    tensors.append(BlockTensor(scale.place, scale.path, 0, 1, scale.length, self.index))
+        return tuple(tensors)
+
+    @property
+    def attention_width(self) -> int:
+        """Channels of the queries, keys and values of all heads together."""
+        return self.linear("q").share
+
+
+@dataclass(frozen=True)
 class BackboneShape:
-    """The sizes of a vision transformer, in timm's terms.
+    """The sizes of a backbone.
 
     Args:
         name: The timm name.
-        width: Channels of a token (D).
+        width: Channels of a token (D), where all blocks have the same.
         depth: Blocks.
         patch: Height and width of a patch in pixels.
         grid: Rows and columns of patches.
         prefix_tokens: Class and register tokens in front of the patches.
-        layer_scale: Whether the blocks scale their branches by learned vectors, `ls1.gamma` and `ls2.gamma`.
         layers: Every layer from the patch embedding to the last norm, in order; the head is excluded.
         params: Parameters of the whole backbone, head excluded.
+        scales: The learned scales of the branches, in order.
+        block_paths: Where each block stands in the backbone.
+        sites: The names of the sites that the family has.
     """
 
     name: str
@@ -78,43 +175,76 @@ class BackboneShape:
     patch: tuple[int, int]
     grid: tuple[int, int]
     prefix_tokens: int
-    layer_scale: bool
     layers: tuple[Layer, ...]
     params: int
+    scales: tuple[Scale, ...] = ()
+    block_paths: tuple[str, ...] = ()
+    sites: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def layer_scale(self) -> bool:
+        """Whether branches are scaled by learned vectors."""
+        return bool(self.scales)
+
+    @cached_property
+    def _by_block(self) -> dict[int | None, tuple[Layer, ...]]:
+        groups: dict[int | None, list[Layer]] = {}
+        for layer in self.layers:
+            groups.setdefault(layer.block, []).append(layer)
+        return {block: tuple(layers) for block, layers in groups.items()}
 
     def layers_of(self, block: int | None) -> tuple[Layer, ...]:
         """The layers of one block, or of the whole backbone for None."""
-        if block is None:
-            return self.layers
-        return tuple(layer for layer in self.layers if layer.path.startswith(f"blocks.{block}."))
+        return self.layers if block is None else self._by_block.get(block, ())
 
-    def attention_width(self, block: int | None) -> int:
-        """Channels of the keys of a block, over all heads: a third of its fused q, k and v."""
-        return self.layer(f"blocks.{block}.attn.qkv").outputs // 3
+    def key(self, path: str) -> str:
+        """What a parameter of the backbone is called in adapter files: `blocks.N.` and its place in the N-th block."""
+        for index, block in enumerate(self.block_paths):
+            if path.startswith(f"{block}."):
+                return f"blocks.{index}." + path.removeprefix(f"{block}.")
+        return path
 
     def layer(self, path: str) -> Layer:
-        """The layer at a path such as `blocks.0.attn.qkv`."""
+        """The layer at a path of the backbone."""
         return next(layer for layer in self.layers if layer.path == path)
 
-
-LINEARS = {"attn.qkv": ("q", "k", "v"), "attn.proj": ("proj",), "mlp.fc1": ("fc1",), "mlp.fc2": ("fc2",)}
-"""The linear layers of a block, each with the names of the equal shares of its rows."""
+    @cached_property
+    def blocks(self) -> tuple[BlockShape, ...]:
+        """Each block by itself."""
+        return tuple(
+            BlockShape(
+                index=index,
+                width=self.width,
+                patch=self.patch,
+                grid=self.grid,
+                prefix_tokens=self.prefix_tokens,
+                layers=self.layers_of(index),
+                scales=tuple(scale for scale in self.scales if scale.block == index),
+            )
+            for index in range(self.depth)
+        )
 
 
 def block_tensors(shape: BackboneShape, block: int) -> tuple[BlockTensor, ...]:
-    """The tensors of a block that it has, in the order of the forward pass: q, k, v, then their biases, and so on."""
-    tensors: list[BlockTensor] = []
-    for layer in shape.layers_of(block):
-        place = layer.path.removeprefix(f"blocks.{block}.")
-        if place in ("norm1", "norm2"):
-            tensors += (BlockTensor(path.split(".", 2)[2], path, 0, 1, layer.outputs) for path in layer.parameters)
-        elif place in LINEARS:
-            names, rows = LINEARS[place], layer.outputs // len(LINEARS[place])
-            weight, *bias = layer.parameters
-            size = rows * layer.inputs
-            tensors += (BlockTensor(n, weight, i * size, rows, layer.inputs) for i, n in enumerate(names))
-            tensors += (BlockTensor(f"{n}.bias", path, i * rows, 1, rows) for path in bias for i, n in enumerate(names))
-        scale = {"attn.proj": "ls1.gamma", "mlp.fc2": "ls2.gamma"}.get(place)
-        if shape.layer_scale and scale:
-            tensors.append(BlockTensor(scale, f"blocks.{block}.{scale}", 0, 1, shape.width))
-    return tuple(tensors)
+    """The tensors of a block that have names, in the order of the forward pass.
+
+    Args:
+        shape: The backbone's.
+        block: The block's index.
+    """
+    return shape.blocks[block].tensors
+
+
+def _tensors_of(layer: Layer, block: int) -> Iterator[BlockTensor]:
+    if layer.kind == "norm":
+        (name,) = layer.names
+        for path in layer.parameters:
+            yield BlockTensor(f"{name}.{path.rpartition('.')[2]}", path, 0, 1, layer.outputs, block)
+        return
+    weight, *bias = layer.parameters
+    rows, size = layer.share, layer.share * layer.inputs
+    for share, name in enumerate(layer.names):
+        yield BlockTensor(name, weight, share * size, rows, layer.inputs, block)
+    for path in bias:
+        for share, name in enumerate(layer.names):
+            yield BlockTensor(f"{name}.bias", path, share * rows, 1, rows, block)

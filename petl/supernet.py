@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from petlas.petl.backbones import family_of
 from petlas.petl.design import Design, DesignError
-from petlas.petl.methods.base import Elastic
-from petlas.petl.tuning import apply, methods_of, tuning_of
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.tuning import Tuning, apply, parts_of, tuning_of
 
 
 class Supernet:
@@ -16,7 +17,7 @@ class Supernet:
     costs nothing. The modules are those of a stand-alone design: one that inherits its slices computes the same.
 
     Args:
-        model: A timm vision transformer without a design; it is changed in place, as by `apply`.
+        model: A backbone without a design; it is changed in place, as by `apply`.
         largest: All placements, each of its largest size.
         balanced: Whether narrow slices are scaled up to the magnitude of the largest size.
 
@@ -34,7 +35,7 @@ class Supernet:
                 module.balanced = balanced
 
     @property
-    def tuning(self) -> nn.Module:
+    def tuning(self) -> Tuning:
         """The shared modules and the head: what is trained and saved."""
         return tuning_of(self.model)
 
@@ -56,10 +57,10 @@ class Supernet:
     def inherited(self, design: Design) -> dict[str, Tensor]:
         """The tuned state of a stand-alone design that has the supernet's weights, head included."""
         self._check(design)
-        state = {f"head.{key}": value.clone() for key, value in self.tuning.get_submodule("head").state_dict().items()}
-        for method in methods_of(design):
-            module = self.tuning.get_submodule(method.name)
-            inherited = method.sliced(module, design.by_method[method.name])
+        head = family_of(self.model).head(self.model)
+        state = {f"head.{key}": value.detach().clone() for key, value in head.state_dict().items()}
+        for method, placements in parts_of(design):
+            inherited = method.sliced(self.tuning.get_submodule(method.name), placements)
             state |= {f"{method.name}.{key}": value for key, value in inherited.items()}
         return state
 

@@ -3,46 +3,129 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
-import torch._dynamo.config
+import torch
 from torch import Tensor, nn
 
-from petlas.petl.backbone import shape_of
+from petlas.petl.backbones import family_of
+from petlas.petl.backbones.base import Family
 from petlas.petl.design import Design, DesignError
 from petlas.petl.methods import METHODS, get_method
-from petlas.petl.methods.base import Adopted, Batch, Handle, Method
+from petlas.petl.parts.handles import ForwardOverride, Handle
+from petlas.petl.parts.method import AnyMethod, Batch, Loss
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.side import Side
+from petlas.petl.parts.tuned_copies import TunedCopies
 from petlas.petl.shape import BackboneShape
 
 
 class Tuning(nn.Module):
-    """What `apply` put on a model, found at `model.petl`: one module per method, and the head.
+    """What `apply` put on a model, found at `model.petl`: one module per method.
 
-    Its `state_dict` is the flat dict of all tuned values: `lora.blocks.0.q.down`, `head.weight`, ...
+    Asked by itself, its `state_dict` and its parameters are all tuned values: what the methods inserted, the backbone's
+    own parameters that they train, and the head, as `lora.blocks.0.q.down`, `bitfit.blocks.0.norm1.bias`,
+    `head.weight`. The latter two are registered in the model, where they belong, and only there; so the model's state
+    dict has every tensor once.
     """
 
-    def __init__(self, design: Design) -> None:
+    def __init__(self, model: nn.Module, design: Design) -> None:
         super().__init__()
+        vars(self)["_model"] = model  # no submodule of its own submodule
         self.design = design
-        self.handles: list[Handle] = []  # the head's first, then those of the methods
-        self.trainable: dict[str, bool] = {}
+        self.handles: list[Handle] = []
+        self.trainable = {path: p.requires_grad for path, p in model.named_parameters()}
+        head = family_of(model).head_path
+        self.original_head = TunedCopies(path for path in self.trainable if path.startswith(f"{head}."))
+
+    def elsewhere(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The tuned parameters that are registered in the model: the backbone's own, and the head's as it now is."""
+        for path, module in self.named_modules():
+            if isinstance(module, TunedCopies) and module is not self.original_head:
+                yield from ((f"{path}.{name}", parameter) for name, parameter in module.placed())
+        model: nn.Module = vars(self)["_model"]
+        yield from family_of(model).head(model).named_parameters(prefix="head")
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """All tuned parameters, those that are registered in the model included."""
+        yield from super().named_parameters(prefix, recurse, remove_duplicate)
+        start = f"{prefix}." if prefix else ""
+        yield from ((start + name, parameter) for name, parameter in self.elsewhere())
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """All tuned values; as a part of the model's state dict, those that are registered here."""
+        state = super().state_dict(*args, **kwargs)
+        if not args and kwargs.get("destination") is None and not kwargs.get("prefix"):
+            state |= {name: parameter.detach() for name, parameter in self.elsewhere()}
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take over tuned values, as `state_dict` gives them.
+
+        Args:
+            state_dict: The values.
+            strict: Refuse names that are missing or unknown.
+            assign: Not for values that are registered in the model: these are always copied.
+
+        Raises:
+            RuntimeError: When names or shapes are others than this design's; nothing is then set of the model's own.
+        """
+        own, faults = dict(state_dict), []
+        values: list[tuple[nn.Parameter, Tensor]] = []
+        for name, parameter in self.elsewhere():
+            value = own.pop(name, None)
+            if value is None:
+                faults += [f"missing: {name}"] if strict else []
+            elif value.shape != parameter.shape:
+                faults.append(f"wrong shape: {name}: {tuple(value.shape)} for {tuple(parameter.shape)}")
+            else:
+                values.append((parameter, value))
+        if faults:
+            raise RuntimeError("; ".join(faults))
+        result = super().load_state_dict(own, strict, assign)
+        with torch.no_grad():
+            for parameter, value in values:
+                parameter.copy_(value)
+        return result
 
     def connect(self, model: nn.Module, design: Design) -> None:
-        """Attach a design, all or a part of what was built, in place of what is attached."""
+        """Attach a design, all or a part of what was built, in place of what is attached.
+
+        Args:
+            model: The model.
+            design: The design.
+        """
         self.disconnect()
-        for method in methods_of(design):
-            module, placements = self.get_submodule(method.name), design.by_method[method.name]
+        _forget_compiled()
+        for method, placements in parts_of(design):
+            module = self.get_submodule(method.name)
             method.narrow(module, placements)
             self.handles.extend(method.attach(model, module, placements))
+        if hasattr(model, "forward_intermediates"):
+            guarded = partial(_intermediates, self, design, model.forward_intermediates)
+            self.handles.append(ForwardOverride(model, guarded, "forward_intermediates"))
 
     def disconnect(self) -> None:
         """Take off everything but the head."""
-        for handle in reversed(self.handles[1:]):
-            handle.remove()
-        del self.handles[1:]
+        while self.handles:
+            self.handles.pop().remove()
 
 
-def methods_of(design: Design) -> list[Method]:
+def parts_of(design: Design) -> list[tuple[AnyMethod, tuple[Placed[Any], ...]]]:
+    """The methods of a design, in the order in which they act, each with its placements.
+
+    Raises:
+        DesignError: On a name that is no method's, or on options that a method does not have.
+    """
+    return [(m, tuple(m.placed(p) for p in design.by_method[m.name])) for m in methods_of(design)]
+
+
+def methods_of(design: Design) -> list[AnyMethod]:
     """The methods of a design, in the order in which they act.
 
     Raises:
@@ -59,6 +142,10 @@ def methods_of(design: Design) -> list[Method]:
 def check_design(design: Design, shape: BackboneShape) -> None:
     """Refuse a design that cannot be inserted into a backbone of that shape.
 
+    Args:
+        design: The design.
+        shape: The backbone's.
+
     Raises:
         DesignError: Naming the rule, the value and what to do.
     """
@@ -71,8 +158,8 @@ def check_design(design: Design, shape: BackboneShape) -> None:
             method.check(shape, placement)
     _check_together(methods)
     trained: dict[str, str] = {}
-    for method in methods:
-        for path in method.paths(shape, design.by_method[method.name]):
+    for method, placements in parts_of(design):
+        for path in method.paths(shape, placements):
             if path in trained:
                 raise DesignError(
                     f"a parameter can be tuned by one method only, and {path} is by {trained[path]} and {method.name}; "
@@ -81,7 +168,7 @@ def check_design(design: Design, shape: BackboneShape) -> None:
             trained[path] = method.name
 
 
-def _check_together(methods: list[Method]) -> None:
+def _check_together(methods: list[AnyMethod]) -> None:
     """Refuse methods of which one makes the other useless."""
     replaced: dict[str, str] = {}
     for method in methods:
@@ -109,19 +196,22 @@ def count_params(design: Design, model: nn.Module | BackboneShape) -> int:
     Raises:
         DesignError: When the design cannot be inserted into this backbone.
     """
-    shape = model if isinstance(model, BackboneShape) else shape_of(model)
+    shape = model if isinstance(model, BackboneShape) else family_of(model).shape(model)
     check_design(design, shape)
-    return sum(method.count(shape, design.by_method[method.name]) for method in methods_of(design))
+    return sum(method.count(shape, placements) for method, placements in parts_of(design))
 
 
 def apply(model: nn.Module, design: Design) -> nn.Module:
     """Freeze a backbone and insert a design into it, from outside, in place.
 
     The head and the design's parameters are trainable afterwards, and nothing else. The model's own `state_dict` keys
-    stay as they are; what is added stands under `petl.`.
+    stay as they are; what is added stands under `petl.`. It stays in the mode, training or evaluation, that it is in.
+
+    A model that was compiled before is compiled anew. Of several models with designs that are compiled side by side
+    each wants `torch.compile(model, isolate_recompiles=True)`: by default torch does not see that their hooks differ.
 
     Args:
-        model: A timm vision transformer without a design.
+        model: A backbone of a known family, without a design.
         design: What to insert.
 
     Returns:
@@ -129,29 +219,30 @@ def apply(model: nn.Module, design: Design) -> nn.Module:
 
     Raises:
         DesignError: When the design cannot be inserted; the model is then left as it was.
-        BackboneError: When the model is no plain vision transformer of timm.
+        BackboneError: When the model is of no known family.
     """
-    # Designs differ in their hooks: without guards on these, torch.compile may run an earlier design's graph instead.
-    torch._dynamo.config.skip_nnmodule_hook_guards = False
     if hasattr(model, "petl"):
         raise DesignError("a model takes one design, and this one has a design; call petlas.petl.remove(model) first")
-    shape = shape_of(model)
+    family = family_of(model)
+    shape = family.shape(model)
     check_design(design, shape)
+    inputs = _head_inputs(family, model, design, shape)
     like = next(model.parameters())
-    tuning = Tuning(design)
-    tuning.trainable = {path: p.requires_grad for path, p in model.named_parameters()}
+    tuning = Tuning(model, design)
     model.requires_grad_(False)
     model.zero_grad()
     model.petl = tuning
     try:
-        head = _head_for(model, design, shape)
-        head.adopt(model)
-        tuning.handles.append(head)
-        for method in methods_of(design):
-            module = method.build(shape, design.by_method[method.name])
+        head = tuning.original_head
+        head.place(model)
+        if inputs is not None:
+            weight = family.head(model).get_parameter("weight")
+            fresh = nn.init.trunc_normal_(weight.new_empty(len(weight), inputs), std=0.02)
+            family.head(model).weight = nn.Parameter(fresh)
+        for method, placements in parts_of(design):
+            module = method.build(shape, placements)
             tuning.add_module(method.name, module.to(like.device, like.dtype))
         tuning.connect(model, design)
-        tuning.add_module("head", head.get_submodule("head") if head.paths else nn.Identity())
         tuning.train(model.training)
     except Exception:
         remove(model)
@@ -159,34 +250,38 @@ def apply(model: nn.Module, design: Design) -> nn.Module:
     return model
 
 
-def _head_for(model: nn.Module, design: Design, shape: BackboneShape) -> Adopted:
-    """The model's head, with a newly drawn weight where a method gives it an input of another width."""
-    head = Adopted(path for path, _ in model.named_parameters() if path.startswith("head."))
-    for method in methods_of(design):
-        inputs = method.head_inputs(shape, design.by_method[method.name])
-        if inputs is not None and head.paths:
-            weight = model.get_parameter("head.weight")
-            fresh = nn.init.trunc_normal_(weight.new_empty(len(weight), inputs), std=0.02)
-            head.add("head.weight", nn.Parameter(fresh))
-    return head
+def _head_inputs(family: Family, model: nn.Module, design: Design, shape: BackboneShape) -> int | None:
+    """Channels of the head's input, where a method of the design gives it another width than the backbone's."""
+    for method, placements in parts_of(design):
+        inputs = method.head_inputs(shape, placements)
+        head = family.head(model)
+        if inputs is None or isinstance(head, nn.Identity):
+            continue
+        if not isinstance(head, nn.Linear):
+            raise DesignError(
+                f"{method.name} gives the head an input of {inputs} channels, for which it must be one linear layer, "
+                f"got a {type(head).__name__}; call petlas.petl.reset_head(model, classes) first"
+            )
+        return inputs
+    return None
 
 
-def prepare(model: nn.Module, batches: Iterable[Batch]) -> nn.Module:
+def prepare(model: nn.Module, batches: Iterable[Batch], loss: Loss) -> nn.Module:
     """Let the methods that choose channels or entries for the task choose them, once, between `apply` and training.
 
     Args:
         model: A backbone with a design, before training.
-        batches: Training images (B, 3, H, W), normalised, with labels (B,); can be gone through several times.
+        batches: Training images (B, 3, H, W), normalised, with their targets; can be gone through several times.
+        loss: Logits (B, K) and targets to the mean loss over the batch.
 
     Returns:
         The same model.
     """
     tuning, training = tuning_of(model), model.training
     model.eval()
-    for method in methods_of(tuning.design):
+    for method, placements in parts_of(tuning.design):
         if method.fits_task:
-            placements = tuning.design.by_method[method.name]
-            method.prepare(model, tuning.get_submodule(method.name), placements, batches)
+            method.prepare(model, tuning.get_submodule(method.name), placements, batches, loss)
     model.zero_grad()
     return model.train(training)
 
@@ -206,12 +301,14 @@ def tuning_of(model: nn.Module) -> Tuning:
 def remove(model: nn.Module) -> nn.Module:
     """Take the design out: the model is then what it was before `apply`, bit for bit, head included.
 
+    A head that was set since then stays.
+
     Raises:
         DesignError: When the model carries no design.
     """
     tuning = tuning_of(model)
-    for handle in reversed(tuning.handles):
-        handle.remove()
+    tuning.disconnect()
+    tuning.original_head.remove()
     del model.petl
     for path, parameter in model.named_parameters():
         parameter.requires_grad_(tuning.trainable.get(path, False))
@@ -226,15 +323,13 @@ def merge(model: nn.Module) -> nn.Module:
         DesignError: When the design has a method that cannot be merged; the model is then left as it was.
     """
     tuning = tuning_of(model)
-    methods = methods_of(tuning.design)
-    fixed = [method.name for method in methods if not method.mergeable]
+    parts = parts_of(tuning.design)
+    fixed = [method.name for method, _ in parts if not method.mergeable]
     if fixed:
         raise DesignError(f"only methods that are linear in the features can be merged, and {', '.join(fixed)} cannot")
-    for handle in tuning.handles:
-        if isinstance(handle, Adopted):
-            handle.keep()
-    for method in methods:
-        method.merge(model, tuning.get_submodule(method.name), tuning.design.by_method[method.name])
+    tuning.original_head.keep()
+    for method, placements in parts:
+        method.merge(model, tuning.get_submodule(method.name), placements)
     return remove(model)
 
 
@@ -250,3 +345,46 @@ def count_tuned(model: nn.Module) -> int:
     """
     tuned = tuning_of(model).named_parameters()
     return sum(p.numel() for path, p in tuned if p.requires_grad and "head" not in path.split("."))
+
+
+def undecayed(model: nn.Module) -> set[str]:
+    """Names of the model's parameters that weight decay is not for, by what they mean.
+
+    These are biases, norms and scales, which have one axis, and of those with more what a module or the family says:
+    prompts, class and register tokens, position embeddings, biases of several axes.
+    """
+    names = {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+    for path, module in model.named_modules():
+        start = f"{path}." if path else ""
+        names |= {start + name for name in getattr(module, "undecayed", ())}
+    names |= family_of(model).undecayed(model)
+    return names & {name for name, _ in model.named_parameters()}
+
+
+def _intermediates(tuning: Tuning, design: Design, own: Any, *args: Any, **kwargs: Any) -> Any:
+    """timm's `forward_intermediates`, where it gives the backbone's own tokens."""
+    model: nn.Module = vars(tuning)["_model"]
+    for method in methods_of(design):
+        if method.strays(design.by_method[method.name], len(family_of(model).blocks(model))):
+            raise DesignError(
+                f"features between blocks must be the backbone's own tokens, and {method.name} keeps further ones in "
+                "the stream of this design; place it at every block up to the last, or read the features of another "
+                "design"
+            )
+        if kwargs.get("norm") and method.final_norm:
+            raise DesignError(
+                f"features between blocks cannot be normalised by the final norm, at which {method.name} acts, got "
+                "norm=True; take norm=False"
+            )
+    try:
+        return own(*args, **kwargs)
+    finally:
+        for module in tuning.modules():
+            if isinstance(module, Side):
+                module.forget()
+
+
+def _forget_compiled() -> None:
+    """Drop what torch.compile has made of other designs: it does not see that hooks differ."""
+    if "torch._dynamo" in sys.modules:  # else nothing was compiled, and to ask would import a compiler
+        torch.compiler.reset()

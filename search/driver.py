@@ -1,124 +1,152 @@
-"""Search a run from its start, or from where it stands, to its end."""
+"""One search from its start, or from where it stands, to its end."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import yaml
 from optuna.trial import FrozenTrial
 
-from petlas.petl.design import Design
+import petlas
+from petlas.files import write_text
 from petlas.search.config import RunConfig
-from petlas.search.record import SEARCH, SENSITIVITY, design_of
-from petlas.search.run_folder import claim, clear_checkpoints, opened, write_text
-from petlas.search.scores import ScoreStage, enqueue_finalists
-from petlas.search.sensitivity import Report, report_of, seed_designs, uses_sensitivity, with_pruned_space
-from petlas.search.session import Session, Stage
-from petlas.search.supernet import SupernetRun
-from petlas.search.training import EpochResult, Work, fresh_backbone, open_run_task
+from petlas.search.plan import outline
+from petlas.search.run_folder import clear_checkpoints, opened, refuse_changes, settings_of
+from petlas.search.runners import check_resources, open_runner
+from petlas.search.sensitivity import SensitivityReport, report_of, with_pruned_space
+from petlas.search.stages.base import Stage
+from petlas.search.stages.train import FoldStage
+from petlas.search.strategies import get_strategy
+from petlas.search.strategies.base import Search, Strategy, needs_sensitivity, objectives_of
+from petlas.search.study import DATABASE, StudyRecord, candidate_of, export_database, mend_journal
+from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate
 
 log = logging.getLogger("petlas")
-
-
-class Runner(Protocol):
-    """What runs a search's work."""
-
-    def run(self, stage: Stage) -> None:
-        """Run trials until the stage is exhausted."""
-
-    def epochs(self, make: Callable[[RunConfig], Work], config: RunConfig) -> Iterator[EpochResult]:
-        """The epochs of one piece of work."""
 
 
 def search(config: RunConfig) -> FrozenTrial | None:
     """Run or resume the search of a configuration.
 
     Args:
-        config: The run's configuration. Whatever can be wrong with it, the task or the backbone is found before the
-            run folder is made.
+        config: The run's configuration. Whatever can be wrong with it, the data, the backbone or the machine is found
+            before the run folder is made.
 
     Returns:
         The best trial, or None if no trial came to its end.
+
+    Raises:
+        UserError: When something is wrong with them, or the surroundings fail on the way.
     """
-    session = checked_session(config)
+    bench = Workbench(config)
+    check_resources(config)
+    bench.check()
     with opened(config) as folder:
-        found = report_of(config) if uses_sensitivity(config) else None
-        if found is not None and (pruned := with_pruned_space(config, found.sites)) is not config:
-            session = Session(pruned)
-        record = session.record
-        claim(record.study, config)
-        stale = record.recover()
-        if stale:
-            log.info("%d interrupted trials are marked FAIL and will run again", stale)
+        mend_journal(folder)
+        objectives, maximize = objectives_of(bench)
+        record = StudyRecord.create(folder, config.storage, objectives, maximize)
+        claim(record, bench)
+        if stale := record.recover():
+            log.info("%d interrupted trials are tried again, from where they stood", stale)
+        strategy = get_strategy(config.strategy)
+        found = report_of(bench) if needs_sensitivity(strategy, config) else None
+        narrowed = bench if found is None else with_pruned_space(bench, found.sites)
         try:
-            _run(session, found)
+            _run(strategy, narrowed, record, found)
         except KeyboardInterrupt:
             record.recover()
             raise
         clear_checkpoints(folder)
         best = record.best()
         if best is not None:
-            _hand_over(design_of(best), folder / "best")
+            _hand_over(candidate_of(best), folder / "best")
+        if config.storage is None:
+            export_database(record.storage, record.name, folder / DATABASE)
         return best
 
 
-def checked_session(config: RunConfig) -> Session:
-    """The session of a configuration whose task, backbone and space are in order; nothing is written."""
-    session = Session(config)
-    open_run_task(config)
-    fresh_backbone(config)
-    return session
+def claim(record: StudyRecord, bench: Workbench) -> None:
+    """Write down what a study is of; in a database of several runs, or after a change of data, it may be another's.
+
+    Args:
+        record: The study.
+        bench: The workbench of the run that wants to go on with it.
+
+    Raises:
+        RunError: When its trials would not compare with those to come, naming what differs.
+    """
+    task, metric = bench.task, bench.objective.metric
+    identity = settings_of(bench.config) | {
+        "petlas": petlas.__version__,
+        "contents of train and val": task.fingerprint,
+        "weights of the backbone": bench.weights,
+    }
+    if before := record.about:
+        refuse_changes(before["identity"], identity, f"the study {record.name!r}, begun {before['begun']},")
+        return
+    record.claim(
+        {
+            "identity": identity,
+            "begun": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+            "classes": task.num_classes,
+            "images": {name: len(task.views[name]) for name in ("train", "val")},
+            "metric": metric.to_dict(),
+            "split_seed": task.split_seed,
+        }
+    )
 
 
-def _run(session: Session, found: Report | None) -> None:
+class _Clock:
+    """The time that a search takes, over all processes that work at it one after the other."""
+
+    def __init__(self, record: StudyRecord, limit: float | None) -> None:
+        self._record, self._limit = record, limit
+        self._before, self._start = record.elapsed, time.monotonic()
+
+    def late(self) -> bool:
+        """Whether the time is up; what was spent is written down, so that a search that is killed counts it too."""
+        return self._limit is not None and self.note() >= self._limit
+
+    def note(self) -> float:
+        """Write down how many seconds were spent so far, and give them."""
+        spent = self._before + time.monotonic() - self._start
+        self._record.spend(spent)
+        return spent
+
+
+def _run(strategy: Strategy, bench: Workbench, record: StudyRecord, found: SensitivityReport | None) -> None:
     """The stages of a search, each from where it stands."""
-    config = session.config
+    config = bench.config
+    started, clock = False, _Clock(record, config.search.seconds)
     with ExitStack() as stack:
-        runner = cache(lambda: stack.enter_context(_runner(config)))  # Ray starts only if something is left to run
-        if config.strategy == "supernet":
-            scores = ScoreStage(session)
-            if not scores.exhausted():
-                _train_supernet(runner(), config)
-                runner().run(scores)
-            enqueue_finalists(session)
-        elif found is not None and config.strategy == "sensitivity":
-            for allocated in found.designs:
-                session.enqueue(Design.from_dict(allocated.design), SENSITIVITY)
-        if found is not None and config.search.seed_designs == "sensitivity":
-            for design in seed_designs(session.space, session.budget, found.sites):
-                session.enqueue(design, SEARCH)
-        session.start()
-        if session.exhausted():
-            log.info("%s has all its trials; raise search.trials to go on", config.folder)
-        else:
-            runner().run(session)
+        stack.callback(clock.note)
+        runner = cache(lambda: stack.enter_context(open_runner(config)))  # Ray starts only if something is left to run
+        for stage in _stages(strategy, Search(bench, record, clock.late, found)):
+            if not stage.exhausted():
+                if not started:
+                    log.info("%s", outline(bench))
+                started = True
+                stage.run(runner())
+    if not started:
+        log.info("%s has all its trials; raise search.trials to go on", config.folder)
 
 
-def _train_supernet(runner: Runner, config: RunConfig) -> None:
-    for result in runner.epochs(SupernetRun, config):
-        epochs = f"{result.epoch}/{config.supernet.epochs}"
-        log.info("supernet  epoch %-7s loss %.3f  %5.0f s", epochs, result.loss, result.seconds)
+def _stages(strategy: Strategy, search: Search) -> Iterator[Stage]:
+    """Those of the strategy, and then the folds of the finalists."""
+    yield from strategy.stages(search)
+    if search.bench.config.protocol.folds:
+        yield FoldStage(search.bench, search.record)
 
 
-def _hand_over(design: Design, folder: Path) -> None:
-    """Write the best design; an adapter of another design that lies beside it is named as such."""
+def _hand_over(candidate: Candidate, folder: Path) -> None:
+    """Write the best candidate; an adapter of another one that lies beside it is named as such."""
     path, adapter = folder / "design.yaml", folder / "adapter.safetensors"
-    if adapter.exists() and Design.load(path) != design:
+    if adapter.exists() and Candidate.load(path) != candidate:
         log.warning("%s is of a design that is no longer the best; petlas retrain makes the new one", adapter)
-    write_text(path, yaml.safe_dump(design.to_dict(), sort_keys=False))
-
-
-def _runner(config: RunConfig) -> AbstractContextManager[Runner]:
-    """What runs trials: Ray, or this process."""
-    if config.resources.runner == "inline":
-        from petlas.search import inline_runner
-
-        return inline_runner.opened(config)
-    from petlas.search import ray_runner
-
-    return ray_runner.opened(config)
+    write_text(path, yaml.safe_dump(candidate.to_dict(), sort_keys=False))

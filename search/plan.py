@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from petlas.petl.backbone import load_backbone
-from petlas.petl.tuning import apply
-from petlas.search.baselines import baselines
+from petlas.petl import apply, input_config, load_backbone, reset_head
 from petlas.search.config import RunConfig
-from petlas.search.sensitivity import PARTS, budgets_of, uses_sensitivity
-from petlas.search.session import Session
-from petlas.search.training import open_run_task, pick_device
+from petlas.search.runners import choose_runner, rooms
+from petlas.search.sensitivity.report import PARTS
+from petlas.search.strategies import get_strategy
+from petlas.search.strategies.base import Prices, StageCost, needs_sensitivity
+from petlas.search.strategies.baselines import baselines
+from petlas.search.training.precision import precision
+from petlas.search.workbench import Workbench
 
 _MEASURED = 16  # Images in a step: enough for a figure, and quick for a large backbone on a CPU.
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """A stage of a search: how many trials, and what all of them cost at most, in R and in seconds of one worker."""
-
-    stage: str
-    trials: int
-    R: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +33,7 @@ class Plan:
         flops: Operations of the backbone's forward pass on one image.
         R_seconds: One training run at full epochs, measured on this machine.
         stages: What happens one after the other.
+        seconds: All of it, with as many workers as there are; `search.seconds` bounds it.
         disk: Bytes: decoded images, and checkpoints.
     """
 
@@ -50,6 +42,7 @@ class Plan:
     flops: int
     R_seconds: float
     stages: list[StageCost]
+    seconds: float
     disk: int
 
 
@@ -57,73 +50,104 @@ def plan(config: RunConfig) -> Plan:
     """What the search of a configuration would cost at most. Trials that halving stops early cost less.
 
     Raises:
-        ConfigError, SpaceError, BackboneError, DataError: As the search itself would.
+        UserError: As the search itself would.
     """
-    session, task = Session(config), open_run_task(config)
-    images = {name: len(split) for name, split in task.splits.items()}
-    forward, step, flops, pixels = _measure(session)
-    train, settings = config.train, config.search
-    one = train.epochs * (images["train"] * step + images["val"] * forward)  # R in seconds
-    stages = []
-
-    def add(name: str, trials: int, seconds: float) -> None:
-        if trials:
-            stages.append(StageCost(name, trials, round(seconds / one, 2), round(seconds, 1)))
-
-    if uses_sensitivity(config):
-        looked_at = min(images["train"], config.sensitivity.batches * config.sensitivity.batch_size)
-        add("sensitivity", 1, 1.5 * looked_at * step)  # gradients of all weights, too
-    seeds_first = len(PARTS) if settings.seed_designs == "sensitivity" else 0
-    known = len(baselines(session.shape, session.budget.limit, session.cost)) if settings.baselines else 0
-    if config.strategy == "supernet":
-        own = config.supernet
-        passes = 1 if own.sampling == "single" else 2 + own.random
-        add("supernet", 1, own.epochs * images["train"] * step * passes)
-        add("scores", settings.scores, settings.scores * images["val"] * forward)
-        trained = min(settings.trials, known + settings.finalists + settings.ranking_check + seeds_first)
-        add("baselines and finalists", trained, trained * one)
-    elif config.strategy == "sensitivity":
-        trained = min(settings.trials, known + len(budgets_of(config)) + seeds_first)
-        add("baselines and sensitivity", trained, trained * one)
-    else:
-        add("baselines and search", settings.trials, settings.trials * one)
-    seeds = config.protocol.retrain_seeds
-    add("retrain", seeds, seeds * (train.epochs * images["trainval"] * step + images["test"] * forward))
-    largest = session.cost(session.space.largest)
+    bench = Workbench(config)
+    bench.cost(bench.space.largest)
+    bench.space.check_budget(bench.budget)
+    images = {name: len(view) for name, view in bench.task.views.items()}
+    forward, step, flops, pixels = _measure(bench)
+    prices = Prices(bench, step, forward, images, workers(config))
+    stages = [cost for cost in _costs(prices) if cost.trials]
+    largest = bench.cost(bench.space.largest)
     return Plan(
-        designs=session.space.count(),
-        params={
-            "smallest": session.cost(session.space.smallest),
-            "largest": largest,
-            "budget": config.budget.params,
-        },
+        designs=bench.space.count(),
+        params={"smallest": bench.cost(bench.space.smallest), "largest": largest, "budget": config.budget.params},
         flops=flops,
-        R_seconds=round(one, 1),
+        R_seconds=round(prices.one, 1),
         stages=stages,
+        seconds=round(_seconds_in_all(stages, prices.one, config.search.seconds), 1),
         disk=pixels * (images["trainval"] + images["test"]) + 12 * largest,
     )
 
 
-def _measure(session: Session) -> tuple[float, float, int, int]:
-    """Seconds per image of a forward pass and of a training step, operations of a forward pass, bytes of an image."""
-    config, device = session.config, pick_device()
+def workers(config: RunConfig) -> int:
+    """How many trials run at once on this machine."""
+    if choose_runner(config) == "inline":
+        return 1
+    return max(1, min(rooms(config), config.resources.concurrent or rooms(config)))
+
+
+def _costs(prices: Prices) -> Iterator[StageCost]:
+    """The stages of the run's strategy, with what comes before and behind them."""
+    bench = prices.bench
+    config, images, strategy = bench.config, prices.images, get_strategy(bench.config.strategy)
+    if needs_sensitivity(strategy, config):
+        looked_at = min(images["train"], config.sensitivity.batches * config.sensitivity.batch_size)
+        yield prices.cost("sensitivity", 1, 1.5 * looked_at * prices.step, alone=True)  # gradients of all weights
+    known = len(PARTS) if config.search.seed_designs == "sensitivity" else 0
+    known += len(baselines(bench.shape, bench.budget.limit, bench.cost)) if config.search.baselines else 0
+    yield from strategy.costs(prices, known)
+    if config.protocol.folds:
+        folds = config.protocol.finalists * config.protocol.folds
+        share = (config.protocol.folds - 1) / config.protocol.folds * images["trainval"]
+        yield prices.cost("folds", folds, folds * config.train.epochs * share * prices.step)
+    seeds = config.protocol.retrain_seeds
+    one = config.train.epochs * images["trainval"] * prices.step + images["test"] * prices.forward
+    yield prices.cost("retrain", seeds, seeds * one, alone=True)
+
+
+def outline(bench: Workbench) -> str:
+    """A search's cost in one line, without measuring: a step is taken for three forward passes."""
+    config = bench.config
+    images = {name: len(view) for name, view in bench.task.views.items()}
+    prices = Prices(bench, 3.0, 1.0, images, workers(config))
+    stages = [cost for cost in _costs(prices) if cost.trials and cost.stage != "retrain"]
+    parts = ", ".join(f"{cost.trials} {cost.stage}" if cost.trials > 1 else cost.stage for cost in stages)
+    limit = f", no new trial after {config.search.seconds:g} s" if config.search.seconds else ""
+    return (
+        f"at most {parts}: {sum(cost.R for cost in stages):.1f} R, {prices.workers} at a time{limit} "
+        f"(1 R: {config.train.epochs} epochs of {images['train']} images; petlas plan measures how long)"
+    )
+
+
+def _seconds_in_all(stages: Sequence[StageCost], one: float, limit: float | None) -> float:
+    """Seconds of the stages with their workers; after the limit only trials that run come to their end."""
+    search = sum(cost.seconds / cost.workers for cost in stages if cost.stage != "retrain")
+    after = sum(cost.seconds for cost in stages if cost.stage == "retrain")
+    return (search if limit is None else min(search, limit + one)) + after
+
+
+def _measure(bench: Workbench) -> tuple[float, float, int, int]:
+    """Seconds per image of a forward pass and of a training step, operations of a forward pass, bytes of an image.
+
+    Measured on the device and in the precision of the run, with a step as training makes it.
+    """
+    config, device, objective = bench.config, bench.device, bench.objective
     backbone = config.backbone
     model = load_backbone(backbone.name, pretrained=False, img_size=backbone.img_size).to(device)
-    height, width = model.patch_embed.img_size
-    images = torch.randn(min(_MEASURED, config.train.batch_size), 3, height, width, device=device)
+    size, most = input_config(model).size, config.train.batch_size if device.type == "cuda" else _MEASURED
+    images = torch.randn(min(most, config.train.batch_size), 3, size, size, device=device)
     # Attention in plain products: the counter does not know the fused kernels of every CPU.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(images[:1])
-    apply(model, session.space.largest)
-    labels = torch.zeros(len(images), dtype=torch.long, device=device)
+    reset_head(model, objective.outputs(bench.task.num_classes))
+    apply(model.to(device), bench.space.largest)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=1e-6)
+    targets = torch.tensor(bench.task.views["train"].targets[: len(images)], device=device)
+    targets = targets.repeat(-(-len(images) // len(targets)), *[1] * (targets.ndim - 1))[: len(images)]
 
     def forward() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), precision(device, bench.autocast):
             model.eval()(images)
 
     def step() -> None:
-        out = model.train()(images)
-        F.cross_entropy(out, labels).backward()
+        optimiser.zero_grad()
+        with precision(device, bench.autocast):
+            logits = model.train()(images)
+        objective.loss(logits.float(), targets).backward()
+        optimiser.step()
 
     threads = torch.get_num_threads()
     torch.set_num_threads(config.resources.cpus)
@@ -131,7 +155,7 @@ def _measure(session: Session) -> tuple[float, float, int, int]:
         seconds = [_seconds(action, device) / len(images) for action in (forward, step)]
     finally:
         torch.set_num_threads(threads)
-    return seconds[0], seconds[1], int(counter.get_total_flops()), 3 * height * width
+    return seconds[0], seconds[1], int(counter.get_total_flops()), 3 * size * size
 
 
 def _seconds(action: Callable[[], None], device: torch.device) -> float:

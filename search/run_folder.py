@@ -1,4 +1,4 @@
-"""The run folder: `config.yaml`, `study.db`, `log.txt` and `best/`; a crash leaves no file half written."""
+"""The run folder: who works in it, whether it is of this configuration, its log, and how a run is found."""
 
 from __future__ import annotations
 
@@ -6,57 +6,43 @@ import json
 import logging
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+import petlas
+from petlas.errors import UserError
+from petlas.files import write_json, write_text
 from petlas.search.config import ConfigError, RunConfig, dump_config, load_config
-
-if TYPE_CHECKING:
-    from optuna import Study
+from petlas.search.reports.provenance import provenance_lines
+from petlas.search.study import DATABASE, JOURNAL, StorageError, StudyRecord
 
 log = logging.getLogger("petlas")
 
 CHECKPOINTS = "checkpoints"
 """Where trainings are kept until their stage is over."""
-
-_CONFIG = "config.yaml"
 SENSITIVITY_FILES = ("sensitivity.json", "sensitivity.png")
-_SETTINGS = "settings"
-_MAY_CHANGE = ("name", "search.trials", "search.seconds", "protocol", "resources", "runs", "storage")
+
+_CONFIG, _LOG, _LOCK, _HOLDER = "config.yaml", "log.txt", "run.lock", "run.holder"
+_HARMLESS = {_CONFIG, _LOG, _LOCK, _HOLDER, *SENSITIVITY_FILES}
+"""What goes with any settings, because nothing that is taken up lies in it."""
+_VERSION = "version"
+_MAY_CHANGE = (
+    "name", "search.trials", "search.seconds", "search.retry_failed", "protocol", "resources", "runs", "storage",
+)  # fmt: skip
 """Settings that may differ when a run is resumed: they don't change what a trial's number means."""
+_LISTED = 20
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """A run folder that cannot be used: the message says why and what to do."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write plain data as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
 
 
 def clear_checkpoints(folder: Path) -> None:
@@ -64,9 +50,14 @@ def clear_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
+# Who works in a folder
+
+
 @contextmanager
 def opened(config: RunConfig) -> Iterator[Path]:
-    """The folder of a run, locked for this process, with its configuration and a log.
+    """The folder of a run, held by this process alone, with its configuration and a log.
+
+    A study without a trial, which a start that failed left there, is removed.
 
     Args:
         config: The run's configuration; a folder that exists must hold the same one.
@@ -75,89 +66,56 @@ def opened(config: RunConfig) -> Iterator[Path]:
         RunError: When another process works in the folder, or it holds another run.
     """
     folder = config.folder
-    lock = FileLock(folder / "run.lock")
+    with _held(folder):
+        check_same(config)
+        if config.storage is None and _is_blank(config):
+            for left in (*folder.glob(f"{JOURNAL}*"), folder / DATABASE):
+                left.unlink(missing_ok=True)
+        write_text(folder / _CONFIG, dump_config(config))
+        with _logging_to(folder / _LOG, provenance_lines(config)):
+            yield folder
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, whatever becomes of this one, and tell them who is in it."""
+    lock, holder = FileLock(folder / _LOCK), folder / _HOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(f"one process at a time may work in {folder}, and another one does; wait for it") from None
+        raise RunError(
+            f"one process at a time may work in {folder}, and {_read_holder(holder)} does; wait for it or end it"
+        ) from None
     except OSError as error:
         raise RunError(
             f"the run folder {folder} cannot be written ({error}); set another place with runs=FOLDER"
         ) from error
     try:
-        check_same(config)
-        write_text(folder / _CONFIG, dump_config(config))
-        with _logging_to(folder / "log.txt"):
-            yield folder
+        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        write_json(holder, {"host": socket.gethostname(), "process": os.getpid(), "since": since})
+        yield
     finally:
+        with suppress(OSError):
+            holder.unlink()
         lock.release()
 
 
-def check_same(config: RunConfig) -> None:
-    """Refuse to go on with a run under other settings.
-
-    Raises:
-        RunError: Naming each setting that differs.
-    """
-    path = config.folder / _CONFIG
-    if not path.exists() or (config.storage is None and _only_scored(config.folder)):
-        return
-    _refuse_changes(
-        yaml.safe_load(path.read_text(encoding="utf-8")), config, str(config.folder), ", or remove the folder"
-    )
-
-
-def claim(study: Study, config: RunConfig) -> None:
-    """Write down in a study whose it is: in a database of several runs, two may have one name.
-
-    Raises:
-        RunError: When it is of a run with other settings.
-    """
-    if (kept := study.user_attrs.get(_SETTINGS)) is not None:
-        _refuse_changes(kept, config, f"the study {study.study_name!r} of that database")
-    study.set_user_attr(_SETTINGS, config.model_dump(mode="json"))
-
-
-def _refuse_changes(before: Any, config: RunConfig, place: str, way_out: str = "") -> None:
-    there, now = _flat(_with_defaults(before)), _flat(config.model_dump(mode="json"))
-    changed = [
-        f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted(there | now)
-        if there.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
-    ]
-    if changed:
-        listed = "\n  ".join(changed)
-        raise RunError(
-            f"{place} holds a run with other settings, and its trials would not compare:\n  {listed}\n"
-            f"give this run a name of its own with name=NAME{way_out}"
-        )
-
-
-def _only_scored(folder: Path) -> bool:
-    """Whether a folder has nothing but what `petlas score` writes, which goes with any settings."""
-    found = {path.name for path in folder.iterdir()}
-    return SENSITIVITY_FILES[0] in found and found <= {_CONFIG, "log.txt", "run.lock", *SENSITIVITY_FILES}
-
-
-def _with_defaults(kept: Any) -> Any:
-    """A kept configuration, with the defaults of settings that came later."""
+def _read_holder(path: Path) -> str:
     try:
-        return RunConfig.model_validate(kept).model_dump(mode="json")
-    except ValidationError:
-        return kept
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict):
-        return {prefix.removesuffix("."): data}
-    return {key: value for name, part in data.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {told['process']} on {told['host']}, since {told['since']},"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another one"
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+def _logging_to(path: Path, first: Sequence[str]) -> Iterator[None]:
+    """Append what is logged to a file, which begins with some lines that no one else is told."""
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for line in first:
+        handler.handle(logging.LogRecord(log.name, logging.INFO, __file__, 0, line, None, None))
     level = log.level
     log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a program that set up no logging still gets its log
     log.addHandler(handler)
@@ -169,19 +127,154 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
+# Whether it is of this configuration
+
+
+def check_distinct(configs: Sequence[RunConfig]) -> None:
+    """Refuse to work on one run twice at once.
+
+    Raises:
+        RunError: Naming the run.
+    """
+    seen: set[tuple[str | None, str]] = set()
+    for config in configs:
+        places = {(None, str(config.folder.resolve()))} | ({(config.storage, config.name)} if config.storage else set())
+        if places & seen:
+            raise RunError(f"each run must have a name of its own, and {config.name!r} is given twice; set name=NAME")
+        seen |= places
+
+
+def check_same(config: RunConfig) -> None:
+    """Refuse to go on with a run under other settings, or with one of another version of petlas.
+
+    Raises:
+        RunError: Naming each setting that differs.
+    """
+    folder = config.folder
+    kept = _kept_config(folder)
+    if kept is None or _is_blank(config):
+        return
+    way_out = ", or remove the folder"
+    if _VERSION not in kept or _is_of_old(folder, config.storage):
+        raise RunError(
+            f"{folder} holds a run of an older petlas, whose trials would not compare with new ones; "
+            f"give this run a name of its own with name=NAME{way_out}"
+        )
+    before = settings_of(_with_defaults(kept)) | {_VERSION: kept[_VERSION]}
+    refuse_changes(before, settings_of(config) | {_VERSION: petlas.__version__}, str(folder), way_out)
+
+
+def settings_of(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that determine what a trial's number means, flat, such as `{"train.lr": 0.001}`."""
+    data = config.model_dump(mode="json") if isinstance(config, RunConfig) else config
+    return {key: value for key, value in _flat(data).items() if not _may_change(key)}
+
+
+def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], place: str, way_out: str = "") -> None:
+    """Refuse to add trials to others of which they would not be the like.
+
+    Args:
+        before: What determined the numbers there, flat: settings, versions, fingerprints.
+        now: What does now.
+        place: Where the others lie.
+        way_out: What else the user may do than choose a new name.
+
+    Raises:
+        RunError: Naming everything that differs.
+    """
+    changed = [
+        f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        listed = "\n  ".join(changed)
+        raise RunError(
+            f"{place} holds a run with other settings, and its trials would not compare:\n  {listed}\n"
+            f"give this run a name of its own with name=NAME{way_out}"
+        )
+
+
+def has_trials(config: RunConfig) -> bool:
+    """Whether a trial of the run was ever begun: without one there is no study."""
+    if config.storage is None and not (config.folder / JOURNAL).is_file():
+        return (config.folder / DATABASE).is_file()
+    try:
+        return bool(StudyRecord.read(config.folder, config.storage).trials())
+    except StorageError:
+        return False  # there is none, or whoever opens it next says why it cannot be opened
+
+
+def _is_blank(config: RunConfig) -> bool:
+    """Whether a folder holds nothing that another configuration could take up or would overwrite."""
+    found = {path.name for path in config.folder.iterdir() if not path.name.endswith(".tmp")}
+    lasting = {name for name in found if not name.startswith(JOURNAL)} - {DATABASE} - _HARMLESS
+    return not lasting and not has_trials(config)
+
+
+def _is_of_old(folder: Path, storage: str | None) -> bool:
+    return storage is None and (folder / DATABASE).is_file() and not (folder / JOURNAL).is_file()
+
+
+def _may_change(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{name}.") for name in _MAY_CHANGE)
+
+
+def _kept_config(folder: Path) -> dict[str, Any] | None:
+    """What the folder's configuration says, with what later versions may not know; None where there is none."""
+    path = folder / _CONFIG
+    if not _is_file(path):
+        return None
+    try:
+        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{path} must be what petlas wrote ({error}); remove the folder, or set name=NAME") from error
+    return kept if isinstance(kept, dict) else {}
+
+
+def _with_defaults(kept: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A kept configuration, with the defaults of settings that came later."""
+    settings = {key: value for key, value in kept.items() if key != _VERSION}
+    try:
+        return RunConfig.model_validate(settings).model_dump(mode="json")
+    except ValidationError:
+        return settings
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        return {prefix.removesuffix("."): data}
+    return {key: value for name, part in data.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+
+
+# How a run is found
+
+
 def find_run(run: str) -> RunConfig:
     """The configuration of a run, by its folder or by its name in `runs/`.
 
     Raises:
-        RunError: When there is no such run.
+        RunError: When there is no such run, or it is of a version of petlas that is too old.
     """
     for folder in (Path(run), Path("runs") / run):
-        if (folder / _CONFIG).is_file():
-            try:
-                config = load_config(str(folder / _CONFIG))
-            except ConfigError as error:
-                raise RunError(f"{folder} was written by another version of petlas: {error}") from error
-            place = folder if folder.name == folder.resolve().name else folder.resolve()
-            return config.model_copy(update={"name": place.name, "runs": str(place.parent)})
+        if not _is_file(folder / _CONFIG):
+            continue
+        try:
+            config = load_config(str(folder / _CONFIG))
+        except ConfigError as error:
+            raise RunError(f"{folder} was written by another version of petlas: {error}") from error
+        if _is_of_old(folder, config.storage):
+            raise RunError(f"{folder} is of an older petlas, whose study only that version reads; search it anew")
+        place = folder if folder.name == folder.resolve().name else folder.resolve()
+        return config.model_copy(update={"name": place.name, "runs": str(place.parent)})
     known = sorted(str(path.parent) for path in Path("runs").glob(f"*/{_CONFIG}"))
-    raise RunError(f"RUN must be a run folder, got {run!r}; {'there are ' + ', '.join(known) if known else 'none yet'}")
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    there = f"there are {', '.join(known[:_LISTED])}{more}" if known else "none yet"
+    raise RunError(f"RUN must be a run folder, got {run!r}; {there}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+        return False

@@ -8,8 +8,9 @@ from typing import Any
 
 from petlas.petl.design import DesignError, Placement
 from petlas.spaces.errors import SpaceError, nearest
+from petlas.spaces.settings import check_settings
 
-_KEYS = ("methods", "depth", "prune")
+_KEYS = ("methods", "depth", "prune", "settings")
 _METHOD_KEYS = ("blocks", "sizes", "options")
 
 
@@ -126,12 +127,19 @@ def _depth(value: Any, methods: Mapping[Any, Any], depth: int | None) -> list[st
     return [f for name, spec in placed.items() for f in _depth_rule("depth", name, spec, value, depth)]
 
 
-def check_space(data: Any, known_methods: Collection[str] | None = None, *, depth: int | None = None) -> list[str]:
+def check_space(
+    data: Any,
+    known_methods: Collection[str] | None = None,
+    known_settings: Collection[str] | None = None,
+    *,
+    depth: int | None = None,
+) -> list[str]:
     """All faults of a space's structure at once.
 
     Args:
         data: The space as plain data, as its YAML reads.
         known_methods: The methods there are; None accepts every name.
+        known_settings: The settings there are; None accepts every name.
         depth: The backbone's number of blocks; while it is None, blocks are not held against it.
 
     Returns:
@@ -157,4 +165,6 @@ def check_space(data: Any, known_methods: Collection[str] | None = None, *, dept
         faults.append(f"prune: must be the share of the places that is dropped, from 0 to below 1, got {prune!r}")
     if prune and data.get("depth") is not None:
         faults.append("prune: cannot be together with depth, whose rule fills blocks from the first; leave one out")
+    if data.get("settings") is not None:
+        faults += check_settings(data["settings"], known_settings)
     return faults

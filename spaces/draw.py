@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from petlas.petl.design import Design
 from petlas.spaces.budget import Budget
+from petlas.spaces.design_space import DesignSpace
 from petlas.spaces.errors import SpaceError
-
-if TYPE_CHECKING:
-    from petlas.spaces.space import Space
 
 _TRIES = 8  # Independent draws before walking.
 _SWEEPS = 2  # Redraws of each coordinate in a walk.
 
 
-def draw(space: Space, rng: np.random.Generator) -> list[int]:
-    """Values for every coordinate, each uniform in its range; those under a depth rule uniform among sizes above 0."""
+def draw(space: DesignSpace, rng: np.random.Generator) -> list[int]:
+    """Values for every coordinate, each uniform in its range; those under a depth rule uniform among sizes above 0.
+
+    Args:
+        space: The designs.
+        rng: The source of randomness.
+    """
     first = [0 if ruled is None else 1 for ruled in space.ruled]
     values: list[int] = rng.integers(first, space.highs, endpoint=True).tolist()
     return values
 
 
 def repair(
-    space: Space,
+    space: DesignSpace,
     point: Sequence[int],
     rng: np.random.Generator,
     budget: Budget,
@@ -38,7 +40,7 @@ def repair(
     found by bisection, since the cost only falls along the way.
 
     Args:
-        space: The space.
+        space: The designs.
         point: A point of the space.
         rng: Orders the steps.
         budget: The hard budget.
@@ -63,7 +65,7 @@ def repair(
     return _shrink(space, point, steps[:enough])
 
 
-def _shrink(space: Space, point: Sequence[int], steps: Sequence[int]) -> list[int]:
+def _shrink(space: DesignSpace, point: Sequence[int], steps: Sequence[int]) -> list[int]:
     """The point after taking one step down along each of the coordinates listed, as far as they can go."""
     small = list(point)
     for index in steps:
@@ -74,7 +76,7 @@ def _shrink(space: Space, point: Sequence[int], steps: Sequence[int]) -> list[in
     return small
 
 
-def sample(space: Space, rng: np.random.Generator, budget: Budget) -> Design:
+def sample_design(space: DesignSpace, rng: np.random.Generator, budget: Budget) -> Design:
     """A random design within the budget.
 
     Without a binding budget every design is equally likely; methods under a depth rule are drawn as NOAH does, the
@@ -87,7 +89,7 @@ def sample(space: Space, rng: np.random.Generator, budget: Budget) -> Design:
     after a fixed number of steps: what remains of its start is a slight preference for designs that use the budget up.
 
     Args:
-        space: The space.
+        space: The designs.
         rng: The source of randomness.
         budget: The hard budget.
 
@@ -116,14 +118,14 @@ def sample(space: Space, rng: np.random.Generator, budget: Budget) -> Design:
     return space.at(point)
 
 
-def sample_by_cost(space: Space, rng: np.random.Generator, budget: Budget) -> Design:
+def sample_design_by_cost(space: DesignSpace, rng: np.random.Generator, budget: Budget) -> Design:
     """A random design whose cost is spread evenly, from the smallest design's to the budget.
 
     It is the largest design, shrunk at random: where most designs cost much the same, this reaches the cheap and the
     expensive ones too.
 
     Args:
-        space: The space.
+        space: The designs.
         rng: The source of randomness.
         budget: The hard budget, with a cost.
 
@@ -139,8 +141,15 @@ def sample_by_cost(space: Space, rng: np.random.Generator, budget: Budget) -> De
     return space.at(repair(space, space.point(space.largest), rng, Budget(target, budget.cost)))
 
 
-def largest(space: Space, point: Sequence[int], index: int, budget: Budget) -> int:
-    """The largest value of a coordinate that fits the budget, the others as they are; the least value must fit."""
+def largest(space: DesignSpace, point: Sequence[int], index: int, budget: Budget) -> int:
+    """The largest value of a coordinate that fits the budget, the others as they are; the least value must fit.
+
+    Args:
+        space: The designs.
+        point: A point of the space.
+        index: The coordinate.
+        budget: The hard budget.
+    """
     low, high = space.bounds(point, index)
     middle = high  # First, since most budgets bind late.
     while low < high:
@@ -152,18 +161,25 @@ def largest(space: Space, point: Sequence[int], index: int, budget: Budget) -> i
     return low
 
 
-def placed(space: Space, point: Sequence[int], index: int, value: int) -> list[int]:
-    """The point with one coordinate set, settled where that changes a depth."""
+def placed(space: DesignSpace, point: Sequence[int], index: int, value: int) -> list[int]:
+    """The point with one coordinate set, settled where that changes a depth.
+
+    Args:
+        space: The designs.
+        point: A point of the space.
+        index: The coordinate.
+        value: Its new value.
+    """
     moved = list(point)
     moved[index] = value
     return space.settle(moved) if index < len(space.rules) else moved
 
 
-def designs(space: Space, budget: Budget, near: Design | None = None) -> Iterator[Design]:
+def list_designs(space: DesignSpace, budget: Budget, near: Design | None = None) -> Iterator[Design]:
     """Every design within the budget, once; each after a bounded number of cost calls, however large the space.
 
     Args:
-        space: The space.
+        space: The designs.
         budget: The hard budget.
         near: A design of the space whose choices come first; None starts at the smallest design.
 

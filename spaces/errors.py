@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from petlas.errors import UserError
 
-class SpaceError(ValueError):
+
+class SpaceError(UserError):
     """A space, a budget or a choice that breaks a rule: the message names the rule, the value and what to do."""
 
 

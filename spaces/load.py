@@ -18,6 +18,7 @@ def load_space(
     *,
     backbone: str | None = None,
     known_methods: Collection[str] | None = None,
+    known_settings: Collection[str] | None = None,
 ) -> Space:
     """The space of a YAML file or of plain data.
 
@@ -26,6 +27,7 @@ def load_space(
         depth: The backbone's number of blocks.
         backbone: The timm name for the designs to carry.
         known_methods: The methods there are; None accepts every name.
+        known_settings: The settings there are; None accepts every name.
 
     Raises:
         SpaceError: When the file cannot be read, or listing every fault of the structure.
@@ -37,6 +39,12 @@ def load_space(
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise SpaceError(f"cannot read a space from {source}: {error}") from error
     try:
-        return Space.from_dict(data, depth, backbone=backbone, known_methods=known_methods)  # type: ignore[arg-type]
+        return Space.from_dict(
+            data,  # type: ignore[arg-type]  # whatever the file holds: it is checked
+            depth,
+            backbone=backbone,
+            known_methods=known_methods,
+            known_settings=known_settings,
+        )
     except SpaceError as error:
         raise error if isinstance(source, Mapping) else SpaceError(f"{source}: {error}") from error

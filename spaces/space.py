@@ -1,52 +1,53 @@
-"""Spaces: the designs that may be chosen, and the choices that name them."""
+"""Spaces: the candidates that may be chosen, and how they are drawn, varied and suggested within a budget."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from math import prod
-from typing import Any
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from petlas.petl.design import Design
-from petlas.spaces import draw, tune, vary
 from petlas.spaces.budget import Budget
+from petlas.spaces.candidate import Candidate
 from petlas.spaces.check import check_space, parse_blocks
+from petlas.spaces.design_space import DesignSpace, check_names
 from petlas.spaces.dimension import DepthRule, Dimension
-from petlas.spaces.errors import SpaceError, nearest
+from petlas.spaces.draw import list_designs, sample_design, sample_design_by_cost
+from petlas.spaces.errors import SpaceError
+from petlas.spaces.settings import Setting, parse_settings
+from petlas.spaces.suggest import suggest_design
+from petlas.spaces.vary import CrossoverUnit, cross_designs, fit_design, mutate_design
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+_MOVES = 24  # Mutations of a proposal, ever bolder, before the space is searched in order.
 
 
 @dataclass(frozen=True)
-class Space:
-    """The designs that may be chosen: one size per dimension, under at most one depth rule per method.
+class Space(DesignSpace):
+    """The candidates that may be chosen: a design of its dimensions and rules, and a value of each setting.
 
-    *Choices* are size indices, one per dimension. A *point* is what a search moves in: the depth index of each rule,
-    then the choices; its coordinates are the parameters of a trial, and each design of the space has exactly one.
+    A space without settings has designs alone: each is a candidate without settings.
 
     Args:
-        dimensions: The choices to make.
+        dimensions: The sizes to choose.
         rules: The depth rules; each needs a method whose dimensions can all be absent.
         backbone: The timm name that every design of this space carries, if any.
+        settings: The settings to choose.
 
     Raises:
         SpaceError: When names repeat, or a rule does not fit its method's dimensions.
     """
 
-    dimensions: tuple[Dimension, ...]
-    rules: tuple[DepthRule, ...] = ()
-    backbone: str | None = None
+    settings: tuple[Setting, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [variable.name for variable in self.variables]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise SpaceError(f"each choice of a space needs its own name, got {sorted(twice)[0]!r} twice")
-        for rule in self.rules:
-            mine = [d for d in self.dimensions if d.method == rule.method]
-            if rule.depths[-1] > len(mine) or any(d.sizes[0] or not d.high for d in mine):
-                raise SpaceError(
-                    f"{rule.name} needs at most {len(mine)} blocks, each with size 0 and another, got {rule.depths}"
-                )
+        super().__post_init__()
+        check_names([choice.name for choice in (*self.variables, *self.settings)])
 
     @classmethod
     def from_dict(
@@ -56,19 +57,21 @@ class Space:
         *,
         backbone: str | None = None,
         known_methods: Collection[str] | None = None,
+        known_settings: Collection[str] | None = None,
     ) -> Space:
         """The space of plain data, as its YAML reads.
 
         Args:
-            data: A mapping with `methods` and, optionally, `depth`.
+            data: A mapping with `methods` and, optionally, `depth` and `settings`.
             depth: The backbone's number of blocks.
             backbone: The timm name for the designs to carry.
             known_methods: The methods there are; None accepts every name.
+            known_settings: The settings there are; None accepts every name.
 
         Raises:
             SpaceError: Listing every fault of the structure.
         """
-        faults = check_space(data, known_methods, depth=depth)
+        faults = check_space(data, known_methods, known_settings, depth=depth)
         if faults:
             raise SpaceError("the space breaks the rules:\n" + "\n".join(f"  {fault}" for fault in faults))
         dimensions, rules, depths = [], [], data.get("depth") or ()
@@ -79,172 +82,241 @@ class Space:
             mine = depths.get(method) if isinstance(depths, Mapping) else depths
             if mine and None not in blocks:
                 rules.append(DepthRule(method, tuple(mine)))
-        return cls(tuple(dimensions), tuple(rules), backbone)
+        return cls(tuple(dimensions), tuple(rules), backbone, parse_settings(data.get("settings") or {}))
 
-    @cached_property
-    def variables(self) -> tuple[DepthRule | Dimension, ...]:
-        """What a point has a coordinate for: the rules, then the dimensions."""
-        return (*self.rules, *self.dimensions)
+    # Candidates, and the parameters of a trial that name them
 
-    @cached_property
-    def ruled(self) -> tuple[tuple[int, int] | None, ...]:
-        """For each variable under a depth rule, the rule's index and the dimension's position among the method's."""
-        rules, seen = {rule.method: index for index, rule in enumerate(self.rules)}, dict.fromkeys(self.rules, 0)
-        places: list[tuple[int, int] | None] = [None] * len(self.rules)
-        for dimension in self.dimensions:
-            index = rules.get(dimension.method)
-            places.append(None if index is None else (index, seen[self.rules[index]]))
-            if index is not None:
-                seen[self.rules[index]] += 1
-        return tuple(places)
-
-    @cached_property
-    def highs(self) -> tuple[int, ...]:
-        """The largest value of each coordinate."""
-        return tuple(variable.high for variable in self.variables)
-
-    def bounds(self, point: Sequence[int], index: int) -> tuple[int, int]:
-        """The least and the largest value of a coordinate, given the point's depths."""
-        ruled, high = self.ruled[index], self.highs[index]
-        if ruled is None:
-            return 0, high
-        rule, position = ruled
-        return (1, high) if position < self.rules[rule].depths[point[rule]] else (0, 0)
-
-    def settle(self, values: Sequence[int]) -> list[int]:
-        """The point next to any values: within the ranges, sizes above 0 up to each rule's depth, 0 beyond it."""
-        point = list(values)
-        for index in range(len(point)):
-            low, high = self.bounds(point, index)
-            point[index] = min(max(point[index], low), high)
-        return point
-
-    @cached_property
-    def _places(self) -> dict[tuple[str, int | None], str]:
-        return {(dimension.method, dimension.block): dimension.name for dimension in self.dimensions}
-
-    @cached_property
-    def lowest(self) -> tuple[int, ...]:
-        """The point of the smallest design."""
-        return tuple(self.settle([0] * len(self.variables)))
-
-    def at(self, point: Sequence[int]) -> Design:
-        """The design of a point."""
-        chosen = zip(self.dimensions, point[len(self.rules) :], strict=True)
-        return Design(tuple(p for d, choice in chosen if (p := d.placements[choice]) is not None), self.backbone)
-
-    def point(self, design: Design) -> tuple[int, ...]:
-        """The point of a design.
+    def candidate(self, chosen: Candidate | Design) -> Candidate:
+        """The candidate itself, or that of a design where the space has no settings.
 
         Raises:
-            SpaceError: When the design is not in the space.
+            SpaceError: When its settings are not the space's; the design is not looked at.
         """
-        if self.backbone and design.backbone not in (None, self.backbone):
-            raise SpaceError(f"the space is for {self.backbone}, but the design was made for {design.backbone}")
-        placed = {(p.method, p.block): p for p in design.placements}
-        for place in sorted(placed.keys() - self._places, key=str):
-            name = place[0] if place[1] is None else f"{place[0]}.{place[1]}"
-            raise SpaceError(f"the space has no {name}: {nearest(name, self._places.values())}")
-        choices = []
-        for dimension in self.dimensions:
-            placement = placed.get((dimension.method, dimension.block))
-            if placement not in dimension.placements:
-                what = "absent" if placement is None else placement.to_dict()
-                allowed = [p and p.to_dict() for p in dimension.placements]
-                raise SpaceError(f"{dimension.name} is {what}, but the space allows {allowed} (None: absent)")
-            choices.append(dimension.placements.index(placement))
-        return self._point(choices)
+        candidate = chosen if isinstance(chosen, Candidate) else Candidate(chosen)
+        values = dict(candidate.settings)
+        if values.keys() != {setting.name for setting in self.settings}:
+            known = ", ".join(setting.name for setting in self.settings) or "none"
+            raise SpaceError(f"the space has the settings {known}, got {', '.join(values) or 'none'}")
+        for setting in self.settings:
+            if values[setting.name] not in setting:
+                allowed = setting.options or "from {} to {}".format(*setting.ends)
+                raise SpaceError(f"{setting.name} is {values[setting.name]}, but the space allows {allowed}")
+        return candidate
 
-    def _point(self, choices: Sequence[int]) -> tuple[int, ...]:
-        """The point of choices, checked against the ranges and the depth rules."""
-        if len(choices) != len(self.dimensions):
-            raise SpaceError(f"choices are one per dimension, {len(self.dimensions)} in all, got {len(choices)}")
-        for dimension, choice in zip(self.dimensions, choices, strict=True):
-            if not 0 <= choice <= dimension.high:
-                raise SpaceError(f"{dimension.name} has the choices 0 to {dimension.high}, got {choice}")
-        depths = []
-        for rule in self.rules:
-            mine = [c > 0 for d, c in zip(self.dimensions, choices, strict=True) if d.method == rule.method]
-            if sum(mine) not in rule.depths or not all(mine[: sum(mine)]):
-                shown = "".join("x" if present else "-" for present in mine)
-                raise SpaceError(f"{rule.name}: {rule.method} must fill its first d of {rule.depths} blocks: {shown}")
-            depths.append(rule.depths.index(sum(mine)))
-        return (*depths, *choices)
-
-    def design(self, choices: Sequence[int]) -> Design:
-        """The design of one size index per dimension.
-
-        Raises:
-            SpaceError: When the choices are out of range or break a depth rule.
-        """
-        return self.at(self._point(choices))
-
-    def choices(self, design: Design) -> tuple[int, ...]:
-        """The size index of each dimension: the inverse of `design`.
-
-        Raises:
-            SpaceError: When the design is not in the space.
-        """
-        return self.point(design)[len(self.rules) :]
-
-    def __contains__(self, design: object) -> bool:
-        """Whether the design may be chosen."""
+    def __contains__(self, chosen: object) -> bool:
+        """Whether the candidate may be chosen; of a design, whether it may with some settings."""
         try:
-            return isinstance(design, Design) and self.point(design) is not None
+            return super().__contains__(self.candidate(chosen).design if isinstance(chosen, Candidate) else chosen)
         except SpaceError:
             return False
 
     @property
-    def smallest(self) -> Design:
-        """The cheapest design, every size and depth at its least."""
-        return self.at(self.lowest)
+    def finite(self) -> bool:
+        """Whether the candidates can be counted: no setting has a continuous range."""
+        return all(setting.options is not None for setting in self.settings)
 
-    @property
-    def largest(self) -> Design:
-        """The most expensive design, every size and depth at its largest."""
-        return self.at(self.settle(self.highs))
+    def distributions(self) -> dict[str, tuple[int, int] | tuple[float, float]]:
+        """The full range of each parameter of a trial, ends included, without the budget; fractions for a `Range`."""
+        sizes = {variable.name: (0, variable.high) for variable in self.variables}
+        return sizes | {setting.name: setting.ends for setting in self.settings}
 
-    def count(self) -> int:
-        """The exact number of designs, depth rules included."""
-        total = prod(d.high + 1 for d, r in zip(self.dimensions, self.ruled[len(self.rules) :], strict=True) if not r)
-        for rule in self.rules:
-            highs = [d.high for d in self.dimensions if d.method == rule.method]
-            total *= sum(prod(highs[:depth]) for depth in rule.depths)
-        return total
+    def params(self, chosen: Candidate | Design) -> dict[str, int | float]:
+        """The parameters of a trial that give this candidate: the inverse of `suggest`, for enqueuing.
 
-    def distributions(self) -> dict[str, tuple[int, int]]:
-        """The full range of each parameter of a trial, ends included, without the budget."""
-        return {variable.name: (0, variable.high) for variable in self.variables}
-
-    def params(self, design: Design) -> dict[str, int]:
-        """The parameters of a trial that give this design: the inverse of `suggest`, for enqueuing.
+        Args:
+            chosen: A candidate; or a design, whose parameters leave the settings open.
 
         Raises:
-            SpaceError: When the design is not in the space.
+            SpaceError: When it is not in the space.
         """
-        return dict(zip(self.distributions(), self.point(design), strict=True))
+        design = chosen if isinstance(chosen, Design) else self.candidate(chosen).design
+        params: dict[str, int | float] = dict(
+            zip((variable.name for variable in self.variables), self.point(design), strict=True)
+        )
+        values = {} if isinstance(chosen, Design) else dict(chosen.settings)
+        return params | {s.name: s.parameter(values[s.name]) for s in self.settings if s.name in values}
 
-    def of_params(self, params: Mapping[str, int]) -> Design:
-        """The design of a trial's parameters, clipped to the space; those that leave no choice can be missing."""
-        return self.at(self.settle([params.get(variable.name, 0) for variable in self.variables]))
+    def of_params(self, params: Mapping[str, int | float]) -> Candidate:
+        """The candidate of a trial's parameters, clipped to the space; those that leave no choice can be missing."""
+        point = self.settle([int(params.get(variable.name, 0)) for variable in self.variables])
+        return self._of(self.at(point), lambda setting: setting.value(params.get(setting.name, setting.ends[0])))
 
-    def check_budget(self, budget: Budget) -> None:
-        """Makes sure that some design fits.
+    def _of(self, design: Design, choose: Callable[[Setting], float]) -> Candidate:
+        return Candidate(design, tuple((setting.name, choose(setting)) for setting in self.settings))
+
+    # Drawing
+
+    def sample(self, rng: np.random.Generator, budget: Budget) -> Candidate:
+        """A random candidate within the budget: see `sample_design`; settings are drawn uniformly.
+
+        Args:
+            rng: The source of randomness.
+            budget: The hard budget.
 
         Raises:
-            SpaceError: When not even the smallest design does, naming the least limit that would.
+            SpaceError: When no design fits the budget.
         """
-        if not budget.allows(self.smallest):
-            least = budget.cost(self.smallest) if budget.cost else 0
-            raise SpaceError(
-                f"no design of the space fits a budget of {budget.limit}: its smallest needs {least}; "
-                f"raise the limit to at least {least}, or allow smaller sizes"
-            )
+        return self._of(sample_design(self, rng, budget), lambda setting: setting.draw(rng))
 
-    sample = draw.sample
-    sample_by_cost = draw.sample_by_cost
-    designs = draw.designs
-    mutate = vary.mutate
-    crossover = vary.crossover
-    project = vary.project
-    suggest = tune.suggest
+    def sample_by_cost(self, rng: np.random.Generator, budget: Budget) -> Design:
+        """A random design whose cost is spread evenly: see `sample_design_by_cost`.
+
+        Args:
+            rng: The source of randomness.
+            budget: The hard budget, with a cost.
+
+        Raises:
+            SpaceError: When no design fits the budget, or the budget has no cost.
+        """
+        return sample_design_by_cost(self, rng, budget)
+
+    def designs(self, budget: Budget, near: Design | None = None) -> Iterator[Design]:
+        """Every design within the budget, once; each after a bounded number of cost calls, however large the space.
+
+        Args:
+            budget: The hard budget.
+            near: A design of the space whose choices come first; None starts at the smallest design.
+
+        Raises:
+            SpaceError: When no design fits the budget.
+        """
+        return list_designs(self, budget, near)
+
+    def candidates(self, budget: Budget, near: Candidate | None = None) -> Iterator[Candidate]:
+        """Every candidate within the budget, once.
+
+        Args:
+            budget: The hard budget.
+            near: A candidate of the space whose choices come first; None starts at the smallest design.
+
+        Raises:
+            SpaceError: When no design fits the budget, or there is no end to the candidates.
+        """
+        options = [setting.options for setting in self.settings]
+        if None in options:
+            raise SpaceError("the candidates of a space with a continuous setting cannot be listed; list its designs")
+        values = [*product(*filter(None, options))]
+        first = None
+        if near is not None:
+            first, chosen = near.design, dict(near.settings)
+            values.sort(key=lambda given: sum(v != chosen[s.name] for s, v in zip(self.settings, given, strict=True)))
+        for design in list_designs(self, budget, first):
+            for given in values:
+                yield Candidate(design, tuple(zip((s.name for s in self.settings), given, strict=True)))
+
+    # Varying
+
+    def mutate(
+        self,
+        chosen: Candidate | Design,
+        rng: np.random.Generator,
+        budget: Budget,
+        *,
+        probability: float = 0.2,
+        depth_probability: float | None = None,
+        late: bool = False,
+    ) -> Candidate:
+        """Another candidate near the given one, within the budget: see `mutate_design`.
+
+        Each setting moves with the probability of a size: a log-normal step in its range, or another of its choices.
+        The result differs from the given candidate whenever the space has another one within the budget.
+
+        Args:
+            chosen: A candidate of the space.
+            rng: The source of randomness.
+            budget: The hard budget.
+            probability: The probability that a size or a setting moves.
+            depth_probability: The probability that a depth moves (NOAH: 0.4); None is the same probability.
+            late: Whether a block is drawn before which no size moves.
+
+        Raises:
+            SpaceError: When the candidate is not in the space, or no design fits the budget.
+        """
+        start = self.candidate(chosen)
+        design = mutate_design(
+            self, start.design, rng, budget, probability=probability, depth_probability=depth_probability, late=late
+        )
+        movable = [setting.name for setting in self.settings if setting.options is None or len(setting.options) > 1]
+        moved = {name for name in movable if rng.random() < probability}
+        if movable and not moved and self.point(design) == self.point(start.design):
+            moved = {movable[rng.integers(len(movable))]}
+        old = dict(start.settings)
+        return self._of(design, lambda s: s.step(old[s.name], rng) if s.name in moved else old[s.name])
+
+    def crossover(
+        self,
+        a: Candidate | Design,
+        b: Candidate | Design,
+        rng: np.random.Generator,
+        budget: Budget,
+        *,
+        by: CrossoverUnit = "dimension",
+    ) -> Candidate:
+        """A child of two candidates, within the budget: see `cross_designs`; each setting is that of a parent.
+
+        Args:
+            a: A candidate of the space.
+            b: A candidate of the space.
+            rng: The source of randomness.
+            budget: The hard budget.
+            by: What of the design is inherited from one parent as a whole: `dimension`, `method` or `block`.
+
+        Raises:
+            SpaceError: When a parent is not in the space, `by` is unknown, or no design fits the budget.
+        """
+        first, second = self.candidate(a), self.candidate(b)
+        design = cross_designs(self, first.design, second.design, rng, budget, by=by)
+        values = dict(first.settings), dict(second.settings)
+        return self._of(design, lambda setting: values[rng.integers(2)][setting.name])
+
+    def project(
+        self,
+        params: Mapping[str, int | float],
+        rng: np.random.Generator,
+        budget: Budget,
+        avoid: Collection[str] = (),
+    ) -> Candidate | None:
+        """The feasible candidate next to a proposal that was not seen before.
+
+        The proposal is clipped to the space and its depth rules and shrunk into the budget; if it was seen, it is
+        mutated ever more boldly, and at last the candidates within the budget are gone through from the nearest on.
+
+        Args:
+            params: Parameters of a trial; missing ones are drawn at random, others than the space's are ignored.
+            rng: The source of randomness.
+            budget: The hard budget.
+            avoid: Keys of the candidates that were seen.
+
+        Returns:
+            A candidate within the budget whose key is not to be avoided; None when there is none left.
+
+        Raises:
+            SpaceError: When no design fits the budget at all.
+        """
+        start = self._of(
+            fit_design(self, params, rng, budget),
+            lambda setting: setting.value(params[setting.name]) if setting.name in params else setting.draw(rng),
+        )
+        if start.key not in avoid:
+            return start
+        for move in range(_MOVES):
+            mutant = self.mutate(start, rng, budget, probability=0.5 * move / _MOVES)
+            if mutant.key not in avoid:
+                return mutant
+        if not self.finite:
+            return self._of(start.design, lambda setting: setting.draw(rng))
+        return next((other for other in self.candidates(budget, start) if other.key not in avoid), None)
+
+    # Suggesting
+
+    def suggest(self, trial: BaseTrial, budget: Budget) -> Candidate:
+        """The candidate that an Optuna trial chooses, within the budget whatever the sampler: see `suggest_design`.
+
+        Args:
+            trial: A trial, or a `FixedTrial` of `params`.
+            budget: The hard budget.
+
+        Raises:
+            SpaceError: When no design fits the budget, or a fixed parameter of the trial does not.
+        """
+        return self._of(suggest_design(self, trial, budget), lambda setting: setting.suggest(trial))

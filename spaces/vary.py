@@ -1,30 +1,27 @@
-"""Varying designs: mutation, crossover, and the feasible unseen design next to a proposal."""
+"""Varying designs: mutation, crossover, and the feasible design next to a proposal."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 
 from petlas.petl.design import Design
 from petlas.spaces.budget import Budget
+from petlas.spaces.design_space import DesignSpace
 from petlas.spaces.dimension import DepthRule
-from petlas.spaces.draw import designs, draw, placed, repair
+from petlas.spaces.draw import draw, placed, repair
 from petlas.spaces.errors import SpaceError
-
-if TYPE_CHECKING:
-    from petlas.spaces.space import Space
 
 CrossoverUnit = Literal["dimension", "method", "block"]
 """What a child inherits from one parent as a whole."""
 
 _TRIES = 8  # Mutations that may be undone by the budget before neighbours are tried one by one.
-_MOVES = 24  # Mutations of a proposal, ever bolder, before the space is searched in order.
 
 
-def _neighbours(space: Space, point: Sequence[int], rng: np.random.Generator) -> list[tuple[int, int]]:
+def _neighbours(space: DesignSpace, point: Sequence[int], rng: np.random.Generator) -> list[tuple[int, int]]:
     """Every other value of every coordinate, as (index, value) in random order."""
     spans = [(i, space.bounds(point, i)) for i in range(len(point))]
     moves = [(i, v) for i, (low, high) in spans for v in range(low, high + 1) if v != point[i]]
@@ -32,7 +29,7 @@ def _neighbours(space: Space, point: Sequence[int], rng: np.random.Generator) ->
     return moves
 
 
-def _spans(space: Space, point: Sequence[int], cut: int) -> list[tuple[int, int]]:
+def _spans(space: DesignSpace, point: Sequence[int], cut: int) -> list[tuple[int, int]]:
     """The range of each coordinate, where only what leaves the blocks before `cut` as they are may move."""
     spans = []
     for index, variable in enumerate(space.variables):
@@ -48,7 +45,7 @@ def _spans(space: Space, point: Sequence[int], cut: int) -> list[tuple[int, int]
 
 
 def _perturb(
-    space: Space,
+    space: DesignSpace,
     point: Sequence[int],
     rng: np.random.Generator,
     chance: Sequence[float],
@@ -69,8 +66,8 @@ def _perturb(
     return space.settle(values), moved
 
 
-def mutate(
-    space: Space,
+def mutate_design(
+    space: DesignSpace,
     design: Design,
     rng: np.random.Generator,
     budget: Budget,
@@ -86,7 +83,7 @@ def mutate(
     from others. The result differs from the given design whenever the space has another one within the budget.
 
     Args:
-        space: The space.
+        space: The designs.
         design: A design of the space.
         rng: The source of randomness.
         budget: The hard budget.
@@ -116,8 +113,8 @@ def mutate(
     return space.at(start)
 
 
-def crossover(
-    space: Space,
+def cross_designs(
+    space: DesignSpace,
     a: Design,
     b: Design,
     rng: np.random.Generator,
@@ -128,7 +125,7 @@ def crossover(
     """A child of two designs, shrunk at random places where it exceeds the budget.
 
     Args:
-        space: The space.
+        space: The designs.
         a: A design of the space.
         b: A design of the space.
         rng: The source of randomness.
@@ -163,7 +160,7 @@ def crossover(
 
 
 def _cross_at_block(
-    space: Space, first: Sequence[int], second: Sequence[int], rng: np.random.Generator
+    space: DesignSpace, first: Sequence[int], second: Sequence[int], rng: np.random.Generator
 ) -> tuple[list[int], set[int]]:
     """The first parent's sizes before a random block and the second's from it on, and the coordinates to shrink last.
 
@@ -181,37 +178,19 @@ def _cross_at_block(
     return child, set(range(len(child))) - late
 
 
-def project(
-    space: Space,
-    params: Mapping[str, int],
-    rng: np.random.Generator,
-    budget: Budget,
-    avoid: Collection[str] = (),
-) -> Design | None:
-    """The feasible design next to a proposal that was not seen before.
-
-    The proposal is clipped to the space and its depth rules and shrunk into the budget; if it was seen, it is mutated
-    ever more boldly, and at last the designs within the budget are gone through from the nearest choices on.
+def fit_design(
+    space: DesignSpace, params: Mapping[str, int | float], rng: np.random.Generator, budget: Budget
+) -> Design:
+    """The feasible design next to a proposal: clipped to the space and its depth rules, and shrunk into the budget.
 
     Args:
-        space: The space.
+        space: The designs.
         params: Parameters of a trial; missing ones are drawn at random, others than the space's are ignored.
         rng: The source of randomness.
         budget: The hard budget.
-        avoid: Keys of the designs that were seen.
-
-    Returns:
-        A design within the budget whose key is not to be avoided; None when there is none left.
 
     Raises:
-        SpaceError: When no design fits the budget at all.
+        SpaceError: When no design fits the budget.
     """
     proposal = [int(params.get(v.name, value)) for v, value in zip(space.variables, draw(space, rng), strict=True)]
-    design = space.at(repair(space, space.settle(proposal), rng, budget))
-    if design.key not in avoid:
-        return design
-    for move in range(_MOVES):
-        mutant = mutate(space, design, rng, budget, probability=0.5 * move / _MOVES)
-        if mutant.key not in avoid:
-            return mutant
-    return next((other for other in designs(space, budget, near=design) if other.key not in avoid), None)
+    return space.at(repair(space, space.settle(proposal), rng, budget))

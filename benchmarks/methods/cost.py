@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl import METHODS, Design, apply, count_params, get_method, load_backbone, remove, shape_of
+from petlas.petl import METHODS, Design, apply, count_params, family_of, get_method, load_backbone, remove, shape_of
 
 
 def step(model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -41,8 +41,8 @@ def main() -> None:
     linear, model = (load_backbone(args.backbone, pretrained=False, num_classes=10) for _ in range(2))
     shape = shape_of(model)
     apply(linear, Design()).train()
-    height, width = model.patch_embed.img_size
-    images, labels = torch.randn(args.batch, 3, height, width), torch.zeros(args.batch, dtype=torch.long)
+    size = family_of(model).image_size(model)
+    images, labels = torch.randn(args.batch, 3, *size), torch.zeros(args.batch, dtype=torch.long)
     print("| method | size | parameters | share of the backbone | PPT weight | mergeable | step / linear probing |")
     print("|---|---|---|---|---|---|---|")
     for name in args.methods:

@@ -19,19 +19,24 @@ from typing import Any
 
 import torch
 
-from petlas.petl import METHODS, Design, count_params, get_method, shape_by_name
+from petlas.files import write_json
+from petlas.petl import METHODS, Design, get_method
 from petlas.search.config import RunConfig
-from petlas.search.run_folder import write_json
-from petlas.search.training import TrainingRun
+from petlas.search.stages.training_run import TrainingRun
+from petlas.search.training import Fidelity
+from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate
 
 
-def train(config: RunConfig, design: Design) -> dict[str, Any]:
+def train(bench: Workbench, design: Design) -> dict[str, Any]:
     """Test accuracy of a design, and the seconds of its training; where that was taken up, as long for each epoch."""
-    run = TrainingRun(config, design, config.seed, "train", None, checkpoints=Path(config.runs) / "checkpoints")
-    start, left = time.perf_counter(), config.train.epochs - run.progress.epochs
+    epochs, checkpoints = bench.config.train.epochs, bench.config.folder / "checkpoints"
+    fidelity = Fidelity(epochs, bench.config.seed)
+    run = TrainingRun(bench, Candidate(design), fidelity, val_view=None, checkpoints=checkpoints)
+    start, left = time.perf_counter(), epochs - run.progress.epochs
     while not run.finished:
         run.epoch()
-    seconds = (time.perf_counter() - start) * config.train.epochs / left if left else math.nan
+    seconds = (time.perf_counter() - start) * epochs / left if left else math.nan
     return {"loss": run.progress.loss, "seconds": seconds, "test": run.test()}
 
 
@@ -55,20 +60,20 @@ def main() -> None:
             "name": "methods",
             "task": {"name": args.task, "root": args.root},
             "backbone": {"name": args.backbone, "checkpoint": args.checkpoint, "img_size": args.img_size},
-            "space": {"methods": {"lora": {"blocks": "all", "sizes": [0, 8]}}},
+            "space": "noah",
             "train": {"epochs": args.epochs, "batch_size": 32, "lr": args.lr, "warmup_epochs": 1},
             "runs": str(args.out),
         }
     )
-    shape, file = shape_by_name(args.backbone, args.img_size), args.out / f"{args.task}.json"
+    bench, file = Workbench(config), args.out / f"{args.task}.json"
     done: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     print("| method | size | parameters | test % | training loss | seconds |")
     print("|---|---|---|---|---|---|")
     for name in args.methods:
         method = get_method(name)
-        design = Design.of(method.baseline(shape, method.default_size), shape.name)
+        design = Design.of(method.baseline(bench.shape, method.default_size), bench.shape.name)
         if name not in done:
-            done[name] = train(config, design) | {"params": count_params(design, shape)}
+            done[name] = train(bench, design) | {"params": bench.cost(design)}
             write_json(file, done)
         row, size = done[name], "-" if method.default_size is None else method.default_size
         figures = f"{row['params']:,} | {100 * row['test']:.1f} | {row['loss']:.3f} | {row['seconds']:.0f}"

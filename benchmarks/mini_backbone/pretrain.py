@@ -21,19 +21,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 import torch.nn.functional as F
 from clipart import VARIANTS, draw_cliparts
 from images import GLYPH_CLASSES, draw_images
 from safetensors.torch import load_file, save_file
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from petlas.petl import MINI, input_config, load_backbone, shape_of
 from petlas.search.config import TrainConfig
-from petlas.search.training import autocast_dtype, pick_device, precision
-
-STUDENT = {"embed_dim": 128, "depth": 6, "num_heads": 4, "num_classes": 0}
+from petlas.search.training.precision import autocast_dtype, pick_device, precision
 
 DEVICE = pick_device()
 
@@ -59,13 +56,12 @@ def as_pixels(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 @torch.no_grad()
 def teacher_tokens(checkpoint: Path, images: Tensor, batch: int = 128) -> Tensor:
     """The teacher's final tokens, class first (N, 17, 384), in fp16."""
-    overlay = {"file": str(checkpoint), "num_classes": 0}
-    name = "vit_small_patch14_dinov2"
-    teacher = timm.create_model(name, img_size=56, pretrained=True, pretrained_cfg_overlay=overlay).eval().to(DEVICE)
-    tokens = torch.empty(len(images), 17, teacher.embed_dim, dtype=torch.float16)
+    teacher = load_backbone("vit_small_patch14_dinov2", checkpoint, img_size=56).to(DEVICE)
+    inputs = input_config(teacher)
+    tokens = torch.empty(len(images), 17, shape_of(teacher).width, dtype=torch.float16)
     for i in range(0, len(images), batch):
-        x = as_pixels(images[i : i + batch].to(DEVICE), teacher.default_cfg["mean"], teacher.default_cfg["std"])
-        x = F.interpolate(x, size=56, mode="bicubic", antialias=True)
+        x = as_pixels(images[i : i + batch].to(DEVICE), inputs.mean, inputs.std)
+        x = F.interpolate(x, size=inputs.size, mode="bicubic", antialias=True)
         with precision(DEVICE, AUTOCAST):
             tokens[i : i + batch] = teacher.forward_features(x).half()
     return tokens
@@ -98,7 +94,7 @@ def augment(x: Tensor) -> Tensor:
 
 
 def pretrain(
-    student: VisionTransformer, heads: nn.ModuleDict, data: Collection, epochs: int, batch: int, lr: float, out: Path
+    student: nn.Module, heads: nn.ModuleDict, data: Collection, epochs: int, batch: int, lr: float, out: Path
 ) -> None:
     """Train the student with AdamW, warm-up over 5% of the steps, cosine to zero; `out` is written every epoch."""
     parameters = [*student.parameters(), *heads.parameters()]
@@ -180,10 +176,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     data, num_classes = load_collection(args.teacher, args.cliparts, args.variants, args.images, args.cache)
-    student = VisionTransformer(img_size=64, patch_size=16, **STUDENT).to(DEVICE)
-    if args.init:
-        student.load_state_dict(load_file(str(args.init)))
-    heads = make_heads(student.embed_dim, num_classes).to(DEVICE)
+    student = load_backbone(MINI, args.init, pretrained=False).train().to(DEVICE)
+    heads = make_heads(shape_of(student).width, num_classes).to(DEVICE)
     pretrain(student, heads, data, args.epochs, args.batch, args.lr, args.out)
 
 

@@ -19,33 +19,33 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from petlas.datasets import Task, open_store, open_task
-from petlas.petl import input_config, load_backbone
-from petlas.petl.backbone import MINI
+from petlas.datasets import Task, View, open_store, open_task
+from petlas.petl import MINI, input_config, load_backbone
 from petlas.search.training import ImageBatches
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 @torch.inference_mode()
-def features(model: torch.nn.Module, task: Task, split: str) -> np.ndarray:
-    """Class tokens (N, D) of a split."""
-    inputs, part = input_config(model), task.splits[split]
-    images = open_store(part, inputs.size, interpolation=inputs.interpolation)
-    data = ImageBatches(images, part.labels, inputs, torch.device("cpu"))
+def features(model: torch.nn.Module, view: View) -> np.ndarray:
+    """Class tokens (N, D) of a view."""
+    inputs = input_config(model)
+    images = open_store(view.source, inputs.size, interpolation=inputs.interpolation)
+    data = ImageBatches(images, view.targets, inputs, torch.device("cpu"), indices=view.indices)
     return torch.cat([model(batch) for batch, _ in data]).numpy()
 
 
 def probe_errors(model: torch.nn.Module, task: Task, val: bool) -> int:
     """Test errors of the probe, or its cross-validated errors on the training images."""
-    x, y = features(model, task, "trainval"), task.splits["trainval"].labels
+    learned, test = task.views["trainval"], task.views["test"]
+    x, y = features(model, learned), learned.targets
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     search = GridSearchCV(probe, {"logisticregression__C": STRENGTHS}, cv=folds)
     search.fit(x, y)
     if val:
         return round((1 - search.best_score_) * len(y))
-    return int((search.predict(features(model, task, "test")) != task.splits["test"].labels).sum())
+    return int((search.predict(features(model, test)) != test.targets).sum())
 
 
 def main() -> None:
@@ -55,8 +55,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="other weights than the shipped ones")
     parser.add_argument("--val", action="store_true", help="print cross-validated errors instead of test errors")
     args = parser.parse_args()
-    split = "trainval" if args.val else "test"
-    print(f"| task | {split} images | errors, random weights (3 seeds) | errors, pretrained | fewer |")
+    view = "trainval" if args.val else "test"
+    print(f"| task | {view} images | errors, random weights (3 seeds) | errors, pretrained | fewer |")
     print("|---|---|---|---|---|")
     for name in args.tasks:
         task = open_task(name, args.root)
@@ -67,7 +67,7 @@ def main() -> None:
         pretrained = probe_errors(load_backbone(MINI, args.checkpoint), task, args.val)
         fewer = 1 - pretrained / np.mean(random)
         shown = ", ".join(map(str, random))
-        print(f"| {name} | {len(task.splits[split])} | {shown} | {pretrained} | {fewer:.0%} |", flush=True)
+        print(f"| {name} | {len(task.views[view])} | {shown} | {pretrained} | {fewer:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,14 @@ from typing import Any
 
 import torch
 
-from petlas.petl import Design, Placement, count_params, shape_by_name
+from petlas.files import write_json
+from petlas.petl import Design, Placement
 from petlas.search.config import RunConfig
-from petlas.search.run_folder import write_json
-from petlas.search.sensitivity import report
-from petlas.search.training import TrainingRun
+from petlas.search.sensitivity import make_report
+from petlas.search.stages.training_run import TrainingRun
+from petlas.search.training import Fidelity
+from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate
 
 SIZES = list(range(65))
 
@@ -31,8 +34,8 @@ RULES = {"lora": ("proportional", "spt"), "adapter": ("proportional",)}
 """Beside equal sizes; SPT's rule inserts modules and single entries."""
 
 
-def config_of(args: argparse.Namespace, task: str, method: str, rule: str, budget: int) -> RunConfig:
-    return RunConfig.model_validate(
+def bench_of(args: argparse.Namespace, task: str, method: str, rule: str, budget: int | None = None) -> Workbench:
+    config = RunConfig.model_validate(
         {
             "name": f"{task}-{method}-{rule}",
             "task": {"name": task, "root": args.root},
@@ -44,34 +47,34 @@ def config_of(args: argparse.Namespace, task: str, method: str, rule: str, budge
             "runs": str(args.out),
         }
     )
+    return Workbench(config)
 
 
 def cases(
     args: argparse.Namespace, task: str, keep: Callable[..., Any]
-) -> Iterator[tuple[str, RunConfig, Design, Any]]:
+) -> Iterator[tuple[str, Workbench, Design, Any]]:
     """Each design with its name, the run that it belongs to, and the seconds that its sensitivity took."""
-    shape = shape_by_name(args.backbone, args.img_size)
     for method in args.methods:
+        bench = bench_of(args, task, method, "spt")
+        shape = bench.shape
         equal = Design.of([Placement(method, block, args.size) for block in range(shape.depth)], shape.name)
-        budget = count_params(equal, shape)
-        yield f"{method}, equal sizes", config_of(args, task, method, "spt", budget), equal, None
+        yield f"{method}, equal sizes", bench, equal, None
         for rule in RULES[method]:
-            config = config_of(args, task, method, rule, budget)
+            bench = bench_of(args, task, method, rule, bench.cost(equal))
 
-            def measured(config: RunConfig = config) -> dict[str, Any]:
-                made = report(config)
+            def measured(bench: Workbench = bench) -> dict[str, Any]:
+                made = make_report(bench)
                 return {"design": made.designs[0].design, "seconds": made.seconds}
 
             found = keep(f"{task} {method} {rule}", measured)
             seconds = sum(found["seconds"].values())
-            yield f"{method}, {rule}", config, Design.from_dict(found["design"]), seconds
+            yield f"{method}, {rule}", bench, Design.from_dict(found["design"]), seconds
 
 
-def train(config: RunConfig, design: Design, seed: int) -> float:
+def train(bench: Workbench, design: Design, seed: int) -> float:
     """Test accuracy of a design trained on train+val."""
-    run = TrainingRun(
-        config, design, seed, "trainval", None, checkpoints=Path(config.runs) / "checkpoints" / config.task.name
-    )
+    fidelity, checkpoints = Fidelity(bench.config.train.epochs, seed), bench.config.folder / "checkpoints"
+    run = TrainingRun(bench, Candidate(design), fidelity, "trainval", None, checkpoints=checkpoints)
     while not run.finished:
         run.epoch()
     return run.test()
@@ -106,15 +109,14 @@ def main() -> None:
 
     print("| task | design | parameters | test %, mean and deviation | seconds of scoring |\n|---|---|---|---|---|")
     for task in args.tasks:
-        for name, config, design, seconds in cases(args, task, keep):
+        for name, bench, design, seconds in cases(args, task, keep):
             tests = [
-                100 * keep(f"{task} {design.key} {seed}", lambda c=config, d=design, s=seed: train(c, d, s))
+                100 * keep(f"{task} {design.key} {seed}", lambda b=bench, d=design, s=seed: train(b, d, s))
                 for seed in range(args.seeds)
             ]
             shown = f"{mean(tests):.1f} ± {stdev(tests):.1f}" if len(tests) > 1 else f"{tests[0]:.1f}"
-            params = count_params(design, shape_by_name(args.backbone, args.img_size))
             took = "" if seconds is None else f"{seconds:.0f}"
-            print(f"| {task} | {name} | {params:,} | {shown} | {took} |", flush=True)
+            print(f"| {task} | {name} | {bench.cost(design):,} | {shown} | {took} |", flush=True)
 
 
 if __name__ == "__main__":

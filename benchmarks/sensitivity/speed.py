@@ -16,23 +16,22 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl import count_params
-from petlas.petl.shape import block_tensors
-from petlas.search.allocation import allocate_all
+from petlas.petl import block_tensors, count_params, load_backbone
 from petlas.search.config import SensitivityConfig
-from petlas.search.sensitivity import BUDGETS, tensor_sensitivities
+from petlas.search.sensitivity import BUDGETS
+from petlas.search.sensitivity.allocation import allocate_all
+from petlas.search.sensitivity.measuring import tensor_sensitivities
 
 Batches = list[tuple[Tensor, Tensor]]
 
 
 def case() -> tuple[nn.Module, Batches]:
     torch.manual_seed(0)
-    model = timm.create_model("vit_base_patch16_224", num_classes=100).eval()
+    model = load_backbone("vit_base_patch16_224", num_classes=100, pretrained=False)
     return model, [(torch.randn(8, 3, 224, 224), torch.randint(100, (8,))) for _ in range(2)]
 
 
@@ -54,7 +53,7 @@ def once() -> None:
     """Measure and allocate once, and print the peak memory in GiB."""
     model, batches = case()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    shape, found = tensor_sensitivities(model, batches, "spt")
+    shape, found = tensor_sensitivities(model, batches, "spt", F.cross_entropy)
     allocate_all(found, shape, BUDGETS, SensitivityConfig())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"{before / 2**20:.2f} {peak / 2**20:.2f}")
@@ -78,8 +77,8 @@ def main() -> None:
     bare, own = [], []
     for _ in range(args.rounds):
         bare.append(seconds(lambda: plain(model, batches)))
-        own.append(seconds(lambda: tensor_sensitivities(model, batches, "spt")))
-    shape, found = tensor_sensitivities(model, batches, "spt")
+        own.append(seconds(lambda: tensor_sensitivities(model, batches, "spt", F.cross_entropy)))
+    shape, found = tensor_sensitivities(model, batches, "spt", F.cross_entropy)
     start = time.perf_counter()
     designs = allocate_all(found, shape, BUDGETS, SensitivityConfig())
     after = time.perf_counter() - start

@@ -20,13 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from petlas.files import write_json
 from petlas.petl import Design
 from petlas.search.config import RunConfig
-from petlas.search.ranking import rank_agreement, regret
-from petlas.search.run_folder import write_json
-from petlas.search.scoring import ScoringRun
-from petlas.search.supernet import SupernetRun, space_and_budget
-from petlas.search.training import TrainingRun
+from petlas.search.selection import rank_agreement, regret
+from petlas.search.stages.scoring import shared_scorer
+from petlas.search.stages.supernet import SupernetRun
+from petlas.search.stages.training_run import TrainingRun
+from petlas.search.training import Fidelity
+from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate
 
 SUPERNETS: dict[str, dict[str, Any]] = {
     "single-path": {"sampling": "single"},
@@ -35,29 +38,25 @@ SUPERNETS: dict[str, dict[str, Any]] = {
 }
 
 
-def configs(args: argparse.Namespace, task: str) -> Iterator[tuple[str, RunConfig]]:
-    """One configuration for each kind of supernet."""
+def benches(args: argparse.Namespace, task: str) -> Iterator[tuple[str, Workbench]]:
+    """One workbench for each kind of supernet."""
     for name in args.supernets:
         settings = SUPERNETS[name]
         passes = 4 if settings["sampling"] == "sandwich" else 1
         epochs = max(1, args.supernet_epochs // passes)
-        yield (
-            name,
-            RunConfig.model_validate(
-                {
-                    "name": f"{task}-{name.replace(', ', '-').replace(' ', '-')}",
-                    "task": {"name": task, "root": args.root},
-                    "backbone": {"name": args.backbone, "checkpoint": args.checkpoint, "img_size": args.img_size},
-                    "space": {
-                        "methods": {m: {"blocks": "all", "sizes": [0, 1, 5, 10]} for m in ("vpt", "lora", "adapter")}
-                    },
-                    "strategy": "supernet",
-                    "supernet": {"epochs": epochs, "warmup_epochs": min(1, epochs - 1), "lr": args.lr} | settings,
-                    "train": {"epochs": args.epochs, "batch_size": 32, "lr": args.lr, "warmup_epochs": 1},
-                    "runs": str(args.out),
-                }
-            ),
+        config = RunConfig.model_validate(
+            {
+                "name": f"{task}-{name.replace(', ', '-').replace(' ', '-')}",
+                "task": {"name": task, "root": args.root},
+                "backbone": {"name": args.backbone, "checkpoint": args.checkpoint, "img_size": args.img_size},
+                "space": "noah",
+                "strategy": "supernet",
+                "supernet": {"epochs": epochs, "warmup_epochs": min(1, epochs - 1), "lr": args.lr} | settings,
+                "train": {"epochs": args.epochs, "batch_size": 32, "lr": args.lr, "warmup_epochs": 1},
+                "runs": str(args.out),
+            }
         )
+        yield name, Workbench(config)
 
 
 def kept(path: Path, key: str) -> Any:
@@ -71,31 +70,32 @@ def keep(path: Path, key: str, value: Any) -> Any:
     return value
 
 
-def designs_of(config: RunConfig, count: int) -> list[Design]:
+def designs_of(bench: Workbench, count: int) -> list[Design]:
     """The designs that are compared, spread over parameter counts."""
-    space, budget = space_and_budget(config)
     rng = np.random.default_rng(0)
-    return [space.sample_by_cost(rng, budget) for _ in range(count)]
+    return [bench.space.sample_by_cost(rng, bench.budget) for _ in range(count)]
 
 
-def train_alone(config: RunConfig, design: Design, file: Path) -> float:
+def train_alone(bench: Workbench, design: Design, file: Path) -> float:
     """Accuracy of a design trained on its own."""
-    key = f"alone {config.task.name} {design.key}"
+    key, config = f"alone {bench.task.name} {design.key}", bench.config
     if (val := kept(file, key)) is not None:
         return float(val)
-    run = TrainingRun(config, design, config.seed, checkpoints=Path(config.runs) / "checkpoints" / config.task.name)
+    fidelity = Fidelity(config.train.epochs, config.seed)
+    run = TrainingRun(bench, Candidate(design), fidelity, checkpoints=config.folder / "checkpoints")
     while not run.finished:
         val = run.epoch().val
     return float(keep(file, key, val))
 
 
-def scores_of(config: RunConfig, designs: list[Design], file: Path) -> tuple[list[float], float]:
+def scores_of(bench: Workbench, designs: list[Design], file: Path) -> tuple[list[float], float]:
     """Scores of designs by a supernet, and the seconds that its training took."""
-    run, start = SupernetRun(config), time.perf_counter()
+    key, run, start = f"seconds {bench.config.name}", SupernetRun(bench), time.perf_counter()
     while not run.finished:
         run.epoch()
-    seconds = kept(file, f"seconds {config.name}") or keep(file, f"seconds {config.name}", time.perf_counter() - start)
-    return [ScoringRun(config, design).epoch().val for design in designs], seconds
+    seconds = kept(file, key) or keep(file, key, time.perf_counter() - start)
+    scorer = shared_scorer(bench)
+    return [scorer.score(design) for design in designs], seconds
 
 
 def main() -> None:
@@ -119,11 +119,11 @@ def main() -> None:
     print("| task | supernet | tau | 95% interval | regret, top 1 | top 3 | score spread | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     for task in args.tasks:
-        for name, config in configs(args, task):
-            designs = designs_of(config, args.designs)
-            vals = [train_alone(config, design, file) for design in designs]
-            scores, seconds = scores_of(config, designs, file)
-            keep(file, f"points {config.name}", [scores, vals])
+        for name, bench in benches(args, task):
+            designs = designs_of(bench, args.designs)
+            vals = [train_alone(bench, design, file) for design in designs]
+            scores, seconds = scores_of(bench, designs, file)
+            keep(file, f"points {bench.config.name}", [scores, vals])
             tau, low, high = rank_agreement(scores, vals)
             lost = " | ".join(f"{100 * regret(scores, vals, top):.1f}" for top in (1, 3))
             spread = f"{100 * min(scores):.1f} to {100 * max(scores):.1f}"

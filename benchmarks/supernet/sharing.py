@@ -17,13 +17,12 @@ import time
 import optuna
 import torch
 
-from petlas.petl import input_config
-from petlas.petl.backbone import MINI
+from petlas.petl import MINI
 from petlas.search.config import RunConfig
-from petlas.search.evolution import EvolutionSampler
-from petlas.search.scoring import Scorer
-from petlas.search.supernet import SupernetRun, load_supernet, space_and_budget
-from petlas.search.training import load_split, open_run_task, pick_device
+from petlas.search.samplers import make_sampler
+from petlas.search.stages.scoring import Scorer
+from petlas.search.stages.supernet import SupernetRun, load_supernet
+from petlas.search.workbench import Workbench
 
 
 def run_config(args: argparse.Namespace, folder: str) -> RunConfig:
@@ -33,7 +32,7 @@ def run_config(args: argparse.Namespace, folder: str) -> RunConfig:
             "name": "sharing",
             "task": {"name": args.task, "root": args.root},
             "backbone": {"name": args.backbone, "checkpoint": args.checkpoint, "img_size": args.img_size},
-            "space": {"methods": {m: {"blocks": "all", "sizes": [0, 1, 5, 10]} for m in ("vpt", "lora", "adapter")}},
+            "space": "noah",
             "budget": {"params": args.budget},
             "strategy": "supernet",
             "supernet": {"epochs": args.epochs, "warmup_epochs": 1, "lr": 1e-3},
@@ -59,20 +58,19 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        config = run_config(args, folder)
-        config.folder.mkdir(parents=True)
-        run = SupernetRun(config)
+        bench = Workbench(run_config(args, folder))
+        run = SupernetRun(bench)
         while not run.finished:
             run.epoch()
-        supernet = load_supernet(config)
-    data = load_split(config, open_run_task(config), "val", input_config(supernet.model), pick_device())
-    scorers = {cache: Scorer(supernet, data, int(cache * 2**30)) for cache in (0.0, *args.caches)}
-    space, budget = space_and_budget(config)
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=EvolutionSampler(space, budget, 0))
+        supernet = load_supernet(bench)
+    data = bench.batches(bench.task.views["val"])
+    scorers = {gib: Scorer(supernet, data, bench.objective, int(gib * 2**30)) for gib in (0.0, *args.caches)}
+    sampler = make_sampler("evolution", bench.space, bench.budget, seed=0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     seconds = dict.fromkeys(scorers, 0.0)
     for number in range(args.after + args.designs):
         trial = study.ask()
-        design = space.suggest(trial, budget)
+        design = bench.space.suggest(trial, bench.budget).design
         scores = set()
         for cache, scorer in scorers.items():
             start = time.perf_counter()
@@ -80,7 +78,7 @@ def main() -> None:
                 scores.add(scorer.score(design))
             seconds[cache] += time.perf_counter() - start if number >= args.after else 0.0
         (score,) = scores  # sharing must not change one
-        study.tell(trial, [score, float(budget.cost(design))])
+        study.tell(trial, [score, float(bench.cost(design))])
     print(f"| designs on {len(data)} images | cache, GiB | seconds | times faster |")
     print("|---|---|---|---|")
     for cache, spent in seconds.items():

@@ -3,7 +3,7 @@
     python benchmarks/supernet/steps.py > benchmarks/supernet/steps.md
 
 ViT-B/16 at 224 px with random weights, NOAH's VTAB space, 100 classes. The bare step is forward and backward with
-everything frozen but the head and one vector added to the patch embedding, so that gradients cross all blocks.
+everything frozen but the head and one vector added to what enters the first block, so that gradients cross all blocks.
 """
 
 from __future__ import annotations
@@ -16,19 +16,29 @@ from collections.abc import Callable
 from statistics import median, pstdev
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl import BackboneShape, Design, Placement, apply, count_params, input_config, prepare, shape_of
-from petlas.petl.supernet import Supernet
-from petlas.search.allocation import allocate_all
-from petlas.search.config import SensitivityConfig, find_config, read_yaml
-from petlas.search.scoring import Scorer
-from petlas.search.sensitivity import tensor_sensitivities
+from petlas.petl import (
+    Design,
+    Placement,
+    Supernet,
+    apply,
+    count_params,
+    family_of,
+    input_config,
+    load_backbone,
+    prepare,
+    shape_of,
+)
+from petlas.search.config import SensitivityConfig, find_config
+from petlas.search.objectives import get_objective
+from petlas.search.sensitivity.allocation import allocate_all
+from petlas.search.sensitivity.measuring import tensor_sensitivities
+from petlas.search.stages.scoring import Scorer
 from petlas.search.training import ImageBatches
-from petlas.spaces import Budget, Space
+from petlas.spaces import Budget, load_space
 
 NOAH_CIFAR100 = {
     "vpt": (10, 5, 10, 1, 5, 1, 10, 1, 10, 5, 1, 10),
@@ -38,14 +48,15 @@ NOAH_CIFAR100 = {
 
 
 class Bare(nn.Module):
-    """A frozen backbone with a trained vector behind its patch embedding, and a trained head."""
+    """A frozen backbone with a trained vector in front of its blocks, and a trained head."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
-        self.model.get_submodule("head").requires_grad_(True)
-        self.vector = nn.Parameter(torch.zeros(model.embed_dim))
-        model.patch_embed.register_forward_hook(lambda layer, args, output: output + self.vector)
+        family = family_of(model)
+        family.head(model).requires_grad_(True)
+        self.vector = nn.Parameter(torch.zeros(family.width(model)))
+        family.site(model, "block.in", 0).change(lambda tokens: tokens + self.vector)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -84,8 +95,8 @@ def compare_steps(
     args: argparse.Namespace, model: nn.Module, supernet: Supernet, designs: Callable[[], Design]
 ) -> None:
     """Training steps against the bare step."""
-    height, width = model.patch_embed.img_size
-    images, labels = torch.randn(args.batch, 3, height, width), torch.randint(100, (args.batch,))
+    size = family_of(model).image_size(model)
+    images, labels = torch.randn(args.batch, 3, *size), torch.randint(100, (args.batch,))
     bare = Bare(copy.deepcopy(model)).train()
     supernet.model.train()
     actions = {
@@ -93,12 +104,12 @@ def compare_steps(
         "supernet, a new design": lambda: step(supernet.activate(designs()), images, labels),
     }
     if args.spt:
-        shape, sensitivities = tensor_sensitivities(model.eval(), [(images, labels)], "spt")
+        shape, sensitivities = tensor_sensitivities(model.eval(), [(images, labels)], "spt", F.cross_entropy)
         (design,) = allocate_all(sensitivities, shape, [args.spt], SensitivityConfig())
         del sensitivities
-        spt = prepare(apply(copy.deepcopy(model), design), [(images, labels)]).train()
+        spt = prepare(apply(copy.deepcopy(model), design), [(images, labels)], F.cross_entropy).train()
         actions[f"SPT's design of {args.spt:,} parameters"] = lambda: step(spt, images, labels)
-    if len(model.blocks) == 12:
+    if shape_of(model).depth == 12:
         sizes = [(m, b, s) for m, row in NOAH_CIFAR100.items() for b, s in enumerate(row)]
         subnet = apply(copy.deepcopy(model), Design.of(Placement(*each) for each in sizes)).train()
         actions["NOAH's CIFAR-100 subnet"] = lambda: step(subnet, images, labels)
@@ -109,11 +120,10 @@ def compare_scores(
     args: argparse.Namespace, model: nn.Module, supernet: Supernet, designs: Callable[[], Design]
 ) -> None:
     """The score of a design against the plain forward pass: a few images of noise in each round."""
-    height, width = model.patch_embed.img_size
-    each = max(1, args.images // args.scoring_rounds)
-    pixels = torch.randint(256, (each, 3, height, width), dtype=torch.uint8).numpy()
-    data = ImageBatches(pixels, np.zeros(each, int), input_config(model), torch.device("cpu"))
-    scorer = Scorer(supernet, data, cache=0)
+    inputs, each = input_config(model), max(1, args.images // args.scoring_rounds)
+    pixels = torch.randint(256, (each, 3, inputs.size, inputs.size), dtype=torch.uint8).numpy()
+    data = ImageBatches(pixels, np.zeros(each, int), inputs, torch.device("cpu"))
+    scorer = Scorer(supernet, data, get_objective("single_label"), cache=0)
     plain = model.eval()
 
     @torch.inference_mode()
@@ -139,17 +149,21 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    model = timm.create_model(args.backbone, num_classes=100)
-    shape: BackboneShape = shape_of(model)
-    space = Space.from_dict(read_yaml(find_config("noah", "spaces")), shape.depth)
+    model = load_backbone(args.backbone, num_classes=100, pretrained=False)
+    shape = shape_of(model)
+    space = load_space(find_config("noah", "spaces"), shape.depth)
     budget = Budget(args.budget, lambda design: count_params(design, shape))
     rng = np.random.default_rng(0)
+
+    def draw() -> Design:
+        return space.sample(rng, budget).design
+
     supernet = Supernet(copy.deepcopy(model), space.largest)
     print("| what | median seconds | ratio | its standard error | lowest to highest |")
     print("|---|---|---|---|---|")
     if args.rounds:
-        compare_steps(args, model, supernet, lambda: space.sample(rng, budget))
-    compare_scores(args, model, supernet, lambda: space.sample(rng, budget))
+        compare_steps(args, model, supernet, draw)
+    compare_scores(args, model, supernet, draw)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from petlas.petl.methods.base import Method
+    from petlas.petl.parts.method import AnyMethod
 
 # In the order in which methods act on the same layer: reparameterisations before whatever follows them, and side
 # networks, which read what has become of the stream, last.
@@ -55,15 +55,19 @@ METHODS: dict[str, str] = {
 
 
 @cache
-def get_method(name: str) -> Method:
+def _method(home: str) -> AnyMethod:
+    module, _, attribute = home.partition(":")
+    method: AnyMethod = getattr(import_module(module), attribute)()
+    return method
+
+
+def get_method(name: str) -> AnyMethod:
     """The method of that name; a method's file is imported when it is first asked for.
 
     Raises:
         KeyError: When no method has that name.
     """
-    module, _, attribute = METHODS[name].partition(":")
-    method: Method = getattr(import_module(module), attribute)()
-    return method
+    return _method(METHODS[name])
 
 
 __all__ = ["METHODS", "get_method"]

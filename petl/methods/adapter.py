@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch.nn.functional as F
 from torch import nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import BlockMethod, Handle
-from petlas.petl.methods.bottleneck import Bottleneck, add_to_output, count_bottleneck
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.bottleneck import Bottleneck, add_to, count_bottleneck
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.shape import BlockShape
 
 
-class Adapter(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    dropout: float = 0.0
+
+
+class Adapter(BlockMethod[Options]):
     """A bottleneck after the MLP, on the branch: m <- m + Up(GELU(Down m)), before drop-path and the residual sum.
 
     `size` is the bottleneck width h. Count: 2 D h + h + D per block (156,768 for ViT-B/16 at h = 8). Zero-start (Up
@@ -31,18 +41,16 @@ class Adapter(BlockMethod):
     zero_start = True
     mergeable = False
     known_strong = True
-    options = {"dropout": 0.0}
+    option_type = Options
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """One bottleneck."""
-        assert placement.size is not None
-        return count_bottleneck(shape.width, placement.size)
+        return count_bottleneck(block.width, placement.size)
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One bottleneck."""
-        assert placement.size is not None
-        return Bottleneck(shape.width, placement.size, F.gelu, float(self.option(placement, "dropout") or 0.0))
+        return Bottleneck(block.width, placement.size, F.gelu, placement.options.dropout)
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
-        """Behind `ls2`, the end of the MLP branch (LayerScale, or the identity)."""
-        yield block.get_submodule("ls2").register_forward_hook(partial(add_to_output, module))
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
+        """At the end of the MLP branch, behind LayerScale where there is one."""
+        yield block.site("mlp.out").change(partial(add_to, module))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import BlockMethod, Handle
-from petlas.petl.methods.bottleneck import Bottleneck, add_to_output, count_bottleneck, near_zero
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.bottleneck import Bottleneck, add_to, count_bottleneck, near_zero
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.shape import BlockShape
 
 
 class ScaledBottleneck(nn.Module):
@@ -31,7 +34,14 @@ class ScaledBottleneck(nn.Module):
         return output
 
 
-class AdapterPlus(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    drop_path: float = 0.1
+
+
+class AdapterPlus(BlockMethod[Options]):
     """A bottleneck behind the block with a learned scale of each channel: x <- x + gamma * Up(GELU(Down x)).
 
     There is no layer norm. `size` is the bottleneck width h. Count: 2 D h + h + 2 D per block (165,984 for ViT-B/16
@@ -48,18 +58,16 @@ class AdapterPlus(BlockMethod):
     default_size = 8
     zero_start = False
     mergeable = False
-    options = {"drop_path": 0.1}
+    option_type = Options
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """One bottleneck and one scale."""
-        assert placement.size is not None
-        return count_bottleneck(shape.width, placement.size) + shape.width
+        return count_bottleneck(block.width, placement.size) + block.width
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One bottleneck with its scale."""
-        assert placement.size is not None
-        return ScaledBottleneck(shape.width, placement.size, float(self.option(placement, "drop_path") or 0.0))
+        return ScaledBottleneck(block.width, placement.size, placement.options.drop_path)
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """On the block's output."""
-        yield block.register_forward_hook(partial(add_to_output, module))
+        yield block.site("block.out").change(partial(add_to, module))

@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import BlockMethod, Handle
-from petlas.petl.methods.bottleneck import Bottleneck, count_bottleneck
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.stream import Carry
+from petlas.petl.shape import BlockShape
 
 
-class ParallelBranch(nn.Module):
+class ParallelBranch(Carry):
     """A bottleneck beside the MLP: it reads the stream in front of norm2 and adds to the stream behind the block.
 
-    It works on a pair of hooks: one keeps the input, the other computes the branch and adds it.
+    It works at a pair of sites: at one it keeps the input, at the other it computes the branch and adds it.
     """
 
     def __init__(self, bottleneck: Bottleneck, scale: float) -> None:
         super().__init__()
         self.bottleneck = bottleneck
         self.scale = scale
-        self._input: Tensor | None = None
 
-    def read(self, layer: nn.Module, args: tuple[Tensor]) -> None:
-        """Keep the un-normalised stream (B, N, D)."""
-        self._input = args[0]
-
-    def write(self, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        """Add the branch to the block's output, outside drop-path."""
-        x, self._input = self._input, None
-        assert x is not None
-        added: Tensor = output + self.scale * self.bottleneck(x)
+    def write(self, output: Tensor) -> Tensor:
+        """Add the branch to the block's output (B, N, D), outside drop-path."""
+        added: Tensor = output + self.scale * self.bottleneck(self.carried())
         return added
 
 
-class AdaptFormer(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    scale: float = 0.1
+    dropout: float = 0.1
+
+
+class AdaptFormer(BlockMethod[Options]):
     """A bottleneck parallel to the MLP: x <- x + MLP(LN x) + s Up(dropout(ReLU(Down x))), fed by the stream itself.
 
     `size` is the bottleneck width h. Count: 2 D h + h + D per block (156,768 for ViT-B/16 at h = 8). Zero-start
@@ -49,27 +54,26 @@ class AdaptFormer(BlockMethod):
     summary = "a bottleneck parallel to the MLP"
     paper = "AdaptFormer (Chen et al., 2022)"
     sites = ("mlp",)
+    needs = ("mlp.stream", "block.out")
     size_means = "width"
     default_size = 8
     zero_start = True
     mergeable = False
     known_strong = True
-    options = {"scale": 0.1, "dropout": 0.1}
+    option_type = Options
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """One bottleneck."""
-        assert placement.size is not None
-        return count_bottleneck(shape.width, placement.size)
+        return count_bottleneck(block.width, placement.size)
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One bottleneck with its scale."""
-        assert placement.size is not None
-        scale, dropout = self.option(placement, "scale"), self.option(placement, "dropout")
-        bottleneck = Bottleneck(shape.width, placement.size, F.relu, float(dropout or 0.0))
+        scale, dropout = placement.options.scale, placement.options.dropout
+        bottleneck = Bottleneck(block.width, placement.size, F.relu, float(dropout or 0.0))
         return ParallelBranch(bottleneck, float(scale or 0.0))
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
-        """From the input of norm2 to the block's output."""
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
+        """From the stream that the MLP's norm reads to the block's output."""
         assert isinstance(module, ParallelBranch)
-        yield block.get_submodule("norm2").register_forward_pre_hook(module.read)
-        yield block.register_forward_hook(module.write)
+        yield block.site("mlp.stream").read(module.carry)
+        yield block.site("block.out").change(module.write)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import BlockMethod, Elastic, Handle
-from petlas.petl.methods.narrow import reduce, widen
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed, whole
+from petlas.petl.parts.products import reduce, widen
+from petlas.petl.shape import BlockShape
 
 MLP_SCALE = 0.1
 
@@ -54,7 +58,15 @@ class Branch(nn.Module):
         return widen(reduce(b, self.down).relu(), self.up) * MLP_SCALE
 
 
-class BAPAT(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    scale: float = 0.2
+    mlp_width: int = whole(64)
+
+
+class BAPAT(BlockMethod[Options]):
     """Parallel attention and a parallel adapter: [k, v] += s W2 tanh(W1 a), and MLP(b) += 0.1 Up(ReLU(Down b)).
 
     a and b are the outputs of norm1 and norm2, so that the adapter stands inside the MLP branch, before LayerScale and
@@ -73,50 +85,42 @@ class BAPAT(BlockMethod):
     default_size = 32
     zero_start = False
     mergeable = False
-    options = {"scale": 0.2, "mlp_width": 64}
+    option_type = Options
 
-    def _mlp_width(self, placement: Placement) -> int:
-        return int(self.option(placement, "mlp_width") or 0)
-
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """W1 and W2, Down and Up."""
-        assert placement.size is not None
-        attention = (shape.width + 2 * shape.attention_width(placement.block)) * placement.size
-        return attention + 2 * shape.width * self._mlp_width(placement)
+        attention = (block.width + 2 * block.attention_width) * placement.size
+        return attention + 2 * block.width * placement.options.mlp_width
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """The updates and the adapter."""
-        assert placement.size is not None
-        keys_and_values = 2 * shape.attention_width(placement.block)
-        scale = float(self.option(placement, "scale") or 0.0)
+        keys_and_values, options = 2 * block.attention_width, placement.options
         return nn.ModuleDict(
             {
-                "attn": Updates(shape.width, keys_and_values, placement.size, scale),
-                "mlp": Branch(shape.width, self._mlp_width(placement)),
+                "attn": Updates(block.width, keys_and_values, placement.size, options.scale),
+                "mlp": Branch(block.width, options.mlp_width),
             }
         )
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
-        """On the outputs of qkv and of the MLP."""
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
+        """On the keys and values, and on the output of the MLP."""
         updates, branch = module.get_submodule("attn"), module.get_submodule("mlp")
-        yield block.get_submodule("attn.qkv").register_forward_hook(partial(_update, updates))
-        yield block.get_submodule("mlp").register_forward_hook(partial(_add, branch))
-
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
-        """Beyond the common rules, the adapter's width counts channels."""
-        super().check(shape, placement)
-        width = self.option(placement, "mlp_width")
-        if not isinstance(width, int) or width < 1:
-            raise DesignError(
-                f"option mlp_width of bapat must be a whole number of at least 1, got mlp_width={width!r}"
-            )
+        for layer in block.shape.linears:
+            own = tuple(name for name in layer.names if name in ("k", "v"))
+            if own:
+                before = layer.share * layer.names.index(own[0])
+                yield block.behind(layer).around(partial(_update, updates, own, before))
+        yield block.site("mlp").around(partial(_add, branch))
 
 
-def _update(updates: nn.Module, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    change = updates(args[0])
-    return output + F.pad(change, (output.shape[-1] - change.shape[-1], 0))
+def _update(updates: nn.Module, own: tuple[str, ...], before: int, a: Tensor, output: Tensor) -> Tensor:
+    """A layer's output with the updates of its own shares, behind so many channels of others."""
+    change = updates(a)
+    if len(own) == 1:  # keys and values have a layer each
+        change = change.chunk(2, dim=-1)[("k", "v").index(own[0])]
+    return output + F.pad(change, (before, output.shape[-1] - before - change.shape[-1]))
 
 
-def _add(branch: nn.Module, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    added: Tensor = output + branch(args[0])
+def _add(branch: nn.Module, b: Tensor, output: Tensor) -> Tensor:
+    added: Tensor = output + branch(b)
     return added

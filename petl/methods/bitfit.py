@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import SubsetMethod
+from petlas.petl.parts.method import SubsetMethod
+from petlas.petl.parts.placed import NoOptions, Placed
 from petlas.petl.shape import BackboneShape, Layer
 
 
@@ -22,13 +22,13 @@ class BitFit(SubsetMethod):
     sites = ("patch_embed", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "norm")
     known_strong = True
 
-    def _layers(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[Layer]:
-        return [layer for p in placements for layer in shape.layers_of(p.block) if layer.bias]
+    def _layers(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[Layer]:
+        return [layer for p in placements for layer in shape.layers_of(p.place) if layer.bias]
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """One number for each output of each layer with a bias."""
         return sum(layer.outputs for layer in self._layers(shape, placements))
 
-    def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
+    def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
         """The bias of each layer."""
-        return [f"{layer.path}.bias" for layer in self._layers(shape, placements)]
+        return [layer.parameters[1] for layer in self._layers(shape, placements)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -10,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import Handle
-from petlas.petl.methods.bottleneck import Bottleneck, count_bottleneck, xavier_zero
-from petlas.petl.methods.grid import GridMethod, TokenGrid
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck, xavier_zero
+from petlas.petl.parts.grid import GridMethod, TokenGrid
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.stream import Carry
+from petlas.petl.shape import BlockShape
 
 
 def quick_gelu(z: Tensor) -> Tensor:
@@ -27,7 +30,7 @@ class ConvBottleneck(Bottleneck):
 
     axes = Bottleneck.axes | {"conv": (0, 1), "conv_bias": 0}
 
-    def __init__(self, shape: BackboneShape, width: int, dropout: float, identity: bool) -> None:
+    def __init__(self, shape: BlockShape, width: int, dropout: float, identity: bool) -> None:
         super().__init__(shape.width, width, quick_gelu, dropout, xavier_zero)
         self.grid = TokenGrid(shape)
         self.conv = nn.Parameter(torch.empty(width, width, 3, 3))
@@ -45,32 +48,39 @@ class ConvBottleneck(Bottleneck):
         return F.conv2d(z, self.part("conv"), self.part("conv_bias"), padding=1)
 
 
-class ConvBranch(nn.Module):
+class ConvBranch(Carry):
     """A bottleneck beside the attention or the MLP: it reads what the norm gives and adds behind drop-path.
 
-    It works on a pair of hooks: one keeps the bottleneck's input, the other uses it and lets it go.
+    It works at a pair of sites: at one it keeps the bottleneck's input, at the other it uses it and lets it go.
     """
 
     def __init__(self, bottleneck: ConvBottleneck, scale: float) -> None:
         super().__init__()
         self.bottleneck = bottleneck
         self.scale = scale
-        self._normed: Tensor | None = None
 
-    def read(self, norm: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        """Hook of the norm: keep its output (B, N, D)."""
-        self._normed = output
+    def write(self, drop_path: nn.Module, output: Tensor) -> Tensor:
+        """Add this branch to that of the backbone (B, N, D), with a drop-path of its own at the same rate.
 
-    def write(self, drop_path: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        """Hook of drop-path: add this branch to that of the backbone, with a drop-path of its own at the same rate."""
-        normed, self._normed = self._normed, None
-        assert normed is not None
-        branch = drop_path.forward(self.bottleneck(normed))  # past the hooks, which are for the backbone's branch
+        Args:
+            drop_path: The backbone's.
+            output: The end of the backbone's branch.
+        """
+        branch = drop_path.forward(self.bottleneck(self.carried()))  # past the hooks: those are the backbone branch's
         added: Tensor = output + self.scale * branch
         return added
 
 
-class ConvpassAttn(GridMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    scale: float = 1.0
+    dropout: float = 0.1
+    identity: bool = False
+
+
+class ConvpassAttn(GridMethod[Options]):
     """A convolutional bottleneck beside the attention: x <- x + dp(attn(n)) + s dp(Up(act(Conv(act(Down n))))).
 
     n (B, N, D) is norm1(x), act is QuickGELU z sigmoid(1.702 z), dp the block's drop-path, drawn for itself. The 3 x 3
@@ -92,31 +102,29 @@ class ConvpassAttn(GridMethod):
     default_size = 8
     zero_start = True
     mergeable = False
-    options = {"scale": 1.0, "dropout": 0.1, "identity": False}
-    branches: ClassVar[Mapping[str, tuple[str, str]]] = {"attn": ("norm1", "drop_path1")}
-    """Where each branch reads and writes."""
+    option_type = Options
+    needs: ClassVar[tuple[str, ...]] = ("images", "attn.normed", "attn.residual")
+    branches: ClassVar[tuple[str, ...]] = ("attn",)
+    """Those that a bottleneck stands beside."""
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """A bottleneck and a convolution for each branch."""
         width = placement.size
-        assert width is not None
-        return len(self.branches) * (count_bottleneck(shape.width, width) + 9 * width * width + width)
+        return len(self.branches) * (count_bottleneck(block.width, width) + 9 * width * width + width)
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One `ConvBranch` for each branch."""
-        assert placement.size is not None
-        scale, dropout = (float(self.option(placement, name) or 0.0) for name in ("scale", "dropout"))
-        identity = bool(self.option(placement, "identity"))
-        make = partial(ConvBottleneck, shape, placement.size, dropout, identity)
-        return nn.ModuleDict({site: ConvBranch(make(), scale) for site in self.branches})
+        options = placement.options
+        make = partial(ConvBottleneck, block, placement.size, options.dropout, options.identity)
+        return nn.ModuleDict({branch: ConvBranch(make(), options.scale) for branch in self.branches})
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """From the norm to the end of each branch."""
-        for site, (norm, drop_path) in self.branches.items():
-            branch = module.get_submodule(site)
+        for name in self.branches:
+            branch = module.get_submodule(name)
             assert isinstance(branch, ConvBranch)
-            yield block.get_submodule(norm).register_forward_hook(branch.read)
-            yield block.get_submodule(drop_path).register_forward_hook(branch.write)
+            yield block.site(f"{name}.normed").read(branch.carry)
+            yield block.site(f"{name}.residual").change(partial(branch.write, block.family.drop_path(block, name)))
 
 
 class Convpass(ConvpassAttn):
@@ -128,4 +136,5 @@ class Convpass(ConvpassAttn):
     name = "convpass"
     summary = "convolutional bottlenecks beside the attention and the MLP"
     sites = ("attn", "mlp")
-    branches = {"attn": ("norm1", "drop_path1"), "mlp": ("norm2", "drop_path2")}
+    needs = (*ConvpassAttn.needs, "mlp.normed", "mlp.residual")
+    branches = ("attn", "mlp")

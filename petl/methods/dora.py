@@ -8,11 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import Handle
-from petlas.petl.methods.low_rank import LowRank, LowRankMethod, by_layer, hidden_units, spread
-from petlas.petl.methods.narrow import add_product
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.low_rank import LowRank, LowRankMethod, LowRankOptions, by_layer, hidden_units, spread
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.products import add_product
+from petlas.petl.shape import BlockShape
 
 
 class Decomposed(LowRank):
@@ -57,24 +58,24 @@ class DoRA(LowRankMethod):
     replaces = "the frozen linear weights"
     part = Decomposed
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[LowRankOptions]) -> int:
         """A, B and the magnitudes of each target."""
-        magnitudes = sum(outputs for _, outputs in self.sides(shape, placement).values())
-        return super().count_block(shape, placement) + magnitudes
+        magnitudes = sum(outputs for _, outputs in self.sides(block, placement).values())
+        return super().count_block(block, placement) + magnitudes
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """On the output of each layer, whose weight gives the magnitudes to start from."""
-        for path, parts in by_layer(module):
-            layer = block.get_submodule(path)
+        for layer, parts in by_layer(block.shape, module):
+            linear = block.layer(layer)
             for rows, part in _rows(parts):
-                part.measure(layer.get_parameter("weight")[rows])
-            yield layer.register_forward_hook(partial(_decompose, parts))
+                part.measure(linear.get_parameter("weight")[rows])
+            yield block.behind(layer).around(partial(_decompose, parts, linear))
 
     @torch.no_grad()
-    def merge_block(self, block: nn.Module, module: nn.Module) -> None:
+    def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """In place of the targets' rows of each weight."""
-        for path, parts in by_layer(module):
-            weight = block.get_parameter(f"{path}.weight")
+        for layer, parts in by_layer(block.shape, module):
+            weight = block.layer(layer).get_parameter("weight")
             for rows, part in _rows(parts):
                 weight[rows] = part.gain(weight[rows])[:, None] * (weight[rows] + part.delta())
 
@@ -85,13 +86,13 @@ def _rows(parts: tuple[tuple[int, LowRank], ...]) -> Iterator[tuple[slice, Decom
         yield slice(start, start + len(part.up)), part
 
 
-def _decompose(parts: tuple[tuple[int, LowRank], ...], layer: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tensor:
-    (x,) = args
-    gains = [part.gain(layer.weight[rows])[:, None] for rows, part in _rows(parts)]
+def _decompose(parts: tuple[tuple[int, LowRank], ...], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+    weight = layer.get_parameter("weight")
+    gains = [part.gain(weight[rows])[:, None] for rows, part in _rows(parts)]
     starts = [start for start, _ in parts]
     # The frozen product is at hand in the output, with the bias, to which the gain does not apply.
     change = spread(zip(starts, (gain - 1 for gain in gains), strict=True), output.shape[-1]).sum(dim=1)
-    offset = torch.zeros_like(change) if layer.bias is None else -change * layer.bias
+    offset = torch.zeros_like(change) if layer.bias is None else -change * layer.get_parameter("bias")
     scaled = torch.addcmul(offset, output, 1 + change).to(output.dtype)
     ups = [gain * part.scaled_up() for gain, (_, part) in zip(gains, parts, strict=True)]
     hidden = hidden_units([part for _, part in parts], x)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import Handle, Method
-from petlas.petl.methods.grid import TokenGrid
-from petlas.petl.methods.low_rank import LowRank
-from petlas.petl.methods.side import Side
+from petlas.petl.backbones import family_of
+from petlas.petl.design import DesignError
+from petlas.petl.parts.grid import TokenGrid
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.low_rank import LowRank
+from petlas.petl.parts.method import Method
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.side import Side
 from petlas.petl.shape import BackboneShape
 
 
@@ -43,18 +48,23 @@ class Chain(Side):
         rows, columns = self.grid.size
         return self.grid.first + rows * columns
 
-    def enter(self, index: int, block: nn.Module, args: tuple[Tensor]) -> None:
-        """Pre-hook of a block: s <- s + B A z."""
+    def enter(self, index: int, z: Tensor) -> None:
+        """In front of a block: s <- s + B A z.
+
+        Args:
+            index: The block's.
+            z: What enters it (B, N, D).
+        """
         if self._kept is None:
             return
         with _kept_by_checkpoints():
-            update = self.blocks[index](args[0][:, : self.own])
+            update = self.blocks[index](z[:, : self.own])
             self._kept = [*(s + update for s in self._kept)] or [update]
 
-    def leave(self, block: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
-        """Hook of a later block: z <- z + swish(s)."""
+    def leave(self, output: Tensor) -> Tensor:
+        """Behind a later block: z <- z + swish(s), for z (B, N, D)."""
         if self._kept is None:
-            return None
+            return output
         with _kept_by_checkpoints():
             (s,) = self._kept
             added = s * torch.sigmoid(self.beta * s)
@@ -66,15 +76,14 @@ class Chain(Side):
                 return output + added
             return torch.cat((output[:, : self.own] + added, output[:, self.own :]), dim=1)
 
-    def end(self, norm: nn.Module, args: tuple[Tensor]) -> None:
-        """Pre-hook of the final norm: let the state go."""
+    def end(self, x: Tensor) -> None:
+        """In front of the final norm: let the state go."""
         self.close()
 
-    def pool(self, norm: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        """Pre-hook of the final norm: put the mean of the patches in every token's place, whichever the head takes."""
-        (x,) = args
+    def pool(self, x: Tensor) -> Tensor:
+        """In front of the final norm: put the mean of the patches in every token's place, whichever the head takes."""
         mean = x[:, self.grid.first : self.own].mean(dim=1, keepdim=True)
-        return (mean.expand_as(x),)
+        return mean.expand_as(x)
 
 
 def _kept_by_checkpoints() -> AbstractContextManager[object]:
@@ -93,7 +102,91 @@ def _itself(x: Tensor) -> Tensor:
     return x
 
 
-class DTL(Method):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set.
+
+    Args:
+        beta: Sharpness of the swish.
+        pool: `head` for the backbone's own pooling, `patches` for the mean of the patches.
+    """
+
+    beta: float = 100.0
+    pool: str = "head"
+
+
+@dataclass(frozen=True)
+class PlusOptions(Options):
+    """What a placement may set.
+
+    Args:
+        beta: Sharpness of the swish.
+        pool: `head` for the backbone's own pooling, `patches` for the mean of the patches.
+        kernel: Side of the convolution.
+    """
+
+    kernel: int = 3
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+class SideChain(Method[OptionsT]):
+    """What both forms share: a chain through all blocks that the later ones read."""
+
+    sites = ("tokens",)
+    needs = ("images", "block.in", "block.out", "norm.in")
+    size_means = "rank"
+    default_size = 2
+    zero_start = True
+    mergeable = False
+    blockwise = False
+    final_norm = True
+    in_blocks = False
+    in_backbone = True
+
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> int:
+        """A and B for each block."""
+        return sum(shape.depth * 2 * shape.width * p.size for p in placements)
+
+    def conv(self, shape: BackboneShape, placement: Placed[OptionsT]) -> nn.Conv2d | None:
+        """What mixes the patches' part of the state; by default nothing does.
+
+        Args:
+            shape: The backbone's.
+            placement: The placement.
+        """
+        return None
+
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> Chain:
+        """One chain."""
+        (placement,) = placements
+        return Chain(shape, placement.size, placement.options.beta, self.conv(shape, placement))
+
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[OptionsT]]) -> Iterator[Handle]:
+        """In front of every block, behind the later ones, and at the final norm."""
+        assert isinstance(module, Chain)
+        (placement,) = placements
+        family = family_of(model)
+        yield module.grid.follow(model)
+        yield family.site(model, "images").read(module.open)
+        blocks = family.block_sites(model)
+        for index, block in enumerate(blocks):
+            yield block.site("block.in").read(partial(module.enter, index))
+        for block in blocks[first_fed(len(blocks)) :]:
+            yield block.site("block.out").change(module.leave)
+        yield family.site(model, "norm.in").read(module.end)
+        if placement.options.pool == "patches":
+            yield family.site(model, "norm.in").change(module.pool)
+
+    def check_fit(self, shape: BackboneShape, placement: Placed[OptionsT]) -> None:
+        """Beyond the common rules, refuse an unknown pooling."""
+        pool = placement.options.pool
+        if pool not in ("head", "patches"):
+            raise DesignError(f"option pool of {self.name} must be head (the backbone's) or patches, got pool={pool!r}")
+
+
+class DTL(SideChain[Options]):
     """A low-rank side chain that feeds back into the later blocks: s <- s + B_l A_l z_l, and z <- z + swish(s).
 
     s (B, P, D) starts at 0; z_l enters block l; swish(s) = s sigmoid(beta s) with beta = 100, near ReLU, is added to
@@ -112,55 +205,10 @@ class DTL(Method):
     name = "dtl"
     summary = "a low-rank side chain that feeds the later blocks"
     paper = "DTL (Fu et al., 2024)"
-    sites = ("tokens",)
-    size_means = "rank"
-    default_size = 2
-    zero_start = True
-    mergeable = False
-    blockwise = False
-    in_blocks = False
-    in_backbone = True
-    options = {"beta": 100.0, "pool": "head"}
-
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
-        """A and B for each block."""
-        return sum(shape.depth * 2 * shape.width * (p.size or 0) for p in placements)
-
-    def conv(self, shape: BackboneShape, placement: Placement) -> nn.Conv2d | None:
-        """What mixes the patches' part of the state."""
-        return None
-
-    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Chain:
-        """One chain."""
-        (placement,) = placements
-        assert placement.size is not None
-        return Chain(shape, placement.size, float(self.option(placement, "beta") or 0.0), self.conv(shape, placement))
-
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
-        """In front of every block, behind the later ones, and at the final norm."""
-        assert isinstance(module, Chain)
-        (placement,) = placements
-        embed, norm = model.get_submodule("patch_embed"), model.get_submodule("norm")
-        yield embed.register_forward_pre_hook(module.grid.measure)
-        yield embed.register_forward_pre_hook(module.open)
-        blocks = list(model.get_submodule("blocks").children())
-        for index, block in enumerate(blocks):
-            yield block.register_forward_pre_hook(partial(module.enter, index))
-        for block in blocks[first_fed(len(blocks)) :]:
-            yield block.register_forward_hook(module.leave)
-        yield norm.register_forward_pre_hook(module.end)
-        if self.option(placement, "pool") == "patches":
-            yield norm.register_forward_pre_hook(module.pool)
-
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
-        """Beyond the common rules, refuse an unknown pooling."""
-        super().check(shape, placement)
-        pool = self.option(placement, "pool")
-        if pool not in ("head", "patches"):
-            raise DesignError(f"option pool of {self.name} must be head (the backbone's) or patches, got pool={pool!r}")
+    option_type = Options
 
 
-class DTLPlus(DTL):
+class DTLPlus(SideChain[PlusOptions]):
     """DTL whose patches exchange what they get: swish(s) passes one depthwise convolution on the patch grid.
 
     The convolution of k x k (option `kernel`, 3), without bias and with PyTorch's default start, is shared by all
@@ -171,25 +219,21 @@ class DTLPlus(DTL):
     name = "dtl_plus"
     summary = "a low-rank side chain with a convolution that feeds the later blocks"
     paper = "DTL+ (Fu et al., 2024)"
-    options = DTL.options | {"kernel": 3}
+    option_type = PlusOptions
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[PlusOptions]]) -> int:
         """The chain and the convolution."""
-        return super().count(shape, placements) + sum(shape.width * self._kernel(p) ** 2 for p in placements)
+        return super().count(shape, placements) + sum(shape.width * p.options.kernel**2 for p in placements)
 
-    def conv(self, shape: BackboneShape, placement: Placement) -> nn.Conv2d:
+    def conv(self, shape: BackboneShape, placement: Placed[PlusOptions]) -> nn.Conv2d:
         """One kernel for each channel."""
-        return nn.Conv2d(
-            shape.width, shape.width, self._kernel(placement), padding="same", groups=shape.width, bias=False
-        )
+        kernel = placement.options.kernel
+        return nn.Conv2d(shape.width, shape.width, kernel, padding="same", groups=shape.width, bias=False)
 
-    def _kernel(self, placement: Placement) -> int:
-        return int(self.option(placement, "kernel") or 0)
-
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
+    def check_fit(self, shape: BackboneShape, placement: Placed[PlusOptions]) -> None:
         """Beyond the common rules, refuse a kernel without a centre."""
-        super().check(shape, placement)
-        kernel = self.option(placement, "kernel")
+        super().check_fit(shape, placement)
+        kernel = placement.options.kernel
         if kernel not in (1, 3, 5, 7):
             raise DesignError(f"option kernel of {self.name} must be 1, 3, 5 or 7, got kernel={kernel!r}")
 

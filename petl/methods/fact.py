@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -12,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.backbone import shape_of
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import Elastic, Handle, Method
-from petlas.petl.methods.narrow import add_product
-from petlas.petl.shape import LINEARS, BackboneShape, Layer
+from petlas.petl.backbones import family_of
+from petlas.petl.design import DesignError
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import Method
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.products import add_product
+from petlas.petl.shape import BackboneShape, Layer
 
 
 class Factors(Elastic):
@@ -44,14 +48,25 @@ class Factors(Elastic):
         """S_p of some pieces, (P, r, r)."""
 
     def update(self, pieces: slice, x: Tensor, output: Tensor) -> Tensor:
-        """A layer's output (B, N, m D) with the update from its input (B, N, n D)."""
+        """A layer's output (B, N, m D) with the update from its input (B, N, n D).
+
+        Args:
+            pieces: Those of the layer's weight.
+            x: Its input.
+            output: Its output.
+        """
         columns = x.shape[-1] // self.width
         hidden = F.linear(x.unflatten(-1, (columns, self.width)), self.part("down")).flatten(-2)
         hidden = F.dropout(F.linear(hidden, _joined(self.middle(pieces), columns)), self.dropout, self.training)
         return add_product(output, hidden.unflatten(-1, (-1, self.active)), self.scale * self.part("up"))
 
     def delta(self, pieces: slice, columns: int) -> Tensor:
-        """The update of a layer's weight, (m D, n D)."""
+        """The update of a layer's weight, (m D, n D).
+
+        Args:
+            pieces: Those of the weight.
+            columns: Pieces side by side (n).
+        """
         blocks: Tensor = self.scale * self.part("up") @ self.middle(pieces) @ self.part("down")
         return _joined(blocks, columns)
 
@@ -94,7 +109,15 @@ class Tucker(Factors):
         return torch.einsum("kab,pk->pab", self.part("core"), self.part("mix")[pieces])
 
 
-class FacT(Method):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    scale: float = 1.0
+    dropout: float = 0.1
+
+
+class FacT(Method[Options]):
     """What both decompositions share: the pieces, the hooks and the merge."""
 
     factors: ClassVar[type[Factors]]
@@ -104,55 +127,57 @@ class FacT(Method):
     mergeable = True
     in_blocks = False
     in_backbone = True
-    options = {"scale": 1.0, "dropout": 0.1}
+    option_type = Options
 
     @abstractmethod
     def count_middle(self, pieces: int, rank: int) -> int:
-        """Parameters of all S_p together."""
+        """Parameters of all S_p together.
+
+        Args:
+            pieces: How many there are.
+            rank: r.
+        """
 
     def _layers(self, shape: BackboneShape) -> Iterator[tuple[Layer, slice]]:
         """Each layer with its pieces: row by row of the grid of (D, D) squares in its weight."""
         start = 0
-        for block in range(shape.depth):
-            for path in LINEARS:
-                layer = shape.layer(f"blocks.{block}.{path}")
-                stop = start + layer.outputs // shape.width * (layer.inputs // shape.width)
-                yield layer, slice(start, stop)
-                start = stop
+        for layer in (layer for block in shape.blocks for layer in block.linears):
+            stop = start + layer.outputs // shape.width * (layer.inputs // shape.width)
+            yield layer, slice(start, stop)
+            start = stop
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> int:
         """U and V once, and what stands between them."""
         (placement,) = placements
-        assert placement.size is not None
         *_, (_, last) = self._layers(shape)
         return 2 * shape.width * placement.size + self.count_middle(last.stop, placement.size)
 
-    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> nn.Module:
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> nn.Module:
         """One module for the whole backbone."""
         (placement,) = placements
-        assert placement.size is not None
-        scale, dropout = (float(self.option(placement, name) or 0.0) for name in ("scale", "dropout"))
+        options = placement.options
         columns: list[int] = []
         for layer, pieces in self._layers(shape):
             columns += [layer.inputs // shape.width] * (pieces.stop - pieces.start)
-        return self.factors(shape.width, columns, placement.size, scale, dropout)
+        return self.factors(shape.width, columns, placement.size, options.scale, options.dropout)
 
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> Iterator[Handle]:
         """On the output of each linear layer of each block."""
         assert isinstance(module, Factors)
-        for layer, pieces in self._layers(shape_of(model)):
-            yield model.get_submodule(layer.path).register_forward_hook(partial(_update, module, pieces))
+        family = family_of(model)
+        for layer, pieces in self._layers(family.shape(model)):
+            yield family.layer_site(model, layer).around(partial(module.update, pieces))
 
     @torch.no_grad()
-    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> None:
         """Into each weight."""
         assert isinstance(module, Factors)
-        for layer, pieces in self._layers(shape_of(model)):
-            model.get_parameter(f"{layer.path}.weight").add_(module.delta(pieces, layer.inputs // module.width))
+        for layer, pieces in self._layers(family_of(model).shape(model)):
+            weight = model.get_submodule(layer.path).get_parameter("weight")
+            weight.add_(module.delta(pieces, layer.inputs // module.width))
 
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
+    def check_fit(self, shape: BackboneShape, placement: Placed[Options]) -> None:
         """Beyond the common rules, refuse a backbone whose layers do not fall into squares."""
-        super().check(shape, placement)
         for layer, _ in self._layers(shape):
             if layer.inputs % shape.width or layer.outputs % shape.width:
                 raise DesignError(
@@ -202,7 +227,3 @@ class FacTTK(FacT):
     def count_middle(self, pieces: int, rank: int) -> int:
         """The core and the mixtures."""
         return rank**3 + pieces * rank
-
-
-def _update(factors: Factors, pieces: slice, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    return factors.update(pieces, args[0], output)

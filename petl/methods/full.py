@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import Adopted, Handle, SubsetMethod
+from petlas.petl.backbones import family_of
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import SubsetMethod
+from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.tuned_copies import TunedCopies
 from petlas.petl.shape import BackboneShape
 
 
@@ -21,16 +24,19 @@ class Full(SubsetMethod):
     in_blocks = False
     combines = False
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """The whole backbone."""
         return shape.params
 
-    def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
+    def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
         """Known only when attached: tokens and position embeddings are no layers."""
         return []
 
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> Iterator[Handle]:
         """Put trained copies in place of everything that is frozen: the head is trained already."""
-        assert isinstance(module, Adopted)
-        module.adopt(model, [path for path, p in model.named_parameters() if not p.requires_grad])
+        assert isinstance(module, TunedCopies)
+        shape = family_of(model).shape(model)
+        frozen = [path for path, p in model.named_parameters() if not p.requires_grad]
+        module.names |= {path: shape.key(path) for path in frozen}
+        module.place(model, frozen)
         yield module

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import BlockMethod, Elastic, Handle, Tree
-from petlas.petl.methods.low_rank import add_to_bias
-from petlas.petl.methods.narrow import add_product, reduce
-from petlas.petl.shape import BackboneShape, Layer
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.design import DesignError
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.low_rank import add_to_bias
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.products import add_product, reduce
+from petlas.petl.parts.tree import Tree
+from petlas.petl.shape import BackboneShape, BlockShape, Layer
 
 KINDS = {
     "a": ("lora", "vector", "scalar", "none"),
@@ -64,7 +70,12 @@ class Supports(nn.ModuleDict):
         return update + self["b"]() if "b" in self else update
 
     def bias_update(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """b * D + E + W C, (O,)."""
+        """b * D + E + W C, (O,).
+
+        Args:
+            weight: W (O, I).
+            bias: b (O,).
+        """
         update = weight.new_zeros(len(weight))
         if "c" in self:
             update = update + (weight @ self["c"]()).squeeze(1)
@@ -89,7 +100,18 @@ class Supports(nn.ModuleDict):
         return result if b is None else result + x.sum(dim=-1, keepdim=True) * b().squeeze(1).to(x.dtype)
 
 
-class GLoRA(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    a: str = "vector"
+    b: str = "lora"
+    c: str = "none"
+    d: str = "none"
+    e: str = "vector"
+
+
+class GLoRA(BlockMethod[Options]):
     """Every linear layer of a block with a generalised weight and bias: W' = W + W * A + B, b' = b + b * D + E + W C.
 
     For W (O, I), A and B are (O, I), C is (I, 1), D and E are (O,). The options `a` to `e` say of what kind each is:
@@ -114,76 +136,70 @@ class GLoRA(BlockMethod):
     zero_start = True
     mergeable = True
     replaces = "the frozen linear weights"
-    options = {"a": "vector", "b": "lora", "c": "none", "d": "none", "e": "vector"}
+    option_type = Options
 
-    def _supports(self, layer: Layer, placement: Placement) -> Iterator[tuple[str, str, int, int]]:
+    def _supports(self, layer: Layer, placement: Placed[Options]) -> Iterator[tuple[str, str, int, int]]:
         """Name, kind, rows and columns of each support tensor of a layer."""
         rows = {"c": layer.inputs}
         columns = {"a": layer.inputs, "b": layer.inputs}
-        for name in KINDS:
-            kind = str(self.option(placement, name))
+        for name, kind in asdict(placement.options).items():
             if kind != "none" and (layer.bias or name != "d"):
                 yield name, kind, rows.get(name, layer.outputs), columns.get(name, 1)
 
-    def _layers(self, shape: BackboneShape, placement: Placement) -> Iterator[Layer]:
-        return (layer for layer in shape.layers_of(placement.block) if layer.kind == "linear")
+    def _layers(self, block: BlockShape) -> Iterator[Layer]:
+        return (layer for layer in block.layers if layer.kind == "linear")
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """The support tensors of each layer."""
-        rank, total = placement.size or 0, 0
-        for layer in self._layers(shape, placement):
+        rank, total = placement.size, 0
+        for layer in self._layers(block):
             for _, kind, rows, columns in self._supports(layer, placement):
                 total += {"lora": rank * (rows + columns), "vector": rows, "scalar": 1}[kind]
         return total
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
-        """`Supports` under each layer's path."""
-        assert placement.size is not None
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
+        """`Supports` under each layer's place in the block."""
         tree = Tree()
-        for layer in self._layers(shape, placement):
+        for layer in self._layers(block):
             supports = Supports()
             for name, kind, rows, columns in self._supports(layer, placement):
                 values = partial(Values, rows if kind == "vector" else 1)
                 supports[name] = Product(rows, columns, placement.size) if kind == "lora" else values()
-            tree.add(layer.path.removeprefix(f"{placement.path}."), supports)
+            tree.add(layer.place, supports)
         return tree
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """On the output of each layer."""
-        for path, supports in _supports_of(module):
-            yield block.get_submodule(path).register_forward_hook(partial(_generalise, supports))
+        for layer, supports in self._pairs(block, module):
+            yield block.behind(layer).around(partial(supports, block.layer(layer)))
 
     @torch.no_grad()
-    def merge_block(self, block: nn.Module, module: nn.Module) -> None:
+    def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """Into each layer's weight and bias."""
-        for path, supports in _supports_of(module):
-            layer = block.get_submodule(path)
+        for each, supports in self._pairs(block, module):
+            layer = block.layer(each)
             assert isinstance(layer, nn.Linear)
             bias_update = supports.bias_update(layer.weight, layer.bias)
             layer.weight += supports.weight_update(layer.weight)
             if set(supports) & {"c", "d", "e"}:
                 add_to_bias(layer, bias_update)
 
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
+    def _pairs(self, block: BlockSites, module: nn.Module) -> Iterator[tuple[Layer, Supports]]:
+        for layer in self._layers(block.shape):
+            supports = module.get_submodule(layer.place)
+            assert isinstance(supports, Supports)
+            yield layer, supports
+
+    def check_fit(self, shape: BackboneShape, placement: Placed[Options]) -> None:
         """Beyond the common rules, refuse unknown kinds, and a choice that trains nothing."""
-        super().check(shape, placement)
+        chosen = asdict(placement.options)
         for name, kinds in KINDS.items():
-            if self.option(placement, name) not in kinds:
+            if chosen[name] not in kinds:
                 raise DesignError(
-                    f"option {name} of glora must be one of {', '.join(kinds)}, got "
-                    f"{name}={self.option(placement, name)!r}"
+                    f"option {name} of glora must be one of {', '.join(kinds)}, got {name}={chosen[name]!r}"
                 )
-        if not self.count_block(shape, placement):
+        if not self.count_block(shape.blocks[placement.block], placement):
             raise DesignError(
-                f"glora must train something, and block {placement.block} has nothing but {dict(placement.options)}; "
+                f"glora must train something, and block {placement.block} has nothing but {chosen}; "
                 "give one of a, b, c and e another kind than none"
             )
-
-
-def _supports_of(module: nn.Module) -> Iterator[tuple[str, Supports]]:
-    return ((path, item) for path, item in module.named_modules() if isinstance(item, Supports))
-
-
-def _generalise(supports: Supports, layer: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tensor:
-    generalised: Tensor = supports(layer, args[0], output)
-    return generalised

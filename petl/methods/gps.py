@@ -10,9 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.backbone import shape_of
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import Batch, Elastic, Handle, Instead, Method, Tree
+from petlas.petl.backbones import family_of
+from petlas.petl.design import DesignError
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import ForwardOverride, Handle
+from petlas.petl.parts.method import Batch, Loss, Method
+from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.tree import Tree
 from petlas.petl.shape import BackboneShape, Layer
 
 TEMPERATURE = 0.07
@@ -44,7 +48,7 @@ class Entries(Elastic):
         self.index.copy_(gradient.flatten(1).abs().topk(self.size).indices)
 
 
-class GPS(Method):
+class GPS(Method[NoOptions]):
     """Of each output's connections, the K with the largest gradients are trained, and the biases.
 
     y = (W + dW) x + b + db, where dW is zero but for the chosen entries of each row of each linear layer and of the
@@ -70,66 +74,80 @@ class GPS(Method):
     in_backbone = True
     replaces = "the frozen linear weights"
     fits_task = True
+    option_type = NoOptions
 
-    def _layers(self, shape: BackboneShape, placements: Sequence[Placement]) -> Iterator[tuple[Layer, Placement]]:
-        return ((layer, p) for p in placements for layer in shape.layers_of(p.block) if layer.kind != "norm")
+    def _layers(
+        self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]
+    ) -> Iterator[tuple[Layer, Placed[NoOptions]]]:
+        return ((layer, p) for p in placements for layer in shape.layers_of(p.place) if layer.kind != "norm")
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """K entries, and a bias where there is one, for each output."""
-        return sum(layer.outputs * ((p.size or 0) + layer.bias) for layer, p in self._layers(shape, placements))
+        return sum(layer.outputs * (p.size + layer.bias) for layer, p in self._layers(shape, placements))
 
-    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Tree:
-        """The entries under each layer's path."""
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> Tree:
+        """The entries under each layer's name."""
         tree = Tree()
         for layer, placement in self._layers(shape, placements):
-            assert placement.size is not None
-            tree.add(layer.path, Entries(layer, placement.size))
+            tree.add(layer.key, Entries(layer, placement.size))
         return tree
 
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> Iterator[Handle]:
         """In place of each layer's own product, so that there is one only."""
-        for shape, _ in self._layers(shape_of(model), placements):
-            layer, entries = model.get_submodule(shape.path), module.get_submodule(shape.path)
+        for layer, _ in self._layers(family_of(model).shape(model), placements):
+            own, entries = model.get_submodule(layer.path), module.get_submodule(layer.key)
             assert isinstance(entries, Entries)
-            yield Instead(layer, partial(_forward, entries, layer))
+            yield ForwardOverride(own, partial(_forward, entries, own))
+
+    def _pairs(
+        self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]
+    ) -> Iterator[tuple[nn.Module, Entries]]:
+        for layer, _ in self._layers(family_of(model).shape(model), placements):
+            entries = module.get_submodule(layer.key)
+            assert isinstance(entries, Entries)
+            yield model.get_submodule(layer.path), entries
 
     @torch.no_grad()
-    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> None:
         """Into each layer's weight and bias."""
-        for path, entries in module.named_modules():
-            if isinstance(entries, Entries):
-                layer = model.get_submodule(path)
-                weight = layer.get_parameter("weight")
-                weight.copy_(entries.weight(weight))
-                if entries.bias is not None:
-                    layer.get_parameter("bias").add_(entries.bias)
+        for layer, entries in self._pairs(model, module, placements):
+            weight = layer.get_parameter("weight")
+            weight.copy_(entries.weight(weight))
+            if entries.bias is not None:
+                layer.get_parameter("bias").add_(entries.bias)
 
     def prepare(
-        self, model: nn.Module, module: nn.Module, placements: Sequence[Placement], batches: Iterable[Batch]
+        self,
+        model: nn.Module,
+        module: nn.Module,
+        placements: Sequence[Placed[NoOptions]],
+        batches: Iterable[Batch],
+        loss: Loss,
     ) -> None:
-        """Choose the entries by the gradients of one pass over the images."""
-        entries = {path: part for path, part in module.named_modules() if isinstance(part, Entries)}
-        weights = [model.get_parameter(f"{path}.weight") for path in entries]
+        """Choose the entries by the gradients of one pass over the images; the loss is the method's own."""
+        pairs = list(self._pairs(model, module, placements))
+        weights = [layer.get_parameter("weight") for layer, _ in pairs]
         frozen = [weight for weight in weights if not weight.requires_grad]
         sums = [torch.zeros_like(weight) for weight in weights]
         try:
             for weight in frozen:
                 weight.requires_grad_(True)
-            for images, labels in batches:
-                loss = _contrast(model, torch.cat((_view(images), _view(images))), labels.repeat(2))
-                torch._foreach_add_(sums, torch.autograd.grad(loss, weights))
+            for images, targets in batches:
+                doubled = torch.cat((targets, targets))
+                contrast = _contrast(model, torch.cat((_view(images), _view(images))), doubled)
+                for total, gradient in zip(sums, torch.autograd.grad(contrast, weights), strict=True):
+                    total.add_(gradient)
         finally:
             for weight in frozen:
                 weight.requires_grad_(False)
-        for part, total in zip(entries.values(), sums, strict=True):
-            part.choose(total)
+        for (_, entries), total in zip(pairs, sums, strict=True):
+            entries.choose(total)
 
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
+    def check_fit(self, shape: BackboneShape, placement: Placed[NoOptions]) -> None:
         """Beyond the common rules, refuse more connections than an output has."""
-        super().check(shape, placement)
         for layer, _ in self._layers(shape, (placement,)):
             inputs = layer.inputs * (math.prod(shape.patch) if layer.kind == "conv" else 1)
-            if (placement.size or 0) > inputs:
+            if placement.size > inputs:
                 raise DesignError(
                     f"gps takes at most the {inputs} connections of an output of {layer.path}, "
                     f"got size={placement.size}"
@@ -139,7 +157,9 @@ class GPS(Method):
 def _forward(entries: Entries, layer: nn.Module, x: Tensor) -> Tensor:
     weight = entries.weight(layer.get_parameter("weight"))
     bias = None if entries.bias is None else layer.get_parameter("bias") + entries.bias
-    return layer._conv_forward(x, weight, bias) if isinstance(layer, nn.Conv2d) else F.linear(x, weight, bias)
+    if isinstance(layer, nn.Conv2d):
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return F.linear(x, weight, bias)
 
 
 def _view(images: Tensor) -> Tensor:
@@ -152,12 +172,19 @@ def _view(images: Tensor) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _contrast(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The supervised contrastive loss of Khosla et al., 2020: images of one class attract, others repel."""
-    features = model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
-    features = F.normalize(features, dim=-1)
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+def _contrast(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """The supervised contrastive loss of Khosla et al., 2020: images of one class attract, others repel.
+
+    Where an image may have several classes (B, C), those that share one are alike; one that has none is like its other
+    view alone.
+    """
+    features = F.normalize(family_of(model).features(model, images), dim=-1)
+    itself = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
     likeness = (features @ features.T / TEMPERATURE).masked_fill(itself, -torch.inf)
-    alike = (labels[:, None] == labels) & ~itself
+    if targets.ndim > 1:
+        views = itself.roll(len(targets) // 2, dims=1)
+        alike = ((targets.float() @ targets.float().T > 0) | views) & ~itself
+    else:
+        alike = (targets[:, None] == targets) & ~itself
     log_share = likeness.log_softmax(dim=-1).masked_fill(~alike, 0.0)
     return -(log_share.sum(dim=-1) / alike.sum(dim=-1)).mean()

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch.nn.functional as F
 from torch import nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import BlockMethod, Handle
-from petlas.petl.methods.bottleneck import Bottleneck, add_to_output, count_bottleneck, near_zero
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.bottleneck import Bottleneck, add_to, count_bottleneck, near_zero
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.shape import BlockShape
 
 
-class Houlsby(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    dropout: float = 0.0
+
+
+class Houlsby(BlockMethod[Options]):
     """A bottleneck at the end of both branches: z <- z + Up(GELU(Down z)), for the attention's z and the MLP's.
 
     It stands behind drop-path, right before the residual sum, as in Adapter+'s code; the original has it behind its
@@ -29,32 +39,30 @@ class Houlsby(BlockMethod):
     summary = "a bottleneck after the attention and one after the MLP"
     paper = "Adapter (Houlsby et al., 2019)"
     sites = ("attn.out", "mlp.out")
+    needs = ("attn.residual", "mlp.residual")
     size_means = "width"
     default_size = 8
     zero_start = False
     mergeable = False
-    options = {"dropout": 0.0}
+    option_type = Options
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """Two bottlenecks."""
-        assert placement.size is not None
-        return 2 * count_bottleneck(shape.width, placement.size)
+        return 2 * count_bottleneck(block.width, placement.size)
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One bottleneck for each branch."""
-        assert placement.size is not None
         make = partial(
             Bottleneck,
-            channels=shape.width,
+            channels=block.width,
             width=placement.size,
             act=F.gelu,
-            dropout=float(self.option(placement, "dropout") or 0.0),
+            dropout=placement.options.dropout,
             init=partial(near_zero, std=0.01, cut=2.0),
         )
         return nn.ModuleDict({"attn": make(), "mlp": make()})
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """Behind the drop-path of each branch."""
-        for name, layer in (("attn", "drop_path1"), ("mlp", "drop_path2")):
-            hook = partial(add_to_output, module.get_submodule(name))
-            yield block.get_submodule(layer).register_forward_hook(hook)
+        for branch in ("attn", "mlp"):
+            yield block.site(f"{branch}.residual").change(partial(add_to, module.get_submodule(branch)))

@@ -11,11 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import Adopted, Handle, Method
-from petlas.petl.methods.grid import TokenGrid
-from petlas.petl.methods.side import Side, attend
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones import family_of
+from petlas.petl.parts.grid import TokenGrid
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import Method
+from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.side import SITES as SIDE
+from petlas.petl.parts.side import Side, attend
+from petlas.petl.parts.tuned_copies import TunedCopies
+from petlas.petl.shape import BackboneShape, Layer
 
 DIMS = (32, 48, 64, 72)
 """Channels of the four stages."""
@@ -90,6 +94,8 @@ class Stage(nn.Module):
 class Pyramid(Side):
     """The side network with the MetaG tokens, and the backbone's norms that are tuned with it."""
 
+    undecayed = ("tokens",)
+
     def __init__(self, shape: BackboneShape) -> None:
         super().__init__()
         self.grid = TokenGrid(shape)
@@ -97,7 +103,7 @@ class Pyramid(Side):
         self.counts = [stages_of(shape.depth).count(index) for index in range(len(DIMS))]
         self.stages = nn.ModuleList(Stage(shape, index, blocks) for index, blocks in enumerate(self.counts))
         self.pooled_norm = nn.BatchNorm1d(DIMS[-1], eps=_EPS, affine=False)
-        self.backbone = Adopted(_norm_paths(shape))
+        self.backbone = TunedCopies({path: shape.key(path) for path in _norm_paths(shape)})
         self._pooled: Tensor | None = None
         self.reset_parameters()
 
@@ -119,40 +125,58 @@ class Pyramid(Side):
         for stage, blocks in zip(self.stages, self.counts, strict=True):
             x = stage(x, features[first : first + blocks], self.grid.size)
             first += blocks
-        pooled: Tensor = self.pooled_norm(x.mean(dim=(2, 3)))
+        means = x.mean(dim=(2, 3))
+        if self.training and means.shape[0] == 1:  # a batch of one has no variance
+            return self._standardised(means)
+        pooled: Tensor = self.pooled_norm(means)
         return pooled
 
-    def begin(self, patch_embed: nn.Module, args: tuple[Tensor]) -> None:
-        """Pre-hook of the patch embedding: keep the images."""
-        self.open(patch_embed, args)
-        self.keep(args[0])
+    def _standardised(self, means: Tensor) -> Tensor:
+        """Means (1, c) normalised as in evaluation, which leaves what is known of other batches as it is."""
+        known = self.pooled_norm
+        return F.batch_norm(means, known.running_mean, known.running_var, training=False, eps=known.eps)
 
-    def enter(self, index: int, block: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        """Pre-hook of a block: put its MetaG token behind the sequence (B, N, D)."""
-        (x,) = args
+    def begin(self, images: Tensor) -> None:
+        """At the images (B, 3, H, W): a pass begins; keep them."""
+        self.open(images)
+        self.keep(images)
+
+    def enter(self, index: int, x: Tensor) -> Tensor:
+        """In front of a block: put its MetaG token behind the sequence.
+
+        Args:
+            index: The block's.
+            x: The sequence (B, N, D).
+        """
         token = self.tokens[index].to(x.dtype)
-        return (torch.cat((x, token.expand(len(x), 1, -1)), dim=1),)
+        return torch.cat((x, token.expand(x.shape[0], 1, -1)), dim=1)
 
-    def leave(self, block: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        """Hook of a block: take the MetaG token away, and keep it with the patches."""
+    def leave(self, output: Tensor) -> Tensor:
+        """Behind a block: take the MetaG token away from (B, N + 1, D), and keep it with the patches."""
         rows, columns = self.grid.size
         patches = output[:, self.grid.first : self.grid.first + rows * columns]
         self.keep(torch.cat((patches, output[:, -1:]), dim=1))
         return output[:, :-1]
 
-    def end(self, norm: nn.Module, args: tuple[Tensor]) -> None:
-        """Pre-hook of the final norm: run the side network."""
+    def end(self, x: Tensor) -> None:
+        """In front of the final norm: run the side network."""
         images, *features = self.close()
         self._pooled = self(images, features)
 
-    def replace(self, head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        """Pre-hook of the head: put the side network's output in place of the backbone's."""
+    def replace(self, features: Tensor) -> Tensor:
+        """In front of the head: put the side network's output in place of the backbone's (B, D)."""
         pooled, self._pooled = self._pooled, None
-        assert pooled is not None
-        return (pooled,)
+        if pooled is None:
+            raise RuntimeError("the head was reached without the final norm: run the model as a whole")
+        return pooled
+
+    def forget(self) -> None:
+        """Let go of what a pass that was not finished has left."""
+        super().forget()
+        self._pooled = None
 
 
-class HST(Method):
+class HST(Method[NoOptions]):
     """A convolutional pyramid beside the backbone, which reads every block, and the backbone's block norms, tuned.
 
     Every block l gets one learned token MetaG_l (D), which stands behind the others in the block and leaves behind it
@@ -177,6 +201,9 @@ class HST(Method):
     summary = "a convolutional pyramid that reads every block"
     paper = "HST (Lin et al., 2023)"
     sites = ("tokens", "norm1", "norm2", "head")
+    needs = (*SIDE, "norm.in", "head.in")
+    final_norm = True
+    option_type = NoOptions
     zero_start = False
     mergeable = False
     blockwise = False
@@ -184,41 +211,41 @@ class HST(Method):
     in_backbone = True
     replaces = "the head's input"
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """MetaG, norms of the blocks, and the stages."""
         d, stages = shape.width, stages_of(shape.depth)
-        norms = sum(layer.outputs * (1 + layer.bias) for layer in shape.layers if layer.path in _norms(shape))
+        norms = sum(layer.outputs * (1 + layer.bias) for layer in _norms(shape))
         convolutions = 3 * 9 * 32 + 2 * 32 + 4 * 32 * 32 + 32
         convolutions += sum(9 * a * b + b for a, b in pairwise(DIMS))
         side = sum(4 * c for c in DIMS) + sum(d * DIMS[s] + DIMS[s] for s in set(stages))
         side += sum(12 * c * c + 13 * c + 2 * c for c in (DIMS[s] for s in stages))
         return shape.depth * d + norms + convolutions + side
 
-    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Pyramid:
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> Pyramid:
         """One pyramid."""
         return Pyramid(shape)
 
-    def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
+    def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
         """The norms of the blocks."""
         return _norm_paths(shape)
 
-    def head_inputs(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def head_inputs(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """The channels of the last stage."""
         return DIMS[-1]
 
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> Iterator[Handle]:
         """Take over the norms, put tokens around each block, and write at the head."""
         assert isinstance(module, Pyramid)
-        module.backbone.adopt(model)
+        family = family_of(model)
+        module.backbone.place(model)
         yield module.backbone
-        embed = model.get_submodule("patch_embed")
-        yield embed.register_forward_pre_hook(module.grid.measure)
-        yield embed.register_forward_pre_hook(module.begin)
-        for index, block in enumerate(model.get_submodule("blocks").children()):
-            yield block.register_forward_pre_hook(partial(module.enter, index))
-            yield block.register_forward_hook(module.leave)
-        yield model.get_submodule("norm").register_forward_pre_hook(module.end)
-        yield model.get_submodule("head").register_forward_pre_hook(module.replace)
+        yield module.grid.follow(model)
+        yield family.site(model, "images").read(module.begin)
+        for index, block in enumerate(family.block_sites(model)):
+            yield block.site("block.in").change(partial(module.enter, index))
+            yield block.site("block.out").change(module.leave)
+        yield family.site(model, "norm.in").read(module.end)
+        yield family.site(model, "head.in").change(module.replace)
 
 
 def stages_of(depth: int) -> list[int]:
@@ -226,10 +253,10 @@ def stages_of(depth: int) -> list[int]:
     return [len(DIMS) * block // depth for block in range(depth)]
 
 
-def _norms(shape: BackboneShape) -> set[str]:
-    return {f"blocks.{block}.{norm}" for block in range(shape.depth) for norm in ("norm1", "norm2")}
+def _norms(shape: BackboneShape) -> list[Layer]:
+    """The norms in front of the branches."""
+    return [layer for block in shape.blocks for layer in block.layers if layer.kind == "norm" and layer.names]
 
 
 def _norm_paths(shape: BackboneShape) -> list[str]:
-    norms = _norms(shape)
-    return [path for layer in shape.layers if layer.path in norms for path in layer.parameters]
+    return [path for layer in _norms(shape) for path in layer.parameters]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import BlockMethod, Handle
-from petlas.petl.methods.bottleneck import LinearBottleneck, count_linear_bottleneck
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.bottleneck import LinearBottleneck, count_linear_bottleneck
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.shape import BlockShape
 
-SITES = {"attn": "attn.proj", "mlp": "mlp.fc2"}
-"""The layers that get both adapters."""
+LAYERS = {"attn": "proj", "mlp": "fc2"}
+"""The linear layers that get both adapters."""
 
 
 class MultiHead(nn.Module):
@@ -32,7 +34,15 @@ class MultiHead(nn.Module):
         return adapted
 
 
-class Hydra(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    scale: float = 1.0
+    dropout: float = 0.0
+
+
+class Hydra(BlockMethod[Options]):
     """A linear adapter beside and one behind both `attn.proj` and `mlp.fc2`: y = W z + b + s P(z) + s Q(W z + b).
 
     P and Q are each Up(dropout(Down)) with biases and nothing between. `size` is the rank r. Count, with the MLP's 4 D
@@ -51,39 +61,33 @@ class Hydra(BlockMethod):
     default_size = 2
     zero_start = True
     mergeable = True
-    options = {"scale": 1.0, "dropout": 0.0}
+    option_type = Options
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
-        """Two linear bottlenecks for each site."""
-        assert placement.size is not None
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
+        """Two linear bottlenecks for each layer."""
         total = 0
-        for path in SITES.values():
-            layer = shape.layer(f"{placement.path}.{path}")
+        for layer in map(block.linear, LAYERS.values()):
             for inputs in (layer.inputs, layer.outputs):
                 total += count_linear_bottleneck(inputs, layer.outputs, placement.size)
         return total
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
-        """One `MultiHead` for each site."""
-        assert placement.size is not None
-        scale, dropout = (float(self.option(placement, name) or 0.0) for name in ("scale", "dropout"))
-        heads = nn.ModuleDict()
-        for site, path in SITES.items():
-            layer = shape.layer(f"{placement.path}.{path}")
-            heads[site] = MultiHead(layer.inputs, layer.outputs, placement.size, scale, dropout)
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
+        """One `MultiHead` for each layer."""
+        options, heads = placement.options, nn.ModuleDict()
+        for branch, layer in ((branch, block.linear(name)) for branch, name in LAYERS.items()):
+            heads[branch] = MultiHead(layer.inputs, layer.outputs, placement.size, options.scale, options.dropout)
         return heads
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """On the output of both layers."""
-        for site, path in SITES.items():
-            hook = partial(_adapt_output, module.get_submodule(site))
-            yield block.get_submodule(path).register_forward_hook(hook)
+        for branch, name in LAYERS.items():
+            yield block.behind(block.shape.linear(name)).around(module.get_submodule(branch))
 
     @torch.no_grad()
-    def merge_block(self, block: nn.Module, module: nn.Module) -> None:
+    def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """Into the weight and bias of both layers; a layer without a bias gets one."""
-        for site, path in SITES.items():
-            layer, heads = block.get_submodule(path), module.get_submodule(site)
+        for branch, name in LAYERS.items():
+            layer, heads = block.layer(block.shape.linear(name)), module.get_submodule(branch)
             assert isinstance(layer, nn.Linear) and isinstance(heads, MultiHead)
             weight, bias = heads.parallel.folded()
             behind, shift = heads.sequential.folded()
@@ -93,8 +97,3 @@ class Hydra(BlockMethod):
             else:
                 layer.bias.add_(heads.scale * (shift + behind @ layer.bias))
             layer.weight.add_(heads.scale * (weight + behind @ layer.weight))
-
-
-def _adapt_output(heads: nn.Module, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    adapted: Tensor = heads(args[0], output)
-    return adapted

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import Elastic, Handle, Method, Tree
-from petlas.petl.methods.low_rank import add_to_bias, spread
-from petlas.petl.methods.narrow import add_product, reduce
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones import family_of
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.design import DesignError
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.low_rank import add_to_bias, spread
+from petlas.petl.parts.method import Method
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.products import add_product, reduce
+from petlas.petl.parts.tree import Tree
+from petlas.petl.shape import BackboneShape, Layer
+
+UPDATED = ("q", "v")
+"""The shares that are updated."""
 
 
 class Slow(Elastic):
@@ -52,23 +62,39 @@ class Update(nn.Module):
         self.scale = scale
         self.dropout = dropout
 
-    def factored(self, slow: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-        """For the fused q, k and v: P (2 n, D) and s Q (3 O, 2 n), whose product is the update of the weight, and c.
+    def factored(self, slow: nn.Module, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """For a layer with such shares: P (n', D) and s Q (O', n'), whose product is the update of the weight, and c.
 
         The Kronecker product of two matrices of rank one has rank one: (a b^T) o (u v^T) = (a o u) (b o v)^T.
+
+        Args:
+            slow: The slow factors.
+            names: Of the layer's shares; those named q and v are updated.
         """
-        downs, ups = [], []
-        for share, fast in ((0, self.q), (2, self.v)):
-            shared = slow.get_submodule("qkv"[share])
-            assert isinstance(shared, Slow)
+        downs, ups, biases = [], [], []
+        for share, name in enumerate(names):
+            if name not in UPDATED:
+                biases.append(torch.zeros_like(self.bias))
+                continue
+            shared, fast = slow.get_submodule(name), self.get_submodule(name)
+            assert isinstance(shared, Slow) and isinstance(fast, Fast)
             downs.append(_kronecker(shared.part("inputs"), fast.part("inputs")))
             up = _kronecker(shared.part("outputs"), fast.part("outputs")).t()
             ups.append((share * len(self.bias), self.scale * up))
-        bias = torch.cat((self.bias, torch.zeros_like(self.bias), self.bias))
-        return torch.cat(downs), spread(ups, 3 * len(self.bias)), bias
+            biases.append(self.bias)
+        return torch.cat(downs), spread(ups, len(names) * len(self.bias)), torch.cat(biases)
 
 
-class KAdaptation(Method):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    slow: int = 32
+    scale: float = 160.0
+    dropout: float = 0.5
+
+
+class KAdaptation(Method[Options]):
     """Sums of Kronecker products on q and v: W' = W + s dW and b' = b + c with dW^T = sum_i (a_i b_i^T) o (u_i v_i^T).
 
     o is the Kronecker product. a_i and b_i (l,) are slow factors, one set for q and one for v, shared by all blocks;
@@ -93,53 +119,46 @@ class KAdaptation(Method):
     mergeable = True
     in_blocks = False
     in_backbone = True
-    options = {"slow": 32, "scale": 160.0, "dropout": 0.5}
+    option_type = Options
 
-    def _length(self, placement: Placement) -> int:
-        return int(self.option(placement, "slow") or 0)
-
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> int:
         """Slow factors once, fast factors and a bias for each block."""
         (placement,) = placements
-        assert placement.size is not None
-        total, length = 4 * placement.size * self._length(placement), self._length(placement)
-        for block in range(shape.depth):
-            outputs = shape.attention_width(block)
+        length = placement.options.slow
+        total = 4 * placement.size * length
+        for block in shape.blocks:
+            outputs = block.attention_width
             total += 2 * placement.size * (shape.width // length + outputs // length) + outputs
         return total
 
-    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Tree:
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> Tree:
         """`slow.q`, `slow.v`, and an `Update` under `blocks.N`."""
         (placement,) = placements
-        assert placement.size is not None
-        length = self._length(placement)
-        scale, dropout = (float(self.option(placement, name) or 0.0) for name in ("scale", "dropout"))
-        tree = Tree()
-        for name in "qv":
-            tree.add(f"slow.{name}", Slow(placement.size, length))
-        for block in range(shape.depth):
-            sides = (shape.width, shape.attention_width(block))
-            tree.add(f"blocks.{block}", Update(placement.size, *sides, length, scale, dropout))
+        options, tree = placement.options, Tree()
+        for name in UPDATED:
+            tree.add(f"slow.{name}", Slow(placement.size, options.slow))
+        for index, block in enumerate(shape.blocks):
+            sides = (shape.width, block.attention_width)
+            tree.add(f"blocks.{index}", Update(placement.size, *sides, options.slow, options.scale, options.dropout))
         return tree
 
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
-        """On the output of each `attn.qkv`."""
-        for layer, update in _layers(model, module):
-            yield layer.register_forward_hook(partial(_adapt, module.get_submodule("slow"), update))
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> Iterator[Handle]:
+        """On the output of what gives q and v."""
+        for block, layer, update in _layers(model, module):
+            yield block.behind(layer).around(partial(_adapt, module.get_submodule("slow"), update, layer.names))
 
     @torch.no_grad()
-    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
-        """Into the q and v rows of each fused weight and bias."""
-        for layer, update in _layers(model, module):
-            down, up, bias = update.factored(module.get_submodule("slow"))
-            layer.get_parameter("weight").add_(up @ down)
-            add_to_bias(layer, bias)
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> None:
+        """Into the q and v rows of each weight and bias."""
+        for block, layer, update in _layers(model, module):
+            down, up, bias = update.factored(module.get_submodule("slow"), layer.names)
+            block.layer(layer).get_parameter("weight").add_(up @ down)
+            add_to_bias(block.layer(layer), bias)
 
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
+    def check_fit(self, shape: BackboneShape, placement: Placed[Options]) -> None:
         """Beyond the common rules, refuse a length of the slow factors that does not divide the channels."""
-        super().check(shape, placement)
-        length = self.option(placement, "slow")
-        widths = {shape.width, *(shape.attention_width(block) for block in range(shape.depth))}
+        length = placement.options.slow
+        widths = {shape.width, *(block.attention_width for block in shape.blocks)}
         if not isinstance(length, int) or length < 1 or any(width % length for width in widths):
             raise DesignError(
                 f"option slow of kadaptation must be a whole number that divides the {shape.width} channels of "
@@ -147,10 +166,11 @@ class KAdaptation(Method):
             )
 
 
-def _layers(model: nn.Module, module: nn.Module) -> Iterator[tuple[nn.Module, Update]]:
-    for block, update in module.get_submodule("blocks").named_children():
+def _layers(model: nn.Module, module: nn.Module) -> Iterator[tuple[BlockSites, Layer, Update]]:
+    for block in family_of(model).block_sites(model):
+        update = module.get_submodule(f"blocks.{block.shape.index}")
         assert isinstance(update, Update)
-        yield model.get_submodule(f"blocks.{block}.attn.qkv"), update
+        yield from ((block, layer, update) for layer in block.shape.linears if set(layer.names) & set(UPDATED))
 
 
 def _kronecker(left: Tensor, right: Tensor) -> Tensor:
@@ -158,9 +178,8 @@ def _kronecker(left: Tensor, right: Tensor) -> Tensor:
     return (left[:, :, None] * right[:, None, :]).flatten(1)
 
 
-def _adapt(slow: nn.Module, update: Update, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    (x,) = args
-    down, up, bias = update.factored(slow)
+def _adapt(slow: nn.Module, update: Update, names: Sequence[str], x: Tensor, output: Tensor) -> Tensor:
+    down, up, bias = update.factored(slow, names)
     output = output + bias.to(output.dtype)
     if update.training and update.dropout:
         # Dropout of single entries takes the whole matrix; without, its factors do.

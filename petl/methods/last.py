@@ -8,10 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import Elastic, Handle, Method
-from petlas.petl.methods.narrow import widen
-from petlas.petl.methods.side import DetachedSide, attend
+from petlas.petl.backbones import family_of
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import Method
+from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.products import widen
+from petlas.petl.parts.side import SITES as SIDE
+from petlas.petl.parts.side import DetachedSide, attend
 from petlas.petl.shape import BackboneShape
 
 
@@ -53,12 +57,13 @@ class LowRankSide(DetachedSide):
             added = added + layer(features + added)
         return z[-1] + added
 
-    def replace(self, norm: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        """Pre-hook of the final norm: put the corrected tokens in place of the backbone's."""
-        return (self(*self.close()),)
+    def replace(self, z: Tensor) -> Tensor:
+        """In front of the final norm: put the corrected tokens in place of the backbone's (B, N, D)."""
+        corrected: Tensor = self(*self.close())
+        return corrected
 
 
-class LAST(Method):
+class LAST(Method[NoOptions]):
     """Low-rank attention beside the frozen backbone: v_i = u_(i-1) + z_i and u_i = v_i + A_i(v_i), with u_(-1) = 0.
 
     z_0 (B, N, D) enters the backbone's first block and z_i leaves its i-th, all detached; A_i is layer norm and
@@ -78,6 +83,7 @@ class LAST(Method):
     summary = "low-rank attention beside the frozen backbone"
     paper = "LAST (Tang et al., 2024), a reconstruction"
     sites = ("tokens", "head")
+    needs = (*SIDE, "norm.in")
     size_means = "rank"
     default_size = 16
     zero_start = True
@@ -87,19 +93,20 @@ class LAST(Method):
     in_backbone = True
     replaces = "the head's input"
     through_backbone = False
+    final_norm = True
+    option_type = NoOptions
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """The attentions with their norms."""
-        return sum((shape.depth + 1) * (4 * shape.width * (p.size or 0) + 2 * shape.width) for p in placements)
+        return sum((shape.depth + 1) * (4 * shape.width * p.size + 2 * shape.width) for p in placements)
 
-    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> LowRankSide:
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> LowRankSide:
         """One side network."""
         (placement,) = placements
-        assert placement.size is not None
         return LowRankSide(shape.width, placement.size, shape.depth)
 
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> Iterator[Handle]:
         """Read at the blocks, write in front of the final norm."""
         assert isinstance(module, LowRankSide)
         yield from module.attach(model)
-        yield model.get_submodule("norm").register_forward_pre_hook(module.replace)
+        yield family_of(model).site(model, "norm.in").change(module.replace)

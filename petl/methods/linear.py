@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from petlas.petl.design import Placement
-from petlas.petl.methods.base import SubsetMethod
+from petlas.petl.parts.method import SubsetMethod
+from petlas.petl.parts.placed import NoOptions, Placed
 from petlas.petl.shape import BackboneShape
 
 
@@ -20,11 +21,11 @@ class Linear(SubsetMethod):
     through_backbone = False
     known_strong = True
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """Nothing but the head, which is not counted."""
         return 0
 
-    def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
+    def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
         """None."""
         return []
 

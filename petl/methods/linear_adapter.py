@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import Handle
-from petlas.petl.methods.bottleneck import Bottleneck, count_bottleneck
-from petlas.petl.methods.low_rank import TargetsMethod
-from petlas.petl.methods.narrow import widen
-from petlas.petl.shape import LINEARS, BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.low_rank import Targets, TargetsMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.products import widen
+from petlas.petl.shape import BlockShape
 
 
 class OutputBottleneck(Bottleneck):
@@ -26,7 +28,20 @@ class OutputBottleneck(Bottleneck):
         return widen(hidden, self.part("up"), self.up_bias)
 
 
-class LinearAdapter(TargetsMethod):
+@dataclass(frozen=True)
+class Options(Targets):
+    """What a placement may set.
+
+    Args:
+        targets: The layers' names, with commas between.
+        dropout: Acts on the layer's output in front of Down.
+    """
+
+    targets: str = "q,k,v,proj,fc1,fc2"
+    dropout: float = 0.0
+
+
+class LinearAdapter(TargetsMethod[Options]):
     """A bottleneck behind each of a block's linear layers: y <- y + Up(GELU(Down y)), for the layer's output y.
 
     `targets` names the layers among q, k, v, proj, fc1 and fc2, by default all; q, k and v are thirds of the output of
@@ -46,31 +61,28 @@ class LinearAdapter(TargetsMethod):
     default_size = 8
     zero_start = True
     mergeable = False
-    options = {"dropout": 0.0, "targets": "q,k,v,proj,fc1,fc2"}
+    option_type = Options
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """A bottleneck for each target."""
-        assert placement.size is not None
-        sides = self.sides(shape, placement).values()
+        sides = self.sides(block, placement).values()
         return sum(count_bottleneck(outputs, placement.size) for _, outputs in sides)
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """An `OutputBottleneck` for each target, under its name."""
-        assert placement.size is not None
-        dropout = float(self.option(placement, "dropout") or 0.0)
-        sides = self.sides(shape, placement).items()
-        return nn.ModuleDict(
-            {name: OutputBottleneck(outputs, placement.size, F.gelu, dropout) for name, (_, outputs) in sides}
-        )
+        size, dropout = placement.size, placement.options.dropout
+        sides = self.sides(block, placement).items()
+        return nn.ModuleDict({name: OutputBottleneck(outputs, size, F.gelu, dropout) for name, (_, outputs) in sides})
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """On the output of each layer."""
-        for path, names in LINEARS.items():
-            adapters = [module._modules.get(name) for name in names]
+        children = dict(module.named_children())
+        for layer in block.shape.linears:
+            adapters = [children.get(name) for name in layer.names]
             if any(adapter is not None for adapter in adapters):
-                yield block.get_submodule(path).register_forward_hook(partial(_adapt, adapters))
+                yield block.behind(layer).change(partial(_adapt, adapters))
 
 
-def _adapt(adapters: Sequence[nn.Module | None], layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+def _adapt(adapters: Sequence[nn.Module | None], output: Tensor) -> Tensor:
     shares = zip(adapters, output.chunk(len(adapters), dim=-1), strict=True)
     return torch.cat([y if adapter is None else y + adapter(y) for adapter, y in shares], dim=-1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import SubsetMethod
+from petlas.petl.parts.method import SubsetMethod
+from petlas.petl.parts.placed import NoOptions, Placed
 from petlas.petl.shape import BackboneShape, Layer
 
 
@@ -23,13 +23,13 @@ class LNTune(SubsetMethod):
     paper = "LN-Tune (Basu et al., 2023)"
     sites = ("norm1", "norm2", "norm")
 
-    def _layers(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[Layer]:
-        return [layer for p in placements for layer in shape.layers_of(p.block) if layer.kind == "norm"]
+    def _layers(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[Layer]:
+        return [layer for p in placements for layer in shape.layers_of(p.place) if layer.kind == "norm"]
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """A weight, and a bias where there is one, for each channel."""
         return sum(layer.outputs * (1 + layer.bias) for layer in self._layers(shape, placements))
 
-    def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
+    def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
         """The weight and the bias of each norm."""
         return [path for layer in self._layers(shape, placements) for path in layer.parameters]

@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from petlas.petl.methods.base import Handle
-from petlas.petl.methods.low_rank import LowRank, LowRankMethod, by_layer, hidden_units, spread
-from petlas.petl.methods.narrow import add_product
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.low_rank import LowRank, LowRankMethod, by_layer, hidden_units, spread
+from petlas.petl.parts.products import add_product
 
 
 class LoRA(LowRankMethod):
@@ -30,23 +31,20 @@ class LoRA(LowRankMethod):
     known_strong = True
     part = LowRank
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """On the output of each layer."""
-        for path, parts in by_layer(module):
-            yield block.get_submodule(path).register_forward_hook(partial(_add_updates, parts))
+        for layer, parts in by_layer(block.shape, module):
+            yield block.behind(layer).around(partial(_add_updates, parts))
 
     @torch.no_grad()
-    def merge_block(self, block: nn.Module, module: nn.Module) -> None:
+    def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """Into the targets' rows of each weight."""
-        for path, parts in by_layer(module):
-            weight = block.get_parameter(f"{path}.weight")
+        for layer, parts in by_layer(block.shape, module):
+            weight = block.layer(layer).get_parameter("weight")
             for start, part in parts:
                 weight[start : start + len(part.up)] += part.delta()
 
 
-def _add_updates(
-    parts: tuple[tuple[int, LowRank], ...], layer: nn.Module, args: tuple[Tensor], output: Tensor
-) -> Tensor:
-    (x,) = args
+def _add_updates(parts: tuple[tuple[int, LowRank], ...], x: Tensor, output: Tensor) -> Tensor:
     ups = spread(((start, part.scaled_up()) for start, part in parts), output.shape[-1])
     return add_product(output, hidden_units([part for _, part in parts], x), ups)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import BlockMethod, Elastic, Handle
-from petlas.petl.methods.bottleneck import add_to_output
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.bottleneck import add_to
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed, whole
+from petlas.petl.shape import BlockShape
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
@@ -50,7 +54,14 @@ class MultiBranch(Elastic):
         return F.linear(F.gelu(F.linear(z, down.T, self.down_bias)), up.T, self.up_bias)
 
 
-class LoRand(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    beta: int = whole(8)
+
+
+class LoRand(BlockMethod[Options]):
     """Adapters of half the width, made of low-rank products, on both branches: z <- z + U GELU(V z + b_V) + b_U.
 
     V and U are sums of a low-rank products P_i K_i Q_i with inner side b (`beta`). The kernels K_i are shared by V and
@@ -70,29 +81,20 @@ class LoRand(BlockMethod):
     default_size = 2
     zero_start = False
     mergeable = False
-    options = {"beta": 8}
+    option_type = Options
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """Two adapters."""
-        branches, rank = placement.size, int(self.option(placement, "beta") or 0)
-        assert branches is not None
-        both = shape.width + shape.width // 2
+        branches, rank = placement.size, placement.options.beta
+        both = block.width + block.width // 2
         return 2 * (2 * branches * rank * both + branches * rank * rank + both)
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One adapter for each branch of the block."""
-        assert placement.size is not None
-        rank = int(self.option(placement, "beta") or 0)
-        return nn.ModuleDict({site: MultiBranch(shape.width, placement.size, rank) for site in ("attn", "mlp")})
+        rank = placement.options.beta
+        return nn.ModuleDict({site: MultiBranch(block.width, placement.size, rank) for site in ("attn", "mlp")})
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
-        """Behind `ls1` and `ls2`, the ends of the branches (LayerScale, or the identity)."""
-        for site, layer in (("attn", "ls1"), ("mlp", "ls2")):
-            yield block.get_submodule(layer).register_forward_hook(partial(add_to_output, module.get_submodule(site)))
-
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
-        """Beyond the common rules, refuse an inner side that is none."""
-        super().check(shape, placement)
-        rank = self.option(placement, "beta")
-        if not isinstance(rank, int) or rank < 1:
-            raise DesignError(f"option beta of lorand must be a whole number of at least 1, got beta={rank}")
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
+        """At the ends of the branches, behind LayerScale where there is one."""
+        for branch in ("attn", "mlp"):
+            yield block.site(f"{branch}.out").change(partial(add_to, module.get_submodule(branch)))

@@ -8,9 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import Elastic, Handle, Method
-from petlas.petl.methods.side import DetachedSide, attend, trunc_normal
+from petlas.petl.backbones import family_of
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import Method
+from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.side import SITES as SIDE
+from petlas.petl.parts.side import DetachedSide, attend, trunc_normal
 from petlas.petl.shape import BackboneShape
 
 HEAD = 8
@@ -73,6 +77,8 @@ class SideBlock(Elastic):
         "fc2_bias": 0,
     }
 
+    undecayed = ("qkv_bias", "fc1_bias")
+
     def __init__(self, width: int) -> None:
         super().__init__(width)
         self.norm1, self.norm2 = (nn.Parameter(torch.ones(width)) for _ in range(2))
@@ -116,13 +122,13 @@ class Ladder(DetachedSide):
         up: Tensor = self.up(h)
         return up
 
-    def replace(self, norm: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        """Hook of the final norm: put the side network's tokens in place of the backbone's."""
+    def replace(self, normed: Tensor) -> Tensor:
+        """Behind the final norm: put the side network's tokens in place of the backbone's (B, N, D)."""
         tokens: Tensor = self(*self.close())
         return tokens
 
 
-class LST(Method):
+class LST(Method[NoOptions]):
     """A small transformer beside the frozen backbone: h_i = Block_i(mu_i h_(i-1) + (1 - mu_i) D_i z_i).
 
     z_0 (B, N, D) enters the backbone's first block and z_i leaves its i-th, all detached; h_0 = D_0 z_0; D_i brings D
@@ -143,6 +149,7 @@ class LST(Method):
     summary = "a small transformer beside the frozen backbone"
     paper = "LST (Sung et al., 2022)"
     sites = ("tokens", "head")
+    needs = (*SIDE, "norm.out", "pooled")
     size_means = "width"
     default_size = 96
     zero_start = False
@@ -152,28 +159,30 @@ class LST(Method):
     in_backbone = True
     replaces = "the head's input"
     through_backbone = False
+    final_norm = True
+    option_type = NoOptions
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """Blocks, rungs, the way up with its norm, and gates."""
         d, depth = shape.width, shape.depth
         return sum(
             depth * (12 * w * w + 13 * w) + (depth + 1) * (d * w + w) + (w * d + d) + 2 * w + depth
-            for w in (p.size or 0 for p in placements)
+            for w in (p.size for p in placements)
         )
 
-    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Ladder:
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> Ladder:
         """One ladder."""
         (placement,) = placements
-        assert placement.size is not None
         return Ladder(shape.width, placement.size, shape.depth)
 
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> Iterator[Handle]:
         """Read at the blocks, write at the final norm, and skip a norm behind the pooling."""
         assert isinstance(module, Ladder)
         yield from module.attach(model)
-        yield model.get_submodule("norm").register_forward_hook(module.replace)
-        yield model.get_submodule("fc_norm").register_forward_hook(_skip)
+        family = family_of(model)
+        yield family.site(model, "norm.out").change(module.replace)
+        yield family.site(model, "pooled").around(_skip)
 
 
-def _skip(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    return args[0]
+def _skip(pooled: Tensor, normed: Tensor) -> Tensor:
+    return pooled

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import Handle
-from petlas.petl.methods.bottleneck import Bottleneck, add_to_output, count_bottleneck, near_zero
-from petlas.petl.methods.grid import GridMethod, TokenGrid
-from petlas.petl.methods.stream import Between
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.bottleneck import Bottleneck, add_to, count_bottleneck, near_zero
+from petlas.petl.parts.grid import GridMethod, TokenGrid
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.stream import SITES as BETWEEN
+from petlas.petl.parts.stream import Between
+from petlas.petl.shape import BlockShape
 
 KERNELS = (3, 5, 7)
 """Sides of the depth-wise filters."""
@@ -34,7 +37,7 @@ class MultiFilter(Bottleneck):
         **{f"filter{side}_bias": 0 for side in KERNELS},
     }
 
-    def __init__(self, shape: BackboneShape, width: int, dropout: float) -> None:
+    def __init__(self, shape: BlockShape, width: int, dropout: float) -> None:
         super().__init__(shape.width, width, F.gelu, dropout, partial(near_zero, std=0.02, cut=100.0))
         self.grid = TokenGrid(shape)
         self.norm = nn.LayerNorm(shape.width)
@@ -63,7 +66,14 @@ class MultiFilter(Bottleneck):
         return z + F.conv2d(z, self.part("mix"), self.part("mix_bias"))
 
 
-class Mona(GridMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    dropout: float = 0.1
+
+
+class Mona(GridMethod[Options]):
     """Adapters with several filters on the stream, behind the attention's residual sum and behind the MLP's.
 
     x <- x + Up(dropout(GELU(op(Down(gamma * LN(x) + gamma_x * x))))), with op the depth-wise 3 x 3, 5 x 5 and 7 x 7
@@ -81,28 +91,27 @@ class Mona(GridMethod):
     summary = "adapters with several filters behind the attention and the MLP"
     paper = "Mona (Yin et al., 2025)"
     sites = ("attn.residual", "block.out")
+    needs = ("images", *BETWEEN)
     size_means = "width"
     default_size = 64
     zero_start = False
     mergeable = False
-    options = {"dropout": 0.1}
+    option_type = Options
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """Two adapters."""
         width = placement.size
-        assert width is not None
         filters = sum((side * side + 1) * width for side in KERNELS) + width * width + width
-        return 2 * (count_bottleneck(shape.width, width) + 4 * shape.width + filters)
+        return 2 * (count_bottleneck(block.width, width) + 4 * block.width + filters)
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One adapter for each residual sum."""
-        assert placement.size is not None
-        make = partial(MultiFilter, shape, placement.size, float(self.option(placement, "dropout") or 0.0))
+        make = partial(MultiFilter, block, placement.size, placement.options.dropout)
         return nn.ModuleDict({"attn": Between(make()), "mlp": make()})
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """Between attention and MLP, and on the block's output."""
         between = module.get_submodule("attn")
         assert isinstance(between, Between)
         yield from between.attach(block)
-        yield block.register_forward_hook(partial(add_to_output, module.get_submodule("mlp")))
+        yield block.site("block.out").change(partial(add_to, module.get_submodule("mlp")))

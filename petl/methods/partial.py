@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import SubsetMethod
-from petlas.petl.shape import BackboneShape, Layer
+from petlas.petl.design import DesignError
+from petlas.petl.parts.method import SubsetMethod
+from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.shape import BackboneShape, Layer, Scale
 
 
 class Partial(SubsetMethod):
@@ -28,47 +29,47 @@ class Partial(SubsetMethod):
     default_size = 1
     in_blocks = False
 
-    def _layers(self, shape: BackboneShape, placement: Placement) -> list[Layer]:
+    def _layers(self, shape: BackboneShape, placement: Placed[NoOptions]) -> list[Layer]:
         blocks = [layer for block in _last(shape, placement) for layer in shape.layers_of(block)]
-        return blocks + [layer for layer in shape.layers if layer.path in ("norm", "fc_norm")]
+        return blocks + [layer for layer in shape.layers if layer.block is None and layer.names == ("norm",)]
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def _scales(self, shape: BackboneShape, placement: Placed[NoOptions]) -> list[Scale]:
+        return [scale for scale in shape.scales if scale.block in _last(shape, placement)]
+
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """All of the last blocks, and the norms behind them."""
         (placement,) = placements
-        scales = 2 * shape.width * len(_last(shape, placement)) if shape.layer_scale else 0
-        return scales + sum(
+        return sum(scale.length for scale in self._scales(shape, placement)) + sum(
             layer.outputs * ((layer.inputs if layer.kind == "linear" else 1) + layer.bias)
             for layer in self._layers(shape, placement)
         )
 
-    def paths(self, shape: BackboneShape, placements: Sequence[Placement]) -> list[str]:
+    def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
         """Every parameter of the last blocks, and of the norms behind them."""
         (placement,) = placements
-        scales = [f"blocks.{i}.{ls}.gamma" for i in _last(shape, placement) for ls in ("ls1", "ls2")]
         layers = [path for layer in self._layers(shape, placement) for path in layer.parameters]
-        return layers + (scales if shape.layer_scale else [])
+        return layers + [scale.path for scale in self._scales(shape, placement)]
 
-    def sliced(self, module: nn.Module, placements: Sequence[Placement]) -> dict[str, Tensor]:
+    def sliced(self, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> dict[str, Tensor]:
         """The values of the last blocks alone."""
         (placement,) = placements
         state = super().sliced(module, placements)
         blocks = sorted({int(path.split(".")[1]) for path in state if path.startswith("blocks.")})
-        first = blocks[-(placement.size or 0)]
+        first = blocks[-placement.size]
         return {path: v for path, v in state.items() if _block_of(path) >= first}
 
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
+    def check_fit(self, shape: BackboneShape, placement: Placed[NoOptions]) -> None:
         """Beyond the common rules, refuse more blocks than there are."""
-        super().check(shape, placement)
-        if (placement.size or 0) > shape.depth:
+        if placement.size > shape.depth:
             raise DesignError(
                 f"partial takes at most the {shape.depth} blocks of {shape.name}, got size={placement.size}"
             )
 
 
-def _last(shape: BackboneShape, placement: Placement) -> range:
-    return range(shape.depth - (placement.size or 0), shape.depth)
+def _last(shape: BackboneShape, placement: Placed[NoOptions]) -> range:
+    return range(shape.depth - placement.size, shape.depth)
 
 
-def _block_of(path: str) -> float:
+def _block_of(name: str) -> float:
     """The block's index; what stands behind the blocks counts as after all of them."""
-    return int(path.split(".")[1]) if path.startswith("blocks.") else math.inf
+    return int(name.split(".")[1]) if name.startswith("blocks.") else math.inf

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import BlockMethod, Handle
-from petlas.petl.methods.bottleneck import Bottleneck, add_to_output, count_bottleneck
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.bottleneck import Bottleneck, add_to, count_bottleneck
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.shape import BlockShape
 
 
 def _normal(down: Tensor, up: Tensor) -> None:
@@ -33,7 +36,14 @@ class NormedBottleneck(nn.Module):
         return output
 
 
-class Pfeiffer(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    dropout: float = 0.0
+
+
+class Pfeiffer(BlockMethod[Options]):
     """A bottleneck with a new layer norm behind the MLP's residual sum: x <- x + Up(GELU(Down LN(x))).
 
     Two things are called Pfeiffer adapter. This is AdapterHub's: with y the stream in front of the MLP and m the MLP's
@@ -52,18 +62,16 @@ class Pfeiffer(BlockMethod):
     default_size = 8
     zero_start = False
     mergeable = False
-    options = {"dropout": 0.0}
+    option_type = Options
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """One bottleneck and one norm."""
-        assert placement.size is not None
-        return count_bottleneck(shape.width, placement.size) + 2 * shape.width
+        return count_bottleneck(block.width, placement.size) + 2 * block.width
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One bottleneck with its norm."""
-        assert placement.size is not None
-        return NormedBottleneck(shape.width, placement.size, float(self.option(placement, "dropout") or 0.0))
+        return NormedBottleneck(block.width, placement.size, placement.options.dropout)
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """On the block's output."""
-        yield block.register_forward_hook(partial(add_to_output, module))
+        yield block.site("block.out").change(partial(add_to, module))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import BlockMethod, Handle
-from petlas.petl.methods.bottleneck import LinearBottleneck, count_linear_bottleneck
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.design import DesignError
+from petlas.petl.parts.bottleneck import LinearBottleneck, count_linear_bottleneck
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.low_rank import add_to_bias
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.shape import BackboneShape, BlockShape
 
-SITES = {"attn": "attn.qkv", "mlp": "mlp.fc1"}
-"""The layers that an adapter stands in front of."""
+BEHIND = {"attn": ("q", "k", "v"), "mlp": ("fc1",)}
+"""What reads the input of each branch: an adapter can be merged into these."""
 
 
 class LinearAdapter(nn.Module):
@@ -31,7 +36,16 @@ class LinearAdapter(nn.Module):
         return adapted
 
 
-class RepAdapter(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    scale: float = 1.0
+    dropout: float = 0.1
+    groups: int = 2
+
+
+class RepAdapter(BlockMethod[Options]):
     """Linear adapters in front of the attention and of the MLP: a <- a + s Up(dropout(Down a)), for a = norm1(x).
 
     Down (h, D) is dense; Up is a grouped 1 x 1 convolution with g `groups`, (D, h / g); both have biases and nothing
@@ -52,57 +66,41 @@ class RepAdapter(BlockMethod):
     default_size = 8
     zero_start = True
     mergeable = True
-    options = {"scale": 1.0, "dropout": 0.1, "groups": 2}
+    option_type = Options
 
-    def _groups(self, placement: Placement) -> int:
-        return int(self.option(placement, "groups") or 0)
-
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """Two linear bottlenecks."""
-        assert placement.size is not None
-        return 2 * count_linear_bottleneck(shape.width, shape.width, placement.size, self._groups(placement))
+        return 2 * count_linear_bottleneck(block.width, block.width, placement.size, placement.options.groups)
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
-        """One linear adapter for each site."""
-        assert placement.size is not None
-        scale, dropout = (float(self.option(placement, name) or 0.0) for name in ("scale", "dropout"))
-        return nn.ModuleDict(
-            {
-                site: LinearAdapter(shape.width, placement.size, scale, dropout, self._groups(placement))
-                for site in SITES
-            }
-        )
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
+        """One linear adapter for each branch."""
+        options = placement.options
+        make = partial(LinearAdapter, block.width, placement.size, options.scale, options.dropout, options.groups)
+        return nn.ModuleDict({branch: make() for branch in BEHIND})
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
-        """On the input of `attn.qkv` and `mlp.fc1`: nothing else in a block reads what norm1 and norm2 give."""
-        for site, path in SITES.items():
-            hook = partial(_adapt_input, module.get_submodule(site))
-            yield block.get_submodule(path).register_forward_pre_hook(hook)
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
+        """On the inputs of the attention and of the MLP."""
+        for branch in BEHIND:
+            yield block.site(f"{branch}.in").change(module.get_submodule(branch))
 
     @torch.no_grad()
-    def merge_block(self, block: nn.Module, module: nn.Module) -> None:
-        """Into the weight and bias of `attn.qkv` and `mlp.fc1`; a layer without a bias gets one."""
-        for site, path in SITES.items():
-            layer, adapter = block.get_submodule(path), module.get_submodule(site)
-            assert isinstance(layer, nn.Linear) and isinstance(adapter, LinearAdapter)
+    def merge_block(self, block: BlockSites, module: nn.Module) -> None:
+        """Into the weight and bias of what reads those inputs; a layer without a bias gets one."""
+        for branch, names in BEHIND.items():
+            adapter = module.get_submodule(branch)
+            assert isinstance(adapter, LinearAdapter)
             weight, bias = adapter.bottleneck.folded()
-            shift = adapter.scale * layer.weight @ bias
-            layer.weight.add_(adapter.scale * layer.weight @ weight)
-            if layer.bias is None:
-                layer.bias = nn.Parameter(shift, requires_grad=False)
-            else:
-                layer.bias.add_(shift)
+            for layer in (block.layer(each) for each in block.shape.linears if set(each.names) & set(names)):
+                assert isinstance(layer, nn.Linear)
+                shift = adapter.scale * layer.weight @ bias
+                layer.weight.add_(adapter.scale * layer.weight @ weight)
+                add_to_bias(layer, shift)
 
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
+    def check_fit(self, shape: BackboneShape, placement: Placed[Options]) -> None:
         """Beyond the common rules, refuse groups that do not divide the channels."""
-        super().check(shape, placement)
-        groups = self.option(placement, "groups")
-        if not isinstance(groups, int) or groups < 1 or shape.width % groups:
+        width, groups = shape.blocks[placement.block].width, placement.options.groups
+        if not isinstance(groups, int) or groups < 1 or width % groups:
             raise DesignError(
-                f"option groups of repadapter must be a whole number that divides the {shape.width} channels of "
+                f"option groups of repadapter must be a whole number that divides the {width} channels of "
                 f"{shape.name}, got groups={groups}"
             )
-
-
-def _adapt_input(adapter: nn.Module, layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-    return (adapter(args[0]),)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import Batch, BlockMethod, Elastic, Handle
-from petlas.petl.methods.stream import Between
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones import family_of
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.design import DesignError
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import Batch, BlockMethod, Loss
+from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.stream import SITES as BETWEEN
+from petlas.petl.parts.stream import Between
+from petlas.petl.shape import BackboneShape, BlockShape
 
 
 class ChannelMix(Elastic):
@@ -37,7 +41,7 @@ class ChannelMix(Elastic):
         return torch.zeros_like(x).index_copy(-1, index, mixed.to(x.dtype))
 
 
-class SCT(BlockMethod):
+class SCT(BlockMethod[NoOptions]):
     """A small dense layer on the salient channels I between attention and MLP: x_I <- x_I + W x_I + b.
 
     Before training the K channels of each block are chosen on the task's training images: for each channel of the
@@ -55,46 +59,52 @@ class SCT(BlockMethod):
     summary = "a dense layer on the salient channels between attention and MLP"
     paper = "SCT (Zhao et al., 2023)"
     sites = ("attn.residual",)
+    needs = (*BETWEEN, "mlp.stream")
     size_means = "channels"
     default_size = 96
     zero_start = False
     mergeable = False
     fits_task = True
+    option_type = NoOptions
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[NoOptions]) -> int:
         """One dense layer with a bias."""
-        assert placement.size is not None
         return placement.size * placement.size + placement.size
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[NoOptions]) -> nn.Module:
         """One `ChannelMix`."""
-        assert placement.size is not None
         return Between(ChannelMix(placement.size))
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """Between attention and MLP."""
         assert isinstance(module, Between)
         yield from module.attach(block)
 
     @torch.no_grad()
     def prepare(
-        self, model: nn.Module, module: nn.Module, placements: Sequence[Placement], batches: Iterable[Batch]
+        self,
+        model: nn.Module,
+        module: nn.Module,
+        placements: Sequence[Placed[NoOptions]],
+        batches: Iterable[Batch],
+        loss: Loss,
     ) -> None:
-        """Choose the channels of each block, with the method's own effect switched off."""
+        """Choose the channels of each block, with the method's own effect switched off; no loss is needed."""
         starts = [(parameter, parameter.clone()) for parameter in module.parameters()]
         for parameter, _ in starts:
             parameter.zero_()
         streams: list[Tensor] = []
-        norms = [model.get_submodule(f"{placement.path}.norm2") for placement in placements]
-        handles = [norm.register_forward_pre_hook(partial(_keep_input, streams)) for norm in norms]
+        family = family_of(model)
+        sites = [family.site(model, "mlp.stream", placement.block) for placement in placements]
+        handles = [site.read(streams.append) for site in sites]
         saliency = [Saliency() for _ in placements]
         try:
-            for images, labels in batches:
+            for images, targets in batches:
                 streams.clear()
                 model(images)
                 patches = _patches(model, images)
                 for channels, stream in zip(saliency, streams, strict=True):
-                    channels.add(stream[:, patches], labels)
+                    channels.add(stream[:, patches], targets)
         finally:
             for handle in handles:
                 handle.remove()
@@ -105,13 +115,11 @@ class SCT(BlockMethod):
             assert isinstance(mix, ChannelMix)
             mix.index.copy_(channels.scores().topk(mix.size).indices)
 
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
+    def check_fit(self, shape: BackboneShape, placement: Placed[NoOptions]) -> None:
         """Beyond the common rules, refuse more channels than there are."""
-        super().check(shape, placement)
-        if (placement.size or 0) > shape.width:
-            raise DesignError(
-                f"sct chooses at most the {shape.width} channels of {shape.name}, got size={placement.size}"
-            )
+        width = shape.blocks[placement.block].width
+        if placement.size > width:
+            raise DesignError(f"sct chooses at most the {width} channels of {shape.name}, got size={placement.size}")
 
 
 class Saliency:
@@ -120,23 +128,27 @@ class Saliency:
     def __init__(self) -> None:
         self._squares: dict[int, Tensor] = {}
 
-    def add(self, features: Tensor, labels: Tensor) -> None:
-        """Take in features (B, P, D) with labels (B,)."""
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Take in the features of some images.
+
+        Args:
+            features: Of their patches (B, P, D).
+            targets: Their labels (B,), or which of the classes each one has (B, C).
+        """
         squares = features.float().square().sum(1)
-        for label in labels.unique().tolist():
-            self._squares[label] = self._squares.get(label, 0) + squares[labels == label].sum(0)
+        classes = targets.unique().tolist() if targets.ndim == 1 else range(targets.shape[1])
+        for label in classes:
+            own = targets == label if targets.ndim == 1 else targets[:, label].bool()
+            if own.any():
+                self._squares[label] = self._squares.get(label, 0) + squares[own].sum(0)
 
     def scores(self) -> Tensor:
         """One number for each channel, (D,)."""
         return torch.stack([squares.sqrt() for squares in self._squares.values()]).mean(0)
 
 
-def _keep_input(inputs: list[Tensor], layer: nn.Module, args: tuple[Tensor]) -> None:
-    inputs.append(args[0])
-
-
 def _patches(model: nn.Module, images: Tensor) -> slice:
     """Where the patches of these images (B, 3, H, W) stand in the sequence."""
-    assert isinstance(model, VisionTransformer)
-    rows, columns = model.patch_embed.dynamic_feat_size((images.shape[2], images.shape[3]))
-    return slice(model.num_prefix_tokens, model.num_prefix_tokens + rows * columns)
+    family = family_of(model)
+    rows, columns = family.grid(model, (images.shape[2], images.shape[3]))
+    return slice(family.prefix_tokens(model), family.prefix_tokens(model) + rows * columns)

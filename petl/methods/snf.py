@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import BlockMethod, Handle
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed, whole
+from petlas.petl.parts.stream import Carry
+from petlas.petl.shape import BlockShape
 
 
-class Flow(nn.Module):
+class Flow(Carry):
     """What a flow F changes of x (B, N, D): F(x) - x, for an affine map and then K planar flows.
 
     z <- shift + exp(log_scale) x, then z <- z + u tanh(w z + b) for each. It acts on a shortcut, as part of the branch
-    beside it, and works on a pair of hooks: one keeps the stream, the other adds to the branch.
+    beside it, and works at a pair of sites: at one it keeps the stream, at the other it adds to the branch.
     """
 
     def __init__(self, channels: int, flows: int) -> None:
@@ -28,7 +32,6 @@ class Flow(nn.Module):
             self.u = nn.Parameter(torch.empty(flows, channels).uniform_(-0.01, 0.01))
             self.b = nn.Parameter(torch.empty(flows).uniform_(-0.01, 0.01))
         self.flows = flows
-        self._stream: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """F(x) - x, which is what loses no digits where F is near the identity."""
@@ -38,19 +41,20 @@ class Flow(nn.Module):
             change = change + inner.tanh()[..., None] * self.u[k]
         return change
 
-    def read(self, layer: nn.Module, args: tuple[Tensor]) -> None:
-        """In front of the branch's norm: keep the stream."""
-        self._stream = args[0]
-
-    def write(self, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        """Behind the branch: add the change, which then reaches the stream with the branch."""
-        stream, self._stream = self._stream, None
-        assert stream is not None
-        changed: Tensor = output + self(stream)
+    def write(self, branch: Tensor) -> Tensor:
+        """Behind the branch (B, N, D): add the change, which then reaches the stream with it."""
+        changed: Tensor = branch + self(self.carried())
         return changed
 
 
-class SNF(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    flows: int = whole(0, least=0)
+
+
+class SNF(BlockMethod[Options]):
     """Flows on both shortcuts of a block: x <- F1(x) + Attn(LN x), x <- F2(x) + MLP(LN x).
 
     F is an affine map followed by K planar flows, on each token by itself. Option `flows` is K. Count:
@@ -65,33 +69,24 @@ class SNF(BlockMethod):
     summary = "normalising flows on the shortcuts"
     paper = "SNF (Wang et al., 2023)"
     sites = ("shortcut1", "shortcut2")
+    needs = ("attn.stream", "attn.residual", "mlp.stream", "mlp.residual")
     zero_start = True
     mergeable = False
-    options = {"flows": 0}
+    option_type = Options
 
-    def _flows(self, placement: Placement) -> int:
-        return int(self.option(placement, "flows") or 0)
-
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """Two flows."""
-        return 2 * (2 * shape.width + self._flows(placement) * (2 * shape.width + 1))
+        return 2 * (2 * block.width + placement.options.flows * (2 * block.width + 1))
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One flow for each shortcut."""
-        flows = self._flows(placement)
-        return nn.ModuleDict({"attn": Flow(shape.width, flows), "mlp": Flow(shape.width, flows)})
+        flows = placement.options.flows
+        return nn.ModuleDict({"attn": Flow(block.width, flows), "mlp": Flow(block.width, flows)})
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
-        """From the norm in front of each branch to the branch's end, drop-path."""
-        for name, norm, end in (("attn", "norm1", "drop_path1"), ("mlp", "norm2", "drop_path2")):
-            flow = module.get_submodule(name)
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
+        """From the stream that each branch reads to the branch's end, behind drop-path."""
+        for branch in ("attn", "mlp"):
+            flow = module.get_submodule(branch)
             assert isinstance(flow, Flow)
-            yield block.get_submodule(norm).register_forward_pre_hook(flow.read)
-            yield block.get_submodule(end).register_forward_hook(flow.write)
-
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
-        """Beyond the common rules, K counts flows."""
-        super().check(shape, placement)
-        flows = self.option(placement, "flows")
-        if not isinstance(flows, int) or flows < 0:
-            raise DesignError(f"option flows of snf must be a whole number of at least 0, got flows={flows!r}")
+            yield block.site(f"{branch}.stream").read(flow.carry)
+            yield block.site(f"{branch}.residual").change(flow.write)

@@ -14,10 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import Batch, BlockMethod, Elastic, Handle, Instead
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.design import DesignError
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import ForwardOverride, Handle
+from petlas.petl.parts.method import Batch, BlockMethod, Loss
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.version import version
 from petlas.petl.sensitivity import sensitivities
-from petlas.petl.shape import BackboneShape, BlockTensor, block_tensors
+from petlas.petl.shape import BackboneShape, BlockShape, BlockTensor
 
 BATCHES = 16
 """How many batches the sensitivity is summed over, as in SPT."""
@@ -41,7 +46,12 @@ class Share:
     pattern: Tensor | None
 
     def sums(self, gradient: Tensor, x: Tensor) -> Tensor:
-        """The gradient of each entry, (n,), from those of the layer's output (T, rows) and its input (T, columns)."""
+        """The gradient of each entry, (n,), from those of the layer's output (T, rows) and its input (T, columns).
+
+        Args:
+            gradient: Of the layer's output.
+            x: The layer's input.
+        """
         assert self.pattern is not None
         pattern = self.pattern
         if len(self.places) > DENSE_SHARE * pattern.shape[0] * pattern.shape[1]:
@@ -76,7 +86,7 @@ class ChosenEntries(Elastic):
 
     @property
     def paths(self) -> list[str]:
-        """The full paths of the parameters from which entries can be taken, each once."""
+        """The paths of the parameters from which entries can be taken, each once."""
         return list(dict.fromkeys(t.path for t in self.tensors if t.name in self.whole | self.single))
 
     @torch.no_grad()
@@ -93,7 +103,7 @@ class ChosenEntries(Elastic):
 
     def shares(self) -> dict[str, Share]:
         """The active entries of each parameter that has some, by its path in the block; found anew when they change."""
-        key = (self.index._version, self.active, self.delta.dtype)
+        key = (version(self.index), self.active, self.delta.dtype)
         if self._found is None or self._found[0] is not self.index or self._found[1] != key:
             self._found = (self.index, key, dict(self._find()))
         return self._found[2]
@@ -103,7 +113,13 @@ class ChosenEntries(Elastic):
         return self.part("delta").index_select(0, share.slots)
 
     def updated(self, path: str, parameter: Tensor, frozen: bool = False) -> Tensor:
-        """A parameter of the block with the updates; `frozen` leaves them out of its gradient."""
+        """A parameter of the block with the updates.
+
+        Args:
+            path: Of the parameter.
+            parameter: Its frozen value.
+            frozen: Leave the updates out of its gradient.
+        """
         share = self.shares().get(path)
         if share is None:
             return parameter
@@ -133,11 +149,19 @@ class ChosenEntries(Elastic):
                 places, pattern = numbers[low:high] - start, None
                 if not tensors[0].is_vector:
                     pattern = _pattern(places, size // columns, columns, self.delta.dtype)
-                yield path.split(".", 2)[2], Share(slots[low:high], places, pattern)
+                yield path, Share(slots[low:high], places, pattern)
             start, low = start + size, high
 
 
-class Sparse(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    skip: str = ""
+    whole: str = ""
+
+
+class Sparse(BlockMethod[Options]):
     """The most sensitive K entries of a block's own parameters are trained: y = f(x; W + D), with D zero elsewhere.
 
     The entries lie in the weights `q`, `k`, `v`, `proj`, `fc1` and `fc2` and in the vectors `q.bias`, `k.bias`,
@@ -166,59 +190,60 @@ class Sparse(BlockMethod):
     mergeable = True
     replaces = "the frozen linear weights"
     fits_task = True
-    options = {"skip": "", "whole": ""}
+    option_type = Options
 
-    def _names(self, placement: Placement, option: str) -> list[str]:
-        value = str(self.option(placement, option))
-        return [name.strip() for name in value.split(",")] if value.strip() else []
-
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """K."""
-        assert placement.size is not None
         return placement.size
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One `ChosenEntries`."""
-        assert placement.size is not None and placement.block is not None
-        tensors = block_tensors(shape, placement.block)
-        return ChosenEntries(tensors, placement.size, self._names(placement, "skip"), self._names(placement, "whole"))
+        options = placement.options
+        return ChosenEntries(block.tensors, placement.size, _names(options.skip), _names(options.whole))
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """In place of each layer's own `forward`, so that there is one product only."""
         assert isinstance(module, ChosenEntries)
-        layers = (path.split(".", 2)[2].rpartition(".")[0] for path in module.paths)
-        for path in dict.fromkeys(layers):
-            layer = block.get_submodule(path)
-            yield Instead(layer, partial(_forward, module, path, layer))
+        for path in dict.fromkeys(path.rpartition(".")[0] for path in module.paths):
+            layer = block.model.get_submodule(path)
+            yield ForwardOverride(layer, partial(_forward, module, path, layer))
 
     @torch.no_grad()
-    def merge_block(self, block: nn.Module, module: nn.Module) -> None:
+    def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """Into the entries, and no others."""
         assert isinstance(module, ChosenEntries)
         for path, share in module.shares().items():
-            block.get_parameter(path).view(-1).index_add_(0, share.places, module.values(share))
+            block.model.get_parameter(path).view(-1).index_add_(0, share.places, module.values(share))
 
     def prepare(
-        self, model: nn.Module, module: nn.Module, placements: Sequence[Placement], batches: Iterable[Batch]
+        self,
+        model: nn.Module,
+        module: nn.Module,
+        placements: Sequence[Placed[Options]],
+        batches: Iterable[Batch],
+        loss: Loss,
     ) -> None:
         """Choose the entries by their sensitivity, in all blocks at once."""
         parts = [part for part in module.modules() if isinstance(part, ChosenEntries)]
-        scores = sensitivities(model, islice(batches, BATCHES), [path for part in parts for path in part.paths])
+        paths = [path for part in parts for path in part.paths]
+        scores = sensitivities(model, islice(batches, BATCHES), paths, loss)
         for part in parts:
             part.choose(scores)
 
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
+    def check_fit(self, shape: BackboneShape, placement: Placed[Options]) -> None:
         """Beyond the common rules, refuse unknown and repeated names, and a K that does not fit them."""
-        super().check(shape, placement)
-        assert placement.size is not None and placement.block is not None
-        tensors = {tensor.name: tensor for tensor in block_tensors(shape, placement.block)}
-        skip, whole = self._names(placement, "skip"), self._names(placement, "whole")
+        tensors = {tensor.name: tensor for tensor in shape.blocks[placement.block].tensors}
+        options = placement.options
+        skip, whole = _names(options.skip), _names(options.whole)
         vectors = [name for name, tensor in tensors.items() if tensor.is_vector]
-        for option, names, known in (("skip", skip, list(tensors)), ("whole", whole, vectors)):
+        for option, given, names, known in (
+            ("skip", options.skip, skip, list(tensors)),
+            ("whole", options.whole, whole, vectors),
+        ):
             if not set(names) <= set(known) or len(set(names)) < len(names):
                 raise DesignError(
                     f"option {option} of sparse must name some of {', '.join(known)}, each once and with commas "
-                    f"between, got {option}={self.option(placement, option)!r}"
+                    f"between, got {option}={given!r}"
                 )
         if both := [name for name in whole if name in skip]:
             raise DesignError(
@@ -233,6 +258,10 @@ class Sparse(BlockMethod):
             )
 
 
+def _names(option: str) -> list[str]:
+    return [name.strip() for name in option.split(",")] if option.strip() else []
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _forward(entries: ChosenEntries, path: str, layer: nn.Module, x: Tensor) -> Tensor:
     """What the layer computes with the updated parameters."""
@@ -245,7 +274,8 @@ def _forward(entries: ChosenEntries, path: str, layer: nn.Module, x: Tensor) -> 
     if isinstance(layer, nn.LayerNorm):
         updated = {name: entries.updated(f"{path}.{name}", p) for name, p in layer.named_parameters()}
         return F.layer_norm(x, layer.normalized_shape, updated["weight"], updated.get("bias"), layer.eps)
-    return x * entries.updated(f"{path}.gamma", layer.get_parameter("gamma"))
+    ((name, scale),) = layer.named_parameters()
+    return x * entries.updated(f"{path}.{name}", scale)
 
 
 class _Sums(torch.autograd.Function):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from petlas.petl.backbone import shape_of
-from petlas.petl.design import Placement
-from petlas.petl.methods.base import Handle, Method, Tree
+from petlas.petl.backbones import family_of
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import Method
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.tree import Tree
 from petlas.petl.shape import BackboneShape, Layer
 
 
@@ -30,7 +33,14 @@ class ScaleShift(nn.Module):
         return z * self.scale.view(-1, *ones) + self.shift.view(-1, *ones)
 
 
-class SSF(Method):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    init_std: float = 0.02
+
+
+class SSF(Method[Options]):
     """A learned scale and shift behind every linear, norm and patch-embedding layer: y = gamma * z + beta.
 
     At a block it takes that block's layers only. Count: twice the outputs of those layers, 2 (L * 11 D + 2 D) for a
@@ -47,43 +57,45 @@ class SSF(Method):
     mergeable = True
     in_backbone = True
     known_strong = True
-    options = {"init_std": 0.02}
+    option_type = Options
 
-    def _layers(self, shape: BackboneShape, placements: Sequence[Placement]) -> Iterator[tuple[Layer, Placement]]:
-        return ((layer, p) for p in placements for layer in shape.layers_of(p.block))
+    def _layers(
+        self, shape: BackboneShape, placements: Sequence[Placed[Options]]
+    ) -> Iterator[tuple[Layer, Placed[Options]]]:
+        return ((layer, p) for p in placements for layer in shape.layers_of(p.place))
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> int:
         """Two numbers for each output of each layer."""
         return sum(2 * layer.outputs for layer, _ in self._layers(shape, placements))
 
-    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Tree:
-        """A `ScaleShift` under each layer's path."""
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> Tree:
+        """A `ScaleShift` under each layer's name."""
         tree = Tree()
         for layer, placement in self._layers(shape, placements):
-            tree.add(layer.path, ScaleShift(layer.outputs, float(self.option(placement, "init_std") or 0.0)))
+            tree.add(layer.key, ScaleShift(layer.outputs, placement.options.init_std))
         return tree
 
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> Iterator[Handle]:
         """On the output of each layer."""
-        for layer, _ in self._layers(shape_of(model), placements):
-            item = module.get_submodule(layer.path)
-            yield model.get_submodule(layer.path).register_forward_hook(partial(_scale_shift, item))
+        family = family_of(model)
+        for layer, _ in self._layers(family.shape(model), placements):
+            site = family.layer_site(model, layer)
+            yield site.change(partial(_scale_shift, module.get_submodule(layer.key), site.channels))
 
     @torch.no_grad()
-    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> None:
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> None:
         """Into each layer's weight and bias; a layer without a bias gets one."""
-        for path, item in module.named_modules():
-            if not isinstance(item, ScaleShift):
-                continue
-            layer = model.get_submodule(path)
-            weight = layer.get_parameter("weight")
+        for layer, _ in self._layers(family_of(model).shape(model), placements):
+            own, item = model.get_submodule(layer.path), module.get_submodule(layer.key)
+            assert isinstance(item, ScaleShift)
+            weight = own.get_parameter("weight")
             weight.mul_(item.scale.view(-1, *(1,) * (weight.ndim - 1)))
-            if layer.bias is None:
-                layer.bias = nn.Parameter(item.shift.detach().clone(), requires_grad=False)
+            if own.bias is None:
+                own.bias = nn.Parameter(item.shift.detach().clone(), requires_grad=False)
             else:
-                layer.get_parameter("bias").mul_(item.scale).add_(item.shift)
+                own.get_parameter("bias").mul_(item.scale).add_(item.shift)
 
 
-def _scale_shift(item: nn.Module, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    scaled: Tensor = item(output, 1 if isinstance(layer, nn.Conv2d) else -1)
+def _scale_shift(item: nn.Module, channel: int, output: Tensor) -> Tensor:
+    scaled: Tensor = item(output, channel)
     return scaled

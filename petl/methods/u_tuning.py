@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError, Placement
-from petlas.petl.methods.base import BlockMethod, Handle
-from petlas.petl.methods.bottleneck import Bottleneck, count_bottleneck
-from petlas.petl.shape import BackboneShape
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.design import DesignError
+from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.shape import BackboneShape, BlockShape
 
-PLACES = {"attn": "attn", "mlp": "mlp", "block": ""}
-"""The operations that a tuner can stand beside, and their paths in a block."""
+PLACES = ("attn", "mlp", "block")
+"""The operations that a tuner can stand beside."""
 TUNERS = ("adapter", "prefix", "none")
 
 
@@ -31,7 +35,17 @@ class Tuner(Bottleneck):
         super().__init__(channels, width, act, dropout, bias=False)
 
 
-class UTuning(BlockMethod):
+@dataclass(frozen=True)
+class Options:
+    """What a placement may set."""
+
+    attn: str = "prefix"
+    mlp: str = "none"
+    block: str = "none"
+    dropout: float = 0.0
+
+
+class UTuning(BlockMethod[Options]):
     """A small tuner beside a frozen operation: y = OP(x) + Tuner(x), where OP is attention, MLP or the whole block.
 
     The options `attn`, `mlp` and `block` set what stands beside each operation and reads its input x (B, N, D):
@@ -55,39 +69,36 @@ class UTuning(BlockMethod):
     default_size = 10
     zero_start = True
     mergeable = False
-    options = {"attn": "prefix", "mlp": "none", "block": "none", "dropout": 0.0}
+    option_type = Options
 
-    def _tuners(self, placement: Placement) -> dict[str, str]:
+    def _tuners(self, placement: Placed[Options]) -> dict[str, str]:
         """The kind of tuner at each place that has one."""
-        kinds = {place: str(self.option(placement, place)) for place in PLACES}
+        options = placement.options
+        kinds = {"attn": options.attn, "mlp": options.mlp, "block": options.block}
         return {place: kind for place, kind in kinds.items() if kind != "none"}
 
-    def count_block(self, shape: BackboneShape, placement: Placement) -> int:
+    def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """One bottleneck without biases for each tuner."""
-        assert placement.size is not None
-        return len(self._tuners(placement)) * count_bottleneck(shape.width, placement.size, bias=False)
+        return len(self._tuners(placement)) * count_bottleneck(block.width, placement.size, bias=False)
 
-    def build_block(self, shape: BackboneShape, placement: Placement) -> nn.Module:
+    def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """The tuners by their place."""
-        assert placement.size is not None
-        dropout = float(self.option(placement, "dropout") or 0.0)
-        kinds = self._tuners(placement)
-        return nn.ModuleDict({at: Tuner(shape.width, placement.size, kind, dropout) for at, kind in kinds.items()})
+        dropout, kinds = placement.options.dropout, self._tuners(placement)
+        return nn.ModuleDict({at: Tuner(block.width, placement.size, kind, dropout) for at, kind in kinds.items()})
 
-    def attach_block(self, block: nn.Module, module: nn.Module) -> Iterator[Handle]:
-        """On the operations, whose inputs and outputs a hook sees together."""
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
+        """On the operations, whose inputs and outputs are at hand together."""
         for place, tuner in module.named_children():
-            yield block.get_submodule(PLACES[place]).register_forward_hook(partial(_add_beside, tuner))
+            yield block.site(place).around(partial(_add_beside, tuner))
 
-    def check(self, shape: BackboneShape, placement: Placement) -> None:
+    def check_fit(self, shape: BackboneShape, placement: Placed[Options]) -> None:
         """Beyond the common rules, refuse unknown tuners, and none at all."""
-        super().check(shape, placement)
-        for place in PLACES:
-            kind = self.option(placement, place)
+        tuners = self._tuners(placement)
+        for place, kind in tuners.items():
             if kind not in TUNERS:
                 known = ", ".join(TUNERS)
                 raise DesignError(f"option {place} of u_tuning must be one of {known}, got {place}={kind!r}")
-        if not self._tuners(placement):
+        if not tuners:
             places = ", ".join(PLACES)
             raise DesignError(f"u_tuning needs a tuner at one of {places}, got none at all; leave the placement out")
 
@@ -96,6 +107,6 @@ def _attend(scores: Tensor, scale: float) -> Tensor:
     return (scores * scale).softmax(dim=-1)
 
 
-def _add_beside(tuner: nn.Module, operation: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    added: Tensor = output + tuner(args[0])
+def _add_beside(tuner: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+    added: Tensor = output + tuner(x)
     return added

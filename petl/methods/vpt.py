@@ -9,23 +9,29 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from petlas.petl.backbones import family_of
 from petlas.petl.design import Placement
-from petlas.petl.methods.base import Elastic, Handle, Method, Tree
-from petlas.petl.shape import BackboneShape
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import Method
+from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.tree import Tree
+from petlas.petl.shape import BackboneShape, BlockShape
 
 
 class Prompts(Elastic):
     """p learned tokens (p, D), uniform in +-sqrt(6 / (3 P^2 + D)) for patches of P pixels."""
 
     axes = {"tokens": 0}
+    undecayed = ("tokens",)
 
-    def __init__(self, count: int, shape: BackboneShape) -> None:
+    def __init__(self, count: int, shape: BackboneShape | BlockShape) -> None:
         super().__init__(count)
         bound = math.sqrt(6.0 / (3 * shape.patch[0] * shape.patch[1] + shape.width))
         self.tokens = nn.Parameter(torch.empty(count, shape.width).uniform_(-bound, bound))
 
 
-class VPT(Method):
+class VPT(Method[NoOptions]):
     """Learned tokens that join the sequence in front of a block and stay until other prompts replace them.
 
     Tokens at every block are VPT-Deep; tokens at block 0 alone, which then flow through all blocks, are VPT-Shallow.
@@ -40,44 +46,44 @@ class VPT(Method):
     summary = "learned tokens in front of a block"
     paper = "VPT (Jia et al., 2022)"
     sites = ("tokens",)
+    needs = ("block.in", "attn.stream", "attn.residual", "norm.in")
     size_means = "tokens"
     default_size = 10
     zero_start = False
     mergeable = False
     known_strong = True
+    option_type = NoOptions
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """p tokens of D channels for each placement."""
-        return sum(shape.width * (p.size or 0) for p in placements)
+        return sum(shape.blocks[p.block].width * p.size for p in placements)
 
-    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Tree:
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> Tree:
         """The tokens under `blocks.N`."""
         tree = Tree()
         for placement in placements:
-            assert placement.size is not None
-            tree.add(f"blocks.{placement.block}", Prompts(placement.size, shape))
+            tree.add(placement.path, Prompts(placement.size, shape.blocks[placement.block]))
         return tree
 
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> Iterator[Handle]:
         """Around the attention of blocks whose tokens leave there; else in front of blocks, and of the final norm."""
-        blocks = model.get_submodule("blocks")
-        ends = {placement.block for placement in placements} | {len(list(blocks.children()))}
+        family = family_of(model)
+        blocks = family.block_sites(model)
+        ends = {placement.block for placement in placements} | {len(blocks)}
         before: Prompts | None = None  # those that flow in the stream
         for placement in placements:
-            assert placement.block is not None
-            block, prompts = model.get_submodule(placement.path), module.get_submodule(placement.path)
+            block, prompts = blocks[placement.block], module.get_submodule(placement.path)
             assert isinstance(prompts, Prompts)
             stay = None if placement.block + 1 in ends else prompts
             if before or stay:
-                yield block.register_forward_pre_hook(partial(exchange, before, stay))
+                yield block.site("block.in").change(partial(exchange, before, stay))
             if not stay:
                 # First in and last out, so that what others do within the branch sees the same tokens throughout.
-                norm, drop_path = block.get_submodule("norm1"), block.get_submodule("drop_path1")
-                yield norm.register_forward_pre_hook(partial(exchange, None, prompts), prepend=True)
-                yield drop_path.register_forward_hook(partial(_leave, prompts))
+                yield block.site("attn.stream").change(partial(exchange, None, prompts), first=True)
+                yield block.site("attn.residual").change(partial(exchange, prompts, None))
             before = stay
         if before:
-            yield model.get_submodule("norm").register_forward_pre_hook(partial(exchange, before, None))
+            yield family.site(model, "norm.in").change(partial(exchange, before, None))
 
     def enters(self, placements: Sequence[Placement], block: int) -> Hashable:
         """Beyond the placements before a block, whether it takes away what the last of them put into the stream."""
@@ -85,18 +91,23 @@ class VPT(Method):
         places = {placement.block for placement in placements}
         return (earlier, "left") if {block - 1, block} <= places else earlier
 
+    def strays(self, placements: Sequence[Placement], depth: int) -> bool:
+        """Where the next block has no placement and is not the end, the tokens flow on."""
+        places = {placement.block for placement in placements}
+        return not all(block + 1 in places | {depth} for block in places if block is not None)
 
-def _leave(prompts: Prompts, layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    """Hook: take the last tokens away from what comes out of a layer."""
-    return output[:, : output.shape[1] - prompts.active]
 
+def exchange(old: Prompts | None, new: Prompts | None, x: Tensor) -> Tensor:
+    """Take the last tokens of a sequence away, and put others in their place.
 
-def exchange(old: Prompts | None, new: Prompts | None, layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-    """Hook in front of a layer: take the last tokens away, and put others in their place."""
-    (x,) = args
+    Args:
+        old: Those to take away.
+        new: Those to put there.
+        x: The sequence (B, N, D).
+    """
     if old is not None:
         x = x[:, : x.shape[1] - old.active]
     if new is not None:
         tokens = new.part("tokens").to(x.dtype)
-        x = torch.cat((x, tokens.expand(len(x), -1, -1)), dim=1)
-    return (x,)
+        x = torch.cat((x, tokens.expand(x.shape[0], -1, -1)), dim=1)
+    return x

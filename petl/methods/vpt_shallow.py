@@ -7,13 +7,16 @@ from functools import partial
 
 from torch import nn
 
+from petlas.petl.backbones import family_of
 from petlas.petl.design import Placement
-from petlas.petl.methods.base import Handle, Method
 from petlas.petl.methods.vpt import Prompts, exchange
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.method import Method
+from petlas.petl.parts.placed import NoOptions, Placed
 from petlas.petl.shape import BackboneShape
 
 
-class VPTShallow(Method):
+class VPTShallow(Method[NoOptions]):
     """Learned tokens that join the sequence in front of the first block and flow through all of them.
 
     They stand behind the patch tokens (without position embedding the place makes no difference to attention) and
@@ -26,26 +29,32 @@ class VPTShallow(Method):
     summary = "learned tokens that flow through all blocks"
     paper = "VPT-Shallow (Jia et al., 2022)"
     sites = ("tokens",)
+    needs = ("block.in", "norm.in")
     size_means = "tokens"
     default_size = 100
     zero_start = False
     mergeable = False
     in_blocks = False
     in_backbone = True
+    option_type = NoOptions
 
-    def count(self, shape: BackboneShape, placements: Sequence[Placement]) -> int:
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """p tokens of D channels."""
         (placement,) = placements
-        return shape.width * (placement.size or 0)
+        return shape.width * placement.size
 
-    def build(self, shape: BackboneShape, placements: Sequence[Placement]) -> Prompts:
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> Prompts:
         """The tokens."""
         (placement,) = placements
-        assert placement.size is not None
         return Prompts(placement.size, shape)
 
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placement]) -> Iterator[Handle]:
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> Iterator[Handle]:
         """In at the first block, out in front of the norm."""
         assert isinstance(module, Prompts)
-        yield model.get_submodule("blocks.0").register_forward_pre_hook(partial(exchange, None, module))
-        yield model.get_submodule("norm").register_forward_pre_hook(partial(exchange, module, None))
+        family = family_of(model)
+        yield family.site(model, "block.in", 0).change(partial(exchange, None, module))
+        yield family.site(model, "norm.in").change(partial(exchange, module, None))
+
+    def strays(self, placements: Sequence[Placement], depth: int) -> bool:
+        """They flow through all blocks."""
+        return True

@@ -4,11 +4,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from petlas.datasets.catalog import list_tasks, open_task
+from petlas.datasets.checks import check_images
+from petlas.datasets.errors import DataError
 from petlas.datasets.names import VTAB
-from petlas.datasets.task import DataError
 
 Draw = Callable[..., Path]
 
@@ -28,7 +31,7 @@ def test_digits_needs_no_root() -> None:
 
 @pytest.mark.parametrize("below", ["", "vtab-1k", "vtab-1k/shapes"])
 def test_the_root_may_hold_vtab_be_it_or_be_the_data_set(root: Path, below: str) -> None:
-    assert len(open_task("shapes", root / below).splits["trainval"]) == 9
+    assert len(open_task("shapes", root / below).views["trainval"]) == 9
 
 
 def test_the_root_may_come_from_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +116,51 @@ def test_the_root_of_one_data_set_lists_just_that(root: Path, layout: str) -> No
         shutil.copytree(root / "flowers", root / "parted" / part)
     folder = root / "vtab-1k/shapes" if layout == "shapes" else root / "parted"
     assert [info.name for info in list_tasks(folder) if info.found] == ["digits", layout]
+
+
+def test_a_known_task_that_is_not_at_hand_says_so_and_never_suggests_itself(root: Path) -> None:
+    with pytest.raises(DataError, match=r"task 'dtd' is known, but its images are not at hand: .*data holds no such"):
+        open_task("dtd", root)
+    with pytest.raises(DataError, match=r"'cifar100' is known.*no folder of data sets is given.*PETLAS_DATA") as caught:
+        open_task("cifar100")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_the_split_is_that_of_its_own_seed(root: Path) -> None:
+    assert open_task("flowers", root, split_seed=3).split_seed == 3
+    assert open_task("shapes", root, split_seed=3).split_seed is None
+    assert open_task("digits", split_seed=3).fingerprint == open_task("digits").fingerprint
+
+
+def test_the_range_of_values_reaches_the_images(root: Path) -> None:
+    deep = root / "deep"
+    for number in range(8):
+        path = deep / f"{'ab'[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), 100 * (number + 1), np.uint16)).save(path)
+    with pytest.raises(DataError, match=r"uses 100 to 100 of 0 to 65535 only"):
+        check_images(open_task("deep", root).views["trainval"].source)
+    tasks = [open_task("deep", root, value_range=(0, white)) for white in (800, 4095)]
+    assert tasks[0].fingerprint != tasks[1].fingerprint
+    assert np.asarray(tasks[0].views["train"].source.image(0)).max() == round(100 / 800 * 255)
+
+
+@pytest.mark.parametrize("value_range", [(1, 1), (2, 1), (0, float("nan")), (0, float("inf"))])
+def test_an_impossible_range_of_values_is_refused(value_range: tuple[float, float]) -> None:
+    with pytest.raises(DataError, match=r"value_range must be \[LOW, HIGH\] with LOW below HIGH"):
+        open_task("digits", value_range=value_range)
+
+
+def test_notes_are_listed(root: Path) -> None:
+    (root / "flowers/readme.txt").touch()
+    (info,) = [info for info in list_tasks(root) if info.name == "flowers"]
+    assert info.notes == ["left out: 1 without an image's suffix (readme.txt)"]
+
+
+def test_a_folder_that_may_not_be_read_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(DataError, match=r"task 'flowers' cannot be read .*Permission denied.*permissions"):
+        open_task("flowers", root)

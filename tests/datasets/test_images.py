@@ -1,16 +1,18 @@
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from petlas.datasets.errors import DataError
 from petlas.datasets.images import read_image
-from petlas.datasets.task import DataError
 
 
-def pixels(path: Path) -> np.ndarray:
-    image = read_image(path, str(path))
+def pixels(path: Path, value_range: tuple[float, float] | None = None) -> np.ndarray:
+    image = read_image(path, str(path), value_range)
     assert image.mode == "RGB"
     return np.asarray(image)
 
@@ -50,19 +52,90 @@ def test_a_palette_becomes_colours_and_its_transparent_entry_white(tmp_path: Pat
 def test_16_bit_grey_keeps_its_range(tmp_path: Path, suffix: str) -> None:
     grey = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
     assert pixels(save(tmp_path, Image.fromarray(grey), suffix))[0, :, 0].tolist() == [0, 1, 128, 255]
-    dark = np.array([[0, 128, 129, 255]], dtype=np.uint16)
-    assert pixels(save(tmp_path, Image.fromarray(dark), suffix))[0, :, 0].tolist() == [0, 0, 1, 1]
+    dim = np.array([[0, 128, 129, 5000]], dtype=np.uint16)
+    assert pixels(save(tmp_path, Image.fromarray(dim), suffix))[0, :, 0].tolist() == [0, 0, 1, 19]
+    assert not pixels(save(tmp_path, Image.new("I;16", (2, 2)), suffix)).any()
 
 
+@pytest.mark.parametrize("peak", [200, 1950, 4095])
+def test_the_white_of_16_bits_that_are_hardly_used_is_asked_for(tmp_path: Path, peak: int) -> None:
+    path = save(tmp_path, Image.fromarray(np.array([[1, peak]], dtype=np.uint16)))
+    with pytest.raises(DataError, match=rf"uses 1 to {peak} of 0 to 65535 only.*task\.value_range=\[LOW, HIGH\]"):
+        pixels(path)
+    assert pixels(path, (0, 4095))[0, 1, 0] == round(peak / 4095 * 255)
+    assert not pixels(path, (0, 65535))[0, 0].any()
+
+
+def png_16(colours: list[int]) -> bytes:
+    """A picture of one pixel with 16 bits a colour, which Pillow reads but does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 1, 1, 16, {3: 2, 4: 6}[len(colours)], 0, 0, 0)
+    body = zlib.compress(b"\0" + np.array(colours, dtype=">u2").tobytes())
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("alpha", [[], [65535]])
+def test_16_bits_a_colour_are_scaled_by_their_type_or_refused(tmp_path: Path, alpha: list[int]) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png_16([65535, 257, 0, *alpha]))
+    assert pixels(path)[0, 0].tolist() == [255, 1, 0]
+    path.write_bytes(png_16([1950, 257, 0, *alpha]))
+    with pytest.raises(DataError, match=r"x\.png: the image has 16 bits for each colour but uses up to 7 of 256"):
+        pixels(path)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int32"])
 @pytest.mark.parametrize(
-    ("values", "expected"),
-    [([0, 0.5, 1], [0, 128, 255]), ([0, 51, 255], [0, 51, 255]), ([-1, 500000, 1e6], [0, 128, 255])],
+    ("values", "value_range", "expected"),
+    [
+        ([0, 1, 2], (0, 2), [0, 128, 255]),
+        ([0, 50, 250], (0, 255), [0, 50, 250]),
+        ([0, 50, 260], (0, 255), [0, 50, 255]),
+        ([-1, 0, 3], (-1, 1), [0, 128, 255]),
+    ],
 )
-def test_float_images_are_scaled_by_the_range_they_use(
-    tmp_path: Path, values: list[float], expected: list[int]
+def test_floats_and_32_bits_are_scaled_by_the_range_that_is_asked_for(
+    tmp_path: Path, kind: str, values: list[float], value_range: tuple[float, float], expected: list[int]
 ) -> None:
-    path = save(tmp_path, Image.fromarray(np.array([values], dtype=np.float32)), "tif")
-    assert pixels(path)[0, :, 0].tolist() == expected
+    path = save(tmp_path, Image.fromarray(np.array([values], dtype=kind)), "tif")
+    with pytest.raises(DataError, match=r"x\.tif: images of .* have no known range .*value_range"):
+        pixels(path)
+    assert pixels(path, value_range)[0, :, 0].tolist() == expected
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, Image.fromarray(np.array([[0, np.nan]], dtype=np.float32)), "tif")
+    with pytest.raises(DataError, match="values that are not numbers"):
+        pixels(path, (0, 1))
+
+
+def test_a_range_that_holds_nothing_of_an_image_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, Image.fromarray(np.array([[300, 2000]], dtype=np.uint16)))
+    for value_range in ((0, 255), (3000, 4095)):
+        with pytest.raises(DataError, match=r"all values of the image lie outside \(300 to 2000\); correct the range"):
+            pixels(path, value_range)
+
+
+def test_images_of_8_bits_do_not_heed_the_range(tmp_path: Path) -> None:
+    path = save(tmp_path, Image.new("L", (2, 2), 77))
+    assert (pixels(path, (0, 100)) == 77).all()
+
+
+def test_a_file_that_is_no_image_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    for content, reason in (
+        (b"", "the file is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", r"a git-lfs pointer.*git lfs pull"),
+        (b"<html>404</html>", "no known image format"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=reason) as caught:
+            pixels(path)
+        assert "\n" not in str(caught.value)
+        assert "object at" not in str(caught.value)
 
 
 def test_cmyk_and_bilevel_become_rgb(tmp_path: Path) -> None:

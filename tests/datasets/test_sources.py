@@ -1,14 +1,11 @@
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from petlas.datasets.sources import ArraySource, FileSource, decoded
-from petlas.datasets.task import DataError
+from petlas.datasets.errors import DataError
+from petlas.datasets.sources import ArraySource, FileSource
 
 Draw = Callable[..., Path]
 
@@ -34,25 +31,6 @@ def test_an_array_is_fingerprinted_by_its_pixels_and_shape() -> None:
 def test_a_broken_image_is_named_with_its_list_and_line(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_text("broken")
     with pytest.raises(DataError, match=r"b\.png \(train800\.txt line 2\): the image cannot be read"):
-        FileSource(tmp_path, ("a.png", "b.png"), "train800.txt").image(1)
+        FileSource(tmp_path, ("a.png", "b.png"), ("train800.txt line 1", "train800.txt line 2")).image(1)
     with pytest.raises(DataError, match=r"b\.png: the image cannot be read"):
         FileSource(tmp_path, ("b.png",)).image(0)
-
-
-def test_decoding_keeps_the_order_and_does_not_run_far_ahead() -> None:
-    lock, started = threading.Lock(), []
-
-    class Counting(ArraySource):
-        def image(self, index: int) -> Image.Image:
-            with lock:
-                started.append(index)
-            return super().image(index)
-
-    grey = np.repeat(np.arange(200, dtype=np.uint8), 4).reshape(200, 2, 2)
-    images = decoded(Counting(grey), 3, Image.Resampling.NEAREST)
-    first = next(images)
-    assert first.shape == (3, 3, 3)
-    time.sleep(0.2)  # time enough to decode all of them
-    assert len(started) <= 64
-    assert [int(image[0, 0, 0]) for image in images] == list(range(1, 200))
-    assert sorted(started) == list(range(200))

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from petlas.petl import Design, apply, get_method, shape_of
+from petlas.petl import Design, apply, family_of, get_method, shape_of
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"model_name": "vit_tiny_patch16_224", "img_size": 32, "depth": 3},
@@ -89,7 +89,7 @@ def images() -> Callable[..., Tensor]:
     """Random images of a model's size and dtype."""
 
     def random_images(model: nn.Module, number: int = 2, seed: int = 0) -> Tensor:
-        height, width = model.patch_embed.img_size
+        height, width = family_of(model).image_size(model)
         pixels = torch.randn(number, 3, height, width, generator=torch.Generator().manual_seed(seed))
         return pixels.to(next(model.parameters()).dtype)
 

@@ -3,19 +3,20 @@ from __future__ import annotations
 import json
 import os
 import stat
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from petlas import __version__
 from petlas.petl import (
     AdapterError,
     AdapterInfo,
     BackboneError,
     Design,
     DesignError,
+    InputConfig,
     Placement,
     adapter_file,
     apply,
@@ -89,17 +90,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(step, model, path, monk
     save_adapter(model, path, score={"test": 1.0})
     before = path.read_bytes()
 
-    def half_written(file, content):
-        file.write_text("half")
-        raise OSError("disk full")
-
     def fail(*_):
         raise OSError("disk full")
 
-    if step == "write":
-        monkeypatch.setattr(Path, "write_bytes", half_written)
-    else:
-        monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(os, {"write": "fsync", "replace": "replace"}[step], fail)
     with pytest.raises(OSError, match="disk full"):
         save_adapter(model, path, score={"test": 2.0})
     assert path.read_bytes() == before
@@ -175,7 +169,7 @@ def test_a_damaged_header_is_refused(text, tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda h: h.update(format=2), "has another format than 1; install a petlas that knows it"),
+        (lambda h: h.update(format=3), "has another format than 1 to 2; install a petlas that knows it"),
         (lambda h: h["design"]["placements"][0].update(rank=3), "header is damaged.*unknown key 'rank'"),
         (lambda h: h.update(colour="red"), "header is damaged"),
         (lambda h: h.pop("classes"), "header is damaged"),
@@ -278,7 +272,158 @@ def test_position_embeddings_that_round_differently_do_not_matter(model, path, m
     load_adapter(path, other)
 
 
-def test_loading_puts_the_model_in_evaluation_mode(model, path, make):
+def test_a_model_that_is_given_stays_in_the_mode_that_it_is_in(model, path, make):
     save_adapter(model, path)
-    loaded = load_adapter(path, make("gap").train())
-    assert not any(m.training for m in loaded.modules())
+    for training in (True, False):
+        loaded = load_adapter(path, make("gap").train(training))
+        assert all(m.training is training for m in loaded.modules())
+
+
+LORA = Design.of([Placement("lora", block, 4) for block in range(6)])
+
+
+def mini(design=LORA, classes=5, dtype=torch.float32):
+    torch.manual_seed(0)
+    return apply(load_backbone("vit_mini_patch16_64", num_classes=classes).to(dtype), design).eval()
+
+
+@pytest.fixture
+def pixels():
+    return torch.randn(8, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "how", ["reset_classifier", "assigned", "of fewer outputs", "new weight", "loaded by assignment"]
+)
+def test_the_head_that_the_model_has_is_what_is_saved(how, path, pixels):
+    model = mini()
+    if how == "assigned":
+        model.head = torch.nn.Linear(128, 5)
+    elif how == "new weight":
+        model.head.weight = torch.nn.Parameter(torch.empty(5, 128))
+    elif how == "loaded by assignment":
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        model.load_state_dict(state, assign=True)
+    else:
+        model.reset_classifier(3 if how == "of fewer outputs" else 5)
+    torch.nn.init.normal_(model.head.weight)
+    info = save_adapter(model, path)
+    assert len(info.classes) == len(model.head.weight)
+    with torch.no_grad():
+        assert torch.equal(load_adapter(path)(pixels), model(pixels))
+
+
+@pytest.mark.parametrize("design", [Design.of([Placement("vqt", 0, 1)]), Design.of([Placement("hst")])])
+def test_a_head_that_no_longer_fits_what_reads_it_is_refused(design, path):
+    model = mini(design)
+    model.reset_classifier(3)
+    with pytest.raises(AdapterError, match="would not load again"):
+        save_adapter(model, path)
+    assert not path.exists() and not list(path.parent.glob("*"))
+
+
+def test_a_head_of_several_layers_is_refused(path):
+    model = load_backbone("vit_mini_patch16_64", num_classes=3)
+    model.head = torch.nn.Sequential(torch.nn.Linear(128, 3))
+    with pytest.raises(DesignError, match=r"hst gives the head .* must be one linear layer, got a Sequential"):
+        apply(model, Design.of([Placement("hst")]))
+    assert not hasattr(model, "petl")
+    with pytest.raises(AdapterError, match="a head of one linear layer, got a Sequential; set it with"):
+        save_adapter(apply(model, LORA), path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("design", [LORA, Design.of([Placement("bitfit")]), Design.of([Placement("full")])])
+def test_a_model_that_is_frozen_for_inference_is_saved_as_any_other(design, freeze, path, pixels):
+    model = mini(design)
+    if freeze:
+        model.requires_grad_(False)
+    save_adapter(model, path)
+    with torch.no_grad():
+        assert torch.equal(load_adapter(path)(pixels), model(pixels))
+
+
+@pytest.mark.parametrize("part", ["norm", "", "blocks.0.attn"])
+def test_what_is_trained_beside_the_design_is_refused_when_writing(part, path):
+    model = mini()
+    model.get_submodule(part).requires_grad_(True)
+    with pytest.raises(AdapterError, match=r"holds what its design trains, and \S+.* can be trained, too; freeze"):
+        save_adapter(model, path)
+    assert not path.exists()
+
+
+def test_an_adapter_of_a_bfloat16_backbone_loads_by_itself(path, pixels):
+    model = mini(dtype=torch.bfloat16)
+    assert save_adapter(model, path).dtype == "bfloat16"
+    loaded = load_adapter(path)
+    assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        assert torch.equal(loaded(pixels.bfloat16()), model(pixels.bfloat16()))
+    load_adapter(path, load_backbone("vit_mini_patch16_64", num_classes=5))
+
+
+def test_an_adapter_of_a_float32_backbone_on_a_rounded_one_says_what_to_do(path):
+    save_adapter(mini(), path)
+    rounded = load_backbone("vit_mini_patch16_64", num_classes=5).bfloat16()
+    with pytest.raises(AdapterError, match=r"on weights of type float32, and the model has only torch.bfloat16"):
+        load_adapter(path, rounded)
+    assert_untouched(rounded)
+
+
+def test_saving_draws_nothing(path):
+    model = mini()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    save_adapter(model, path)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_file_that_would_load_otherwise_is_never_written(path, monkeypatch):
+    model = mini()
+    monkeypatch.setattr(
+        adapter_file, "tuned_state_dict", lambda model: {**tuned_state_dict(model), "more": torch.ones(1)}
+    )
+    with pytest.raises(AdapterError, match="would not load again"):
+        save_adapter(model, path)
+    assert not path.exists() and not list(path.parent.glob("*"))
+
+
+def test_the_header_keeps_how_images_are_normalised_where_the_weights_lay_and_what_wrote_it(tmp_path):
+    weights = tmp_path / "mini.safetensors"
+    save_file(load_backbone("vit_mini_patch16_64", pretrained=False).state_dict(), weights)
+    model = apply(load_backbone("vit_mini_patch16_64", weights, num_classes=2), LORA)
+    own = InputConfig(64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear")
+    path = tmp_path / "a.safetensors"
+    written = save_adapter(model, path, input=own, kind="multi_label", metric="mAP")
+    info = read_adapter_info(path)
+    assert info == written and info.input == own
+    assert (info.kind, info.metric, info.version) == ("multi_label", "mAP", __version__)
+    assert info.checkpoint == str(weights)
+    load_adapter(path)  # found where it lay
+    weights.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(AdapterError, match=r"fingerprint|weights lay at .*mini\.safetensors, where no file is now"):
+        load_adapter(path)
+    load_adapter(path, checkpoint=tmp_path / "moved.safetensors")
+    save_file(load_backbone("vit_mini_patch16_64").state_dict(), weights)
+    with pytest.raises(AdapterError, match="trained on other weights"):
+        load_adapter(path)
+
+
+def test_a_file_of_the_first_format_loads(model, path, make, images):
+    save_adapter(model, path)
+
+    def as_it_was(header):
+        for key in ("checkpoint", "dtype", "kind", "metric", "version"):
+            del header[key]
+        header["format"] = 1
+
+    rewrite(path, as_it_was)
+    with torch.no_grad():
+        assert torch.equal(load_adapter(path, make("gap"))(images(model)), model(images(model)))
+
+
+def test_a_folder_says_to_name_the_file(tmp_path):
+    with pytest.raises(AdapterError, match=r"is a folder; name the \.safetensors file"):
+        load_adapter(tmp_path)

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from dataclasses import replace
+from functools import partial
+from inspect import signature
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from petlas.petl import (
+    FAMILIES,
     METHODS,
     Design,
     DesignError,
+    Family,
     Placement,
     apply,
     check_design,
     count_params,
     count_tuned,
+    family_of,
     get_method,
     load_adapter,
     merge,
@@ -27,9 +36,119 @@ from petlas.petl import (
     shape_by_name,
     shape_of,
     tuned_state_dict,
+    undecayed,
 )
-from petlas.petl.methods.base import Adopted, Elastic
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import NoOptions
+from petlas.petl.parts.tuned_copies import TunedCopies
 from petlas.petl.tuning import methods_of
+
+SIDE = 24
+
+
+class ToyBlock(nn.Module):
+    """A transformer block with other names, and with q, k and v in layers of their own."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.join, self.add = nn.Identity(), nn.Identity()
+
+    def forward(self, x):
+        a = self.before(x)
+        q, k, v = (layer(a).unflatten(-1, (4, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        found = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.join(self.out(found))
+        return x + self.add(self.down(F.gelu(self.up(self.after(x)))))
+
+
+class Toy(nn.Module):
+    """A family from outside: patches of 8 pixels, no class token, the mean of the tokens for the head."""
+
+    def __init__(self, width=96, depth=2, classes=5):
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 8, stride=8)
+        self.steps = nn.ModuleList(ToyBlock(width) for _ in range(depth))
+        self.final = nn.LayerNorm(width)
+        self.classify = nn.Linear(width, classes)
+
+    def forward(self, images):
+        x = self.stem(images).flatten(2).transpose(1, 2)
+        for step in self.steps:
+            x = step(x)
+        return self.classify(self.final(x).mean(dim=1))
+
+
+class ToyFamily(Family):
+    name = "toy"
+    summary = "a toy"
+    head_path = "classify"
+    names = {
+        **{"before": ("norm1",), "query": ("q",), "key": ("k",), "value": ("v",), "out": ("proj",)},
+        **{"after": ("norm2",), "up": ("fc1",), "down": ("fc2",), "final": ("norm",)},
+    }
+    in_block = {
+        **{"block.in": ("", "in"), "block": ("", "out"), "block.out": ("", "out")},
+        **{"attn.stream": ("before", "in"), "attn.normed": ("before", "out"), "attn.in": ("before", "out")},
+        **{"attn.out": ("out", "out"), "attn.residual": ("join", "out")},
+        **{"mlp.stream": ("after", "in"), "mlp.normed": ("after", "out"), "mlp.in": ("after", "out")},
+        **{"mlp.out": ("down", "out"), "mlp.residual": ("add", "out")},
+    }
+    in_model = {
+        **{"images": ("stem", "in"), "norm.in": ("final", "in"), "norm.out": ("final", "out")},
+        **{"head.in": ("classify", "in"), "head.out": ("classify", "out")},
+    }
+    other_sites = frozenset(
+        ("backbone", "tokens", "head", "norm", "patch_embed", "norm1", "norm2", "ls1", "ls2", "attn.qkv", "shortcut1")
+    ) | {"shortcut2"}
+
+    def why_not(self, model):
+        return None if isinstance(model, Toy) else ""
+
+    def block_paths(self, model):
+        return [f"steps.{index}" for index in range(len(model.steps))]
+
+    def width(self, model):
+        return model.final.normalized_shape[0]
+
+    def prefix_tokens(self, model):
+        return 0
+
+    def patch(self, model):
+        return 8, 8
+
+    def image_size(self, model):
+        return SIDE, SIDE
+
+    def grid(self, model, size):
+        return size[0] // 8, size[1] // 8
+
+    def features(self, model, images):
+        x = self.enter(model, images)
+        for block in self.blocks(model):
+            x = block(x)
+        return model.final(x).mean(dim=1)
+
+    def leave(self, model, x):
+        return model.classify(model.final(x).mean(dim=1))
+
+    def reset_head(self, model, num_classes):
+        model.classify = nn.Linear(self.width(model), num_classes)
+
+
+def allowed(name, kind):
+    """Whether a kind of backbone has the sites of a method."""
+    method = get_method(name)
+    return kind != "toy" or {*method.sites, *method.needs} <= ToyFamily().sites
+
+
+@pytest.fixture(autouse=True)
+def toy_family(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "toy", f"{__name__}:ToyFamily")
+
 
 # The kinds of the other tests, smaller still; `gap` has no class token and pools by the mean.
 TINY = {
@@ -38,6 +157,8 @@ TINY = {
     "gap": {"model_name": "vit_base_patch16_siglip_gap_224", "embed_dim": 96, "num_heads": 3, "depth": 2},
 }
 LARGEST = 4
+
+KINDS = (*TINY, "toy")
 
 every_kind = pytest.mark.parametrize("kind", TINY)
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -49,6 +170,12 @@ pairs = pytest.mark.parametrize(
 
 def those(wanted):
     return pytest.mark.parametrize("name", [name for name in METHODS if wanted(get_method(name))])
+
+
+def everywhere(wanted=lambda method: True):
+    """All methods on all kinds of backbones that have their sites."""
+    pairs = [(n, k) for k in KINDS for n in METHODS if wanted(get_method(n)) and allowed(n, k)]
+    return pytest.mark.parametrize(("name", "kind"), pairs)
 
 
 sized = those(lambda method: method.size_means)
@@ -90,6 +217,11 @@ def sizes_of(name, shape):
     return sizes
 
 
+def placed(design):
+    """The placements of a design of one method, as the method gets them."""
+    return [get_method(p.method).placed(p) for p in design.placements]
+
+
 def state_of(model):
     return {key: value.clone() for key, value in model.state_dict().items()}
 
@@ -103,7 +235,21 @@ def assert_same_state(model, before):
 
 @pytest.fixture
 def make(make):
-    return lambda kind="plain", **arguments: make(kind, **TINY[kind] | arguments)
+    def make_backbone(kind="plain", **arguments):
+        if kind != "toy":
+            return make(kind, **TINY[kind] | arguments)
+        torch.manual_seed(0)
+        return Toy(**arguments).eval()
+
+    return make_backbone
+
+
+def head_of(model):
+    return family_of(model).head(model)
+
+
+def head_names(model):
+    return {f"{family_of(model).head_path}.{name}" for name in ("weight", "bias")}
 
 
 @pytest.fixture
@@ -123,7 +269,8 @@ def insert(images):
 
     def insert_design(model, design):
         apply(model, design)
-        return prepare(model, [(images(model, 4, seed), torch.tensor([0, 1, 1, 0])) for seed in (1, 2)])
+        batches = [(images(model, 4, seed), torch.tensor([0, 1, 1, 0])) for seed in (1, 2)]
+        return prepare(model, batches, F.cross_entropy)
 
     return insert_design
 
@@ -160,20 +307,18 @@ def test_a_method_describes_itself(name):
     assert get_method(name) is method
 
 
-@every_kind
-@every_method
+@everywhere()
 def test_only_the_method_and_the_head_are_trained(name, kind, make, usual):
     model = make(kind)
     own = {path for path, _ in model.named_parameters()}
     apply(model, usual(name, model))
     assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in model.petl.parameters()}
-    allowed = {"head.weight", "head.bias"}
-    allowed |= {path for m in model.petl.modules() if isinstance(m, Adopted) for path, _ in m.named_parameters()}
-    assert {path for path, p in model.named_parameters() if path in own and p.requires_grad} == allowed & own
+    trained = {id(p) for m in model.petl.modules() if isinstance(m, TunedCopies) for _, p in m.placed()}
+    expected = {path for path, p in model.named_parameters() if id(p) in trained} | head_names(model)
+    assert {path for path, p in model.named_parameters() if path in own and p.requires_grad} == expected & own
 
 
-@every_kind
-@every_method
+@everywhere()
 def test_training_with_weight_decay_leaves_frozen_tensors_bit_identical(name, kind, make, usual, insert, train):
     model = make(kind)
     insert(model, usual(name, model))
@@ -182,11 +327,10 @@ def test_training_with_weight_decay_leaves_frozen_tensors_bit_identical(name, ki
     train(model)
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert changed <= trained | {f"petl.{key}" for key, _ in model.petl.named_buffers()}
-    assert {"head.weight", "head.bias"} <= changed
+    assert head_names(model) <= changed
 
 
-@every_kind
-@every_method
+@everywhere()
 def test_a_zero_start_computes_what_the_backbone_computed(name, kind, make, usual, insert, images):
     model = make(kind)
     expected = model(images(model))
@@ -195,16 +339,15 @@ def test_a_zero_start_computes_what_the_backbone_computed(name, kind, make, usua
         assert torch.equal(model(images(model)), expected) is get_method(name).zero_start
 
 
-@every_kind
-@every_method
+@everywhere()
 def test_the_predicted_count_is_the_counted_one(name, kind, make, usual):
     model = make(kind)
     design = usual(name, model)
     predicted = count_params(design, model)
     assert predicted == count_params(design, shape_of(model))
     apply(model, design)
-    trained = [path for path, p in model.petl.named_parameters() if "head" not in path.split(".")]
-    assert predicted == sum(model.petl.get_parameter(path).numel() for path in trained)
+    trained = {path: p for path, p in model.petl.named_parameters() if "head" not in path.split(".")}
+    assert predicted == sum(p.numel() for p in trained.values())
     assert predicted == count_tuned(model)
     assert predicted == count_params(design, model)
 
@@ -228,19 +371,17 @@ def test_the_count_holds_with_every_switch_turned(name, make, usual):
     assert count_params(design, model) == count_tuned(apply(model, design))
 
 
-@every_kind
-@every_method
+@everywhere()
 def test_an_adapter_file_gives_identical_logits(name, kind, tuned, make, images, tmp_path):
     model = tuned(name, kind)
     save_adapter(model, tmp_path / "a.safetensors")
     loaded = load_adapter(tmp_path / "a.safetensors", make(kind))
     with torch.no_grad():
         assert torch.equal(loaded(images(model)), model(images(model)))
-    assert not loaded.training
+    assert not loaded.training  # as it was given
 
 
-@every_kind
-@every_method
+@everywhere()
 def test_remove_restores_the_backbone_bit_for_bit(name, kind, make, usual, insert, train, images):
     model = make(kind)
     before, flags = state_of(model), {path: p.requires_grad for path, p in model.named_parameters()}
@@ -259,8 +400,7 @@ def test_remove_restores_the_backbone_bit_for_bit(name, kind, make, usual, inser
         assert torch.equal(model(images(model)), expected)
 
 
-@every_kind
-@mergeable
+@everywhere(lambda method: method.mergeable)
 def test_a_merged_model_is_plain_timm_and_computes_the_same(name, kind, tuned, make, images):
     model = tuned(name, kind, double=True)
     with torch.no_grad():
@@ -295,13 +435,12 @@ def test_what_cannot_be_merged_is_refused_and_stays_intact(name, tuned, images):
             merge(model)
         assert_same_state(model, before)
         assert torch.equal(model(images(model)), expected)
-    placements = model.petl.design.by_method[name]
+    placements = placed(model.petl.design)
     with pytest.raises(DesignError, match=f"{name} cannot be merged"):
         get_method(name).merge(model, model.petl.get_submodule(name), placements)
 
 
-@every_kind
-@sized
+@everywhere(lambda method: method.size_means)
 def test_narrowed_it_computes_what_a_fresh_smaller_one_with_its_slices_does(name, kind, tuned, make, usual, images):
     large = tuned(name, kind)
     method, module = get_method(name), large.petl.get_submodule(name)
@@ -311,8 +450,9 @@ def test_narrowed_it_computes_what_a_fresh_smaller_one_with_its_slices_does(name
         small = make(kind)
         design = usual(name, small, size)
         apply(small, design)
-        small.petl.get_submodule("head").load_state_dict(large.petl.get_submodule("head").state_dict())
-        small.petl.get_submodule(name).load_state_dict(method.sliced(module, design.placements))
+        state = {f"{name}.{key}": value for key, value in method.sliced(module, placed(design)).items()}
+        head = {f"head.{key}": value for key, value in head_of(large).state_dict().items()}
+        small.petl.load_state_dict(state | head)
         large.petl.connect(large, design)
         with torch.no_grad():
             torch.testing.assert_close(large(images(large)), small(images(large)), rtol=1e-5, atol=1e-5)
@@ -342,13 +482,12 @@ def test_every_parameter_that_grows_with_the_size_is_an_axis(name, make, usual):
     for key, shape in shapes[0].items():
         grows = [axis for axis, (a, b) in enumerate(zip(shape, shapes[1][key], strict=True)) if a != b]
         path, _, leaf = key.rpartition(".")
-        module = models[0].petl.get_submodule(path)
         if grows:
+            module = models[0].petl.get_submodule(path)
             assert isinstance(module, Elastic) and module.axes[leaf] in (grows[0], tuple(grows)), key
 
 
-@every_kind
-@every_method
+@everywhere()
 def test_gradients_reach_every_tuned_tensor_within_two_steps(name, kind, make, usual, insert, images):
     model = make(kind)
     insert(model, usual(name, model))
@@ -377,7 +516,7 @@ def test_what_is_fitted_depends_on_the_images_but_not_on_chance_and_leaves_no_tr
         model = apply(make("plain"), usual(name, make("plain")))
         parameters = {path: (p.clone(), p.requires_grad) for path, p in model.named_parameters()}
         torch.manual_seed(0)
-        prepare(model.train(), [(images(model, 6, seed), torch.tensor([0, 1, 2, 0, 1, 2]))])
+        prepare(model.train(), [(images(model, 6, seed), torch.tensor([0, 1, 2, 0, 1, 2]))], F.cross_entropy)
         assert model.training
         assert all(p.grad is None for p in model.parameters())
         for path, (value, trained) in parameters.items():
@@ -496,7 +635,7 @@ def test_a_backbone_without_a_head_can_be_tuned(name, make, usual, images):
     design = usual(name, model)
     apply(model, design)
     assert not any(key.startswith("head") for key in tuned_state_dict(model))
-    own = get_method(name).head_inputs(shape_of(model), design.placements)
+    own = get_method(name).head_inputs(shape_of(model), placed(design))
     assert model(images(model)).shape == (2, own or 96)
     remove(model)
 
@@ -518,6 +657,20 @@ def test_a_compiled_model_does_not_run_the_graph_of_an_earlier_design(make, usua
         model = make("plain")
         shake(insert(model, usual(name, model)))
         compiled = torch.compile(model, backend="eager")
+        torch.testing.assert_close(compiled(images(model)), model(images(model)), rtol=1e-5, atol=1e-5)
+
+
+def test_models_compiled_side_by_side_run_their_own_graphs(make, usual, insert, shake, images):
+    torch._dynamo.reset()
+    models = []
+    for name in ("sparse", "mona", "lora"):
+        models.append(make("plain"))
+        shake(insert(models[-1], usual(name, models[-1])))
+    apart = {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
+    if not apart:
+        pytest.skip("this torch compiles models with other hooks into one cache")
+    for model in models:
+        compiled = torch.compile(model, backend="eager", **apart)
         torch.testing.assert_close(compiled(images(model)), model(images(model)), rtol=1e-5, atol=1e-5)
 
 
@@ -584,7 +737,7 @@ def test_the_formula_needs_no_weights(name):
     method = get_method(name)
     shape = shape_by_name("vit_large_patch14_clip_224")
     size = method.default_size
-    count = method.count(shape, method.baseline(shape, size))
+    count = count_params(Design.of(method.baseline(shape, size)), shape)
     assert isinstance(count, int) and count >= 0
 
 
@@ -618,3 +771,140 @@ def test_impossible_placements_are_refused_with_the_rule(name, make):
     for option in {"dropout", "drop_path"} & set(method.options):
         for value in (-0.1, 1.0, 7):
             refused(rf"option {option} of .* must be in \[0, 1\)", options={option: value})
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not allowed(name, "toy")])
+def test_a_family_that_lacks_a_site_refuses_the_methods_that_need_it(name, make):
+    model, method = make("toy"), get_method(name)
+    design = Design.of(method.baseline(shape_of(model), method.default_size))
+    with pytest.raises(DesignError, match=rf"{name} acts at .*, which Toy does not have; choose another method"):
+        apply(model, design)
+    assert not hasattr(model, "petl") and all(p.requires_grad for p in model.parameters())
+
+
+def test_a_family_from_outside_takes_most_methods():
+    assert sum(allowed(name, "toy") for name in METHODS) >= 30
+
+
+@everywhere()
+def test_no_two_names_of_a_state_dict_share_memory(name, kind, tuned, tmp_path, make, images):
+    model = tuned(name, kind)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    twin = make(kind)
+    apply(twin, model.petl.design)
+    twin.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        assert torch.equal(twin(images(model)), model(images(model)))
+
+
+@everywhere()
+def test_a_model_run_in_parts_computes_what_it_computes_as_a_whole(name, kind, tuned, images):
+    model = tuned(name, kind)
+    family = family_of(model)
+    with torch.no_grad():
+        expected = model(images(model))
+        x = family.enter(model, images(model))
+        for block in family.blocks(model):
+            x = block(x)
+        assert torch.equal(family.leave(model, x), expected)
+        assert torch.equal(model(images(model)), expected)
+
+
+@every_method
+@pytest.mark.parametrize("norm", [False, True])
+def test_features_between_blocks_are_the_backbones_own_or_refused(name, norm, tuned, images):
+    model = tuned(name, "dinov2")
+    streams = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, __, output: streams.append(output))
+    with torch.no_grad():
+        logits = model(images(model))
+        expected = [model.norm(x) if norm and not get_method(name).final_norm else x for x in streams]
+        grid = shape_of(model).grid
+        try:
+            maps = model.forward_intermediates(images(model), norm=norm, intermediates_only=True)
+        except DesignError as refusal:
+            assert get_method(name).final_norm or name == "vpt_shallow"
+            assert re.search(r"between blocks (must be|cannot be)", str(refusal)) and name in str(refusal)
+        else:
+            for features, stream in zip(maps, expected, strict=True):
+                assert features.shape[-2:] == grid
+                assert torch.equal(features.flatten(2).transpose(1, 2), stream[:, 5 : 5 + grid[0] * grid[1]])
+        assert torch.equal(model(images(model)), logits)
+    copy.deepcopy(model)  # nothing of a pass that did not reach the head is left
+
+
+@every_method
+def test_a_tuned_model_can_be_exported_with_a_free_batch_size(name, tuned, images):
+    model = tuned(name, "dinov2")
+    free = ({0: torch.export.Dim("batch", min=2, max=16)},)
+    if name == "sparse":
+        pytest.skip("sparse products are no part of torch.export's operations")
+    exported = torch.export.export(model, (images(model, 4),), dynamic_shapes=free).module()
+    for number in (2, 7):
+        with torch.no_grad():
+            pixels = images(model, number, seed=9)
+            torch.testing.assert_close(exported(pixels), model(pixels), rtol=1e-4, atol=1e-4)
+
+
+@everywhere()
+def test_a_batch_of_one_can_be_trained_on(name, kind, make, usual, insert, images):
+    model = make(kind)
+    insert(model, usual(name, model)).train()
+    model(images(model, 1)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@every_method
+def test_weight_decay_is_for_weights_and_not_for_prompts_biases_and_positions(name, tuned):
+    model = tuned(name, "dinov2")
+    spared = undecayed(model)
+    for path, parameter in model.named_parameters():
+        leaf = path.rpartition(".")[2]
+        meant = "bias" in leaf or "pos_embed" in leaf or leaf in ("tokens", "cls_token", "reg_token", "keys", "values")
+        assert (path in spared) == (parameter.ndim <= 1 or meant), path
+
+
+class Doubling(BlockMethod[NoOptions]):
+    """A method from outside: one learned scale of what leaves a block."""
+
+    name = "doubling"
+    summary = "a scale behind a block"
+    paper = "none"
+    sites = ("block.out",)
+    zero_start = True
+    mergeable = False
+    option_type = NoOptions
+
+    def count_block(self, block, placement):
+        return 1
+
+    def build_block(self, block, placement):
+        scale = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(scale.weight)
+        return scale
+
+    def attach_block(self, block, module):
+        yield block.site("block.out").change(partial(_scale, module))
+
+
+def _scale(module, x):
+    return x * module.weight
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_method_from_outside_is_one_class_and_one_line(kind, make, monkeypatch, images, train, tmp_path):
+    monkeypatch.setitem(METHODS, "doubling", f"{__name__}:Doubling")
+    model = make(kind)
+    with torch.no_grad():
+        expected = model(images(model))
+        design = Design.of([Placement("doubling", 1)])
+        assert count_params(design, model) == 1
+        assert torch.equal(apply(model, design)(images(model)), expected)
+    train(model)
+    with torch.no_grad():
+        trained = model(images(model))
+        assert not torch.equal(trained, expected)
+        save_adapter(model, tmp_path / "a.safetensors")
+        assert torch.equal(load_adapter(tmp_path / "a.safetensors", make(kind))(images(model)), trained)
+        assert torch.equal(remove(model)(images(model)), expected)

@@ -33,7 +33,7 @@ def expected(criterion, model, batches, paths):
 @pytest.mark.parametrize("criterion", ["spt", "taylor", "fisher"])
 def test_the_sum_is_that_of_the_definition(case, criterion):
     model, batches, paths = case
-    found = sensitivities(model, batches, paths, criterion)
+    found = sensitivities(model, batches, paths, F.cross_entropy, criterion)
     assert list(found) == paths
     for path, want in zip(paths, expected(criterion, *case), strict=True):
         torch.testing.assert_close(found[path], want)
@@ -43,7 +43,7 @@ def test_the_model_is_left_as_it_was(case):
     model, batches, paths = case
     model.head.requires_grad_(False)
     before = {path: (p.detach().clone(), p.requires_grad) for path, p in model.named_parameters()}
-    sensitivities(model, batches, paths)
+    sensitivities(model, batches, paths, F.cross_entropy)
     for path, parameter in model.named_parameters():
         assert torch.equal(parameter, before[path][0]) and parameter.requires_grad == before[path][1]
         assert parameter.grad is None and not parameter._post_accumulate_grad_hooks
@@ -62,5 +62,5 @@ def test_no_gradient_is_kept_while_others_are_computed(case, monkeypatch):
         take_up(total, criterion, parameter)
 
     monkeypatch.setattr(sensitivity, "_take_up", watched)
-    sensitivities(model, batches, paths)
+    sensitivities(model, batches, paths, F.cross_entropy)
     assert set(alive) == {1} and len(alive) == 2 * len(paths)

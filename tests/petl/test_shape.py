@@ -99,7 +99,7 @@ def test_layer_scale_and_the_width_of_the_attention_are_those_of_the_blocks(kind
     model = make(kind)
     shape = shape_of(model)
     assert shape.layer_scale is scaled
-    assert shape.attention_width(1) == model.blocks[1].attn.attn_dim
+    assert shape.blocks[1].attention_width == model.blocks[1].attn.attn_dim
 
 
 def test_the_tensors_of_vit_base_have_the_entries_that_spt_ranks():
@@ -127,3 +127,9 @@ def test_the_tensors_of_a_block_cover_its_parameters_once(kind, arguments, make)
             rows = parameter.flatten()[tensor.start : tensor.start + tensor.entries].view(tensor.rows, tensor.columns)
             assert torch.equal(rows, parameter.chunk(3)[third])
     assert all(bool((times == 1).all()) for times in covered.values())
+
+
+def test_a_parameter_has_the_same_key_whatever_a_family_calls_its_blocks():
+    shape = replace(shape_by_name("vit_tiny_patch16_224"), block_paths=("stages.0.a", "stages.1.a"))
+    assert shape.key("stages.1.a.norm.weight") == "blocks.1.norm.weight"
+    assert shape.key("stages.10.weight") == "stages.10.weight"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from petlas.petl import METHODS, Design, DesignError, Placement, apply, get_method, shape_of
-from petlas.petl.methods.base import Elastic
+from petlas.petl.parts.elastic import Elastic
 from petlas.petl.supernet import Supernet
 
 SIZES = {"lora": 6, "adapter": 5, "vpt": 4}

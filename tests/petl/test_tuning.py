@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
 
+import petlas.petl
 from petlas.petl import (
     BackboneError,
     Design,
@@ -155,7 +159,8 @@ def test_the_models_own_keys_stay_as_they_are(make):
     apply(model, LORA)
     keys = list(model.state_dict())
     assert [key for key in keys if not key.startswith("petl.")] == own
-    assert {key.removeprefix("petl.") for key in keys if key.startswith("petl.")} == set(tuned_state_dict(model))
+    added = {key.removeprefix("petl.") for key in keys if key.startswith("petl.")}
+    assert added | {"head.weight", "head.bias"} == set(tuned_state_dict(model))  # the head is the model's own
 
 
 def test_the_tuned_state_dict_explains_itself(make):
@@ -175,7 +180,7 @@ def test_a_failure_in_the_middle_leaves_the_model_as_it_was(make, monkeypatch, i
 
     def fail(self, block, module):
         yield from original(self, block, module)
-        if block is model.blocks[2]:
+        if block.module is model.blocks[2]:
             raise RuntimeError("no more")
 
     original = LoRA.attach_block
@@ -200,3 +205,36 @@ def test_check_design_works_on_a_shape_alone():
     check_design(Design.of([Placement("lora", 11, 8)]), shape)
     with pytest.raises(DesignError, match=r"block must be in 0\.\.11"):
         check_design(Design.of([Placement("lora", 12, 8)]), shape)
+
+
+def test_applying_changes_no_switch_of_torch():
+    code = """
+import torch._dynamo.config as config, torch
+before = (dict(config.get_config_copy()), torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads())
+from petlas.petl import Design, Placement, apply, load_backbone
+apply(load_backbone("vit_mini_patch16_64"), Design.of([Placement("lora", 0, 2)]))
+after = (dict(config.get_config_copy()), torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads())
+assert before == after
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_the_owners(training, make):
+    model = make("gap").train(training)
+    for change in (lambda m: apply(m, LORA), remove, lambda m: merge(apply(m, LORA))):
+        change(model)
+        assert all(m.training is training for m in model.modules())
+
+
+def test_a_head_that_was_set_since_stays_when_the_design_is_removed(make):
+    model = apply(make("gap"), LORA)
+    model.reset_classifier(3)
+    head = model.head
+    assert remove(model).head is head
+
+
+def test_the_room_lists_what_it_offers_before_it_is_used():
+    code = "import sys, petlas.petl as p; assert set(p.__all__) <= set(dir(p)) and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert all(hasattr(petlas.petl, name) for name in petlas.petl.__all__)

@@ -4,16 +4,18 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import yaml
 
 from petlas.petl.design import Design, Placement
-from petlas.search import inline_runner
 from petlas.search.config import RunConfig, load_config
 from petlas.search.training import EpochResult
+
+if TYPE_CHECKING:
+    from petlas.search.workbench import Workbench
 
 BACKBONE = "vit_mini_patch16_64"
 BASE: dict[str, Any] = {
@@ -65,6 +67,14 @@ def make(write: Callable[..., Path]) -> Callable[..., RunConfig]:
 
 
 @pytest.fixture
+def bench(make: Callable[..., RunConfig]) -> Callable[..., "Workbench"]:
+    """The workbench of the configuration that `make` makes."""
+    from petlas.search.workbench import Workbench
+
+    return lambda **groups: Workbench(make(**groups))
+
+
+@pytest.fixture
 def lora() -> Callable[..., Design]:
     """The design of LoRA ranks at blocks, as the space of these tests makes it."""
 
@@ -76,16 +86,17 @@ def lora() -> Callable[..., Design]:
 
 
 class Training:
-    """Stands in for `open_work`: accuracy is what `curve` says of a design and an epoch."""
+    """Stands in for `open_work`: the metric is what `curve` says of a design and an epoch."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
         self.curve: Callable[[Design, int], float] = lambda design, epoch: 0.5 + epoch / 100
         self.loss = 1.0
 
-    def __call__(self, config: RunConfig, design: Design, stage: str) -> "FakeRun":
-        self.started.append(design.key)
-        return FakeRun(self, config.train.epochs, design)
+    def __call__(self, bench: "Workbench", proposal: Any) -> "FakeRun":
+        candidate, fidelity = proposal.entry.candidate, proposal.entry.fidelity
+        self.started.append(candidate.key)
+        return FakeRun(self, fidelity.epochs, candidate.design)
 
 
 class FakeRun:
@@ -107,7 +118,7 @@ class FakeRun:
 def training(monkeypatch: pytest.MonkeyPatch) -> Training:
     """Replaces training in the runner of this process."""
     fake = Training()
-    monkeypatch.setattr(inline_runner, "open_work", fake)
+    monkeypatch.setattr("petlas.search.runners.inline.open_work", fake)
     return fake
 
 

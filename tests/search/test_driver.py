@@ -1,17 +1,32 @@
+import json
+import math
+import shutil
+import sqlite3
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+import yaml
+from PIL import Image
 
 from petlas.datasets import DataError
-from petlas.petl.backbone import BackboneError
+from petlas.petl import BackboneError, DesignError
 from petlas.petl.design import Design
-from petlas.search import training as training_module
+from petlas.search import driver as driver_module
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
-from petlas.search.record import StudyRecord, design_of
 from petlas.search.run_folder import RunError
+from petlas.search.stages import training_run as run_module
+from petlas.search.stages.base import SearchStopped
+from petlas.search.stages.training_run import TrainingRun
+from petlas.search.study import FOLDS, StudyRecord, candidate_of, design_of, is_interrupted
+from petlas.search.training import EpochResult
+from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate, SpaceError
 
 Make = Callable[..., RunConfig]
 
@@ -20,8 +35,21 @@ def by_size(design: Design, epoch: int) -> float:
     return sum(p.size or 0 for p in design.placements) / 10 + epoch / 100
 
 
+def record_of(config: RunConfig) -> StudyRecord:
+    return StudyRecord.read(config.folder, config.storage)
+
+
 def trials(config: RunConfig) -> list[Any]:
-    return StudyRecord.in_folder(config.folder, config.storage).trials()
+    return record_of(config).trials()
+
+
+def tried(config: RunConfig) -> list[tuple[Any, ...]]:
+    """What came of every candidate, in the order in which they began: without the clock, and without what was cut."""
+    return [
+        (t.user_attrs["key"], t.state.name, t.values, t.intermediate_values, t.params)
+        for t in trials(config)
+        if not is_interrupted(t)
+    ]
 
 
 def test_a_search_returns_its_best_trial_and_writes_its_design(make: Make, training: Any) -> None:
@@ -31,8 +59,17 @@ def test_a_search_returns_its_best_trial_and_writes_its_design(make: Make, train
     assert best is not None
     assert best.values[0] == max(t.values[0] for t in trials(config) if t.values)
     assert Design.load(config.folder / "best" / "design.yaml") == design_of(best)
-    assert (config.folder / "study.db").exists()
+    assert (config.folder / "study.journal").exists()
     assert (config.folder / "log.txt").read_text().count("trial ") == 9
+
+
+def test_the_study_is_copied_to_a_database_that_optunas_tools_read(make: Make, training: Any) -> None:
+    config = make(search={"trials": 3})
+    search(config)
+    copy = optuna.load_study(study_name=None, storage=f"sqlite:///{config.folder / 'study.db'}")
+    assert [(t.state, t.values, t.user_attrs) for t in copy.trials] == [
+        (t.state, t.values, t.user_attrs) for t in trials(config)
+    ]
 
 
 def test_repeating_a_finished_search_trains_nothing_and_changes_no_trial(make: Make, training: Any) -> None:
@@ -55,16 +92,16 @@ def test_more_trials_go_on_from_where_the_search_ended_and_repeat_no_design(make
     assert len(training.started) == len(set(training.started)) == 7
 
 
-def test_a_search_in_two_parts_tries_what_one_part_tries(make: Make, training: Any) -> None:
+@pytest.mark.parametrize("objectives", [["accuracy"], ["accuracy", "params"]])
+def test_a_search_in_two_parts_tries_what_one_part_tries(make: Make, training: Any, objectives: list[str]) -> None:
     training.curve = by_size
-    search(make(name="whole", search={"trials": 6, "sampler": "tpe"}, train={"epochs": 9}))
-    search(make(name="parts", search={"trials": 3, "sampler": "tpe"}, train={"epochs": 9}))
-    search(make(name="parts", search={"trials": 6, "sampler": "tpe"}, train={"epochs": 9}))
-    whole, parts = (
-        [(t.user_attrs["key"], t.state, t.intermediate_values) for t in trials(make(name=name))]
-        for name in ("whole", "parts")
-    )
-    assert whole == parts
+    options = {"sampler": "tpe", "baselines": True, "objectives": objectives}
+    for name, parts in (("whole", (14,)), ("parts", (9, 12, 14))):
+        for count in parts:
+            search(make(name=name, search=options | {"trials": count}, train={"epochs": 9}))
+    assert tried(make(name="whole")) == tried(make(name="parts"))
+    assert len(tried(make(name="whole"))) == 14
+    assert {len(t.values) for t in trials(make(name="whole")) if t.values} == {len(objectives)}
 
 
 def test_a_search_whose_trials_all_fail_has_no_best(make: Make, training: Any) -> None:
@@ -94,7 +131,7 @@ def test_an_interrupted_search_leaves_no_running_trial_and_goes_on_with_the_same
     config = make(search={"trials": 4})
     with pytest.raises(KeyboardInterrupt):
         search(config)
-    assert [t.state.name for t in trials(config)] == ["COMPLETE", "FAIL", "WAITING"]
+    assert [t.state.name for t in trials(config)] == ["COMPLETE", "FAIL"]
     training.curve = by_size
     search(config)
     assert [t.state.name for t in trials(config)].count("FAIL") == 1
@@ -103,18 +140,35 @@ def test_an_interrupted_search_leaves_no_running_trial_and_goes_on_with_the_same
 
 
 @pytest.mark.parametrize(
-    ("groups", "error"),
+    ("groups", "error", "match"),
     [
-        ({"task": {"name": "digist"}}, DataError),
-        ({"backbone": {"name": "vit_mini_patch16_64", "checkpoint": "/nowhere.safetensors"}}, BackboneError),
-        ({"backbone": {"name": "vit_mini_patch8_33"}}, BackboneError),
+        ({"task": {"name": "digist"}}, DataError, "digits"),
+        (
+            {"backbone": {"name": "vit_mini_patch16_64", "checkpoint": "/nowhere.safetensors"}},
+            BackboneError,
+            "nowhere",
+        ),
+        ({"backbone": {"name": "vit_mini_patch8_33"}}, BackboneError, "vit_mini"),
+        ({"backbone": {"name": "vit_mni_patch16_64"}}, BackboneError, "did you mean vit_mini_patch16_64"),
+        (
+            {"budget": {"params": 3}, "space": {"methods": {"lora": {"blocks": "all", "sizes": [1]}}}},
+            SpaceError,
+            "least",
+        ),
+        ({"space": {"methods": {"lora": {"blocks": [6], "sizes": [0, 1]}}}}, SpaceError, "blocks 0 to 5"),
+        ({"space": {"methods": {"adapter": {"blocks": "backbone", "sizes": [0, 1]}}}}, DesignError, "at blocks"),
+        (
+            {"space": {"methods": {"lora": {"blocks": "all", "sizes": [0, 1], "options": {"x": 1}}}}},
+            DesignError,
+            "option",
+        ),
     ],
 )
-def test_what_is_wrong_with_task_or_backbone_is_found_before_the_folder_is_made(
-    make: Make, groups: dict[str, Any], error: type[Exception]
+def test_what_is_wrong_with_task_backbone_or_space_is_found_before_the_folder_is_made(
+    make: Make, groups: dict[str, Any], error: type[Exception], match: str
 ) -> None:
     config = make(**groups)
-    with pytest.raises(error):
+    with pytest.raises(error, match=match):
         search(config)
     assert not Path(config.runs).exists()
 
@@ -123,6 +177,7 @@ def test_the_study_can_lie_in_another_database(make: Make, training: Any, tmp_pa
     config = make(storage=f"sqlite:///{tmp_path / 'elsewhere.db'}", search={"trials": 2})
     search(config)
     assert not (config.folder / "study.db").exists()
+    assert not (config.folder / "study.journal").exists()
     assert len(trials(config)) == 2
 
 
@@ -138,16 +193,365 @@ def test_two_runs_of_one_name_in_one_database_are_told_apart(make: Make, trainin
     assert len(trials(first)) == 3
 
 
-def test_a_search_never_opens_the_test_split(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With real training: digits has 800 training, 200 selection and 797 test images."""
+def test_a_search_never_looks_at_the_test_split(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With real training: digits has 1,000 images for training and selection, and 797 test images."""
     opened: list[int] = []
-    open_store = training_module.open_store
+    store = Workbench._store
 
-    def spy(split: Any, *args: Any, **options: Any) -> Any:
-        opened.append(len(split))
-        return open_store(split, *args, **options)
+    def spy(bench: Workbench, view: Any) -> Any:
+        opened.append(len(view.source))
+        return store(bench, view)
 
-    monkeypatch.setattr(training_module, "open_store", spy)
+    monkeypatch.setattr(Workbench, "_store", spy)
     best = search(make(search={"trials": 2, "baselines": True}, train={"epochs": 1}))
     assert best is not None
-    assert set(opened) == {800, 200}
+    assert set(opened) == {1000}
+
+
+# What changed under a run
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A task of two classes, whose images are bright or dark."""
+    folder = tmp_path / "pictures"
+    for part, count in (("train", 8), ("val", 4), ("test", 4)):
+        for label, shade in (("bright", 200), ("dark", 30)):
+            (folder / part / label).mkdir(parents=True)
+            for index in range(count):
+                image = Image.new("RGB", (32, 32), (shade + index, shade, 10 * len(part)))
+                image.save(folder / part / label / f"{index}.png")
+    return folder
+
+
+def test_data_that_changed_under_a_run_are_refused_and_the_same_data_are_not(
+    make: Make, training: Any, pictures: Path
+) -> None:
+    """Whatever time the files are of."""
+    search(make(task={"name": str(pictures)}, search={"trials": 2}))
+    moved = pictures / "train" / "bright" / "0.png"
+    content = moved.read_bytes()
+    moved.write_bytes((pictures / "train" / "dark" / "0.png").read_bytes())
+    with pytest.raises(RunError, match="contents of train and val"):
+        search(make(task={"name": str(pictures)}, search={"trials": 3}))
+    moved.write_bytes(content)
+    search(make(task={"name": str(pictures)}, search={"trials": 3}))
+    assert len(trials(make())) == 3
+
+
+def test_weights_that_changed_under_a_run_are_refused(make: Make, training: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from petlas.petl import mini
+
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(next(Path(mini.__path__[0]).glob("*.safetensors")), weights)
+    backbone = {"name": "vit_mini_patch16_64", "img_size": 32, "checkpoint": str(weights)}
+    search(make(backbone=backbone, search={"trials": 2}))
+    state = load_file(weights)
+    state["norm.weight"] = state["norm.weight"] + 0.01
+    save_file(state, weights)
+    with pytest.raises(RunError, match="weights of the backbone"):
+        search(make(backbone=backbone, search={"trials": 3}))
+
+
+def test_a_study_says_what_it_is_of(make: Make, training: Any) -> None:
+    config = make(search={"trials": 1})
+    search(config)
+    about = record_of(config).about
+    assert {"name": "accuracy", "maximize": True}.items() <= about["metric"].items()
+    assert (about["classes"], about["images"]) == (10, {"train": 800, "val": 200})
+    assert {"petlas", "train.lr", "contents of train and val", "weights of the backbone"} <= about["identity"].keys()
+
+
+# The clock
+
+
+def test_the_clock_goes_on_over_a_resume(make: Make, training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds a trial: thirty seconds are three trials, in one process or in several."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def slow(design: Design, epoch: int) -> float:
+        now[0] += 5.0
+        return 0.5
+
+    training.curve = slow
+    whole = make(name="whole", search={"seconds": 30})
+    search(whole)
+    assert len(trials(whole)) == 3
+
+    search(make(name="parts", search={"seconds": 30, "trials": 2}))
+    now[0] += 1000.0  # while nothing was searched
+    parts = make(name="parts", search={"seconds": 30})
+    search(parts)
+    assert len(trials(parts)) == 3
+    assert record_of(parts).elapsed == pytest.approx(30.0)
+    search(make(name="parts", search={"seconds": 50}))
+    assert len(trials(parts)) == 5
+
+
+def test_a_limit_of_time_that_is_over_still_lets_the_baselines_run(make: Make, training: Any) -> None:
+    config = make(search={"seconds": 1e-9, "baselines": True})
+    search(config)
+    assert {t.user_attrs["stage"] for t in trials(config)} == {"baseline"}
+    assert len(trials(config)) > 3
+
+
+# Cut off and taken up, with real training
+
+
+def cut_at(monkeypatch: pytest.MonkeyPatch, when: str, trial: int) -> None:
+    """Let the process end in a trial's first epoch: before its steps, before its measurement, or when it is told."""
+    seen: list[Any] = []
+
+    def end(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    if when == "told":
+        report = StudyRecord.report
+
+        def report_and_end(record: StudyRecord, number: int, epoch: int, value: float) -> None:
+            report(record, number, epoch, value)
+            if (number, epoch) == (trial, 1):
+                end()
+
+        monkeypatch.setattr(StudyRecord, "report", report_and_end)
+        return
+    owner, name = (TrainingRun, "train_epoch") if when == "started" else (run_module, "evaluate")
+    inner = getattr(owner, name)
+
+    def counted(of: Any, *args: Any) -> Any:
+        """`of` is one object in all epochs of a trial."""
+        if not seen or seen[-1] is not of:
+            seen.append(of)
+            if len(seen) == trial + 1:
+                end()
+        return inner(of, *args)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, Any]:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("when", "state"), [("started", "COMPLETE"), ("trained", "COMPLETE"), ("told", "COMPLETE"), ("told", "PRUNED")]
+)
+def test_a_search_that_is_killed_in_an_epoch_ends_as_if_it_had_not_been(
+    make: Make, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, Any], when: str, state: str
+) -> None:
+    """TPE, which learns from what was stopped, and halving, which compares with it: to the last digit.
+
+    Also where a trial was to be stopped, and the process ended before it was.
+    """
+    options = {
+        "space": {"methods": {"lora": {"blocks": [0, 5], "sizes": [0, 1, 2]}}, "settings": {"lr": [1e-5, 2e-3, 5e-3]}},
+        "search": {"sampler": "tpe", "trials": 6, "grace_epochs": 1},
+        "train": {"epochs": 3, "batch_size": 200},
+    }
+    if not uninterrupted:
+        whole = make(name="whole", **options)
+        search(whole)
+        uninterrupted["tried"] = tried(whole)
+    assert {state for _, state, *_ in uninterrupted["tried"]} == {"COMPLETE", "PRUNED"}
+    states = [found for _, found, *_ in uninterrupted["tried"]]
+    trial = states.index(state, 1)
+    cut = make(name="cut", **options)
+    with monkeypatch.context() as patch:
+        cut_at(patch, when, trial)
+        with pytest.raises(KeyboardInterrupt):
+            search(cut)
+    assert len(tried(cut)) == trial
+    search(cut)
+    assert tried(cut) == uninterrupted["tried"]
+    assert not (cut.folder / "checkpoints").exists()
+
+
+# What is tried again
+
+
+def test_a_search_that_has_all_its_trials_tries_those_that_failed_again_where_it_is_asked_to(
+    make: Make, training: Any
+) -> None:
+    def fragile(design: Design, epoch: int) -> float:
+        if len(training.started) == 2:
+            raise MemoryError("too large")
+        return 0.5
+
+    training.curve = fragile
+    search(make(search={"trials": 4}))
+    search(make(search={"trials": 4}))
+    assert [t.state.name for t in trials(make())] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    search(make(search={"trials": 4, "retry_failed": True}))
+    assert [t.state.name for t in trials(make())] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert training.started[4] == training.started[1]
+    assert record_of(make()).count_trained() == 4
+
+
+def test_a_search_that_the_surroundings_stopped_goes_on_with_all_its_trials(make: Make, training: Any) -> None:
+    def full(design: Design, epoch: int) -> float:
+        raise OSError(28, "No space left on device")
+
+    training.curve = full
+    config = make(search={"trials": 3})
+    for _ in range(4):
+        with pytest.raises(SearchStopped, match="No space left on device"):
+            search(config)
+    assert record_of(config).count_trained() == 0
+    training.curve = by_size
+    search(config)
+    assert [name for _, name, *_ in tried(config)] == ["COMPLETE"] * 3
+
+
+# Settings that are searched with the design
+
+
+def test_a_learning_rate_is_drawn_learned_and_trained_with(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best learning rate is 3e-3, and TPE comes close to it; what a trial has is what it is trained with."""
+
+    class ByRate:
+        def __init__(self, bench: Workbench, proposal: Any) -> None:
+            self._lr = dict(proposal.entry.candidate.settings)["lr"]
+            self._epochs, self._done = proposal.entry.fidelity.epochs, 0
+
+        @property
+        def finished(self) -> bool:
+            return self._done >= self._epochs
+
+        def epoch(self) -> EpochResult:
+            self._done += 1
+            return EpochResult(self._done, 1.0, 1 - abs(math.log10(self._lr / 3e-3)), 0.1)
+
+    monkeypatch.setattr("petlas.search.runners.inline.open_work", ByRate)
+    space = {
+        "methods": {"lora": {"blocks": [0, 5], "sizes": [0, 1, 2]}},
+        "settings": {"lr": {"low": 3e-4, "high": 2e-2, "log": True}},
+    }
+    config = make(space=space, search={"sampler": "tpe", "trials": 30})
+    best = search(config)
+    assert best is not None
+    found = [t.user_attrs["settings"]["lr"] for t in trials(config)]
+    assert len(set(found)) == 30
+    assert all(3e-4 <= lr <= 2e-2 for lr in found)
+    assert [t.params["lr"] for t in trials(config)] == pytest.approx(found)
+
+    def distance(rates: list[float]) -> float:
+        return statistics.median(abs(math.log10(lr / 3e-3)) for lr in rates)
+
+    assert distance(found[20:]) < 0.6 * distance(found[:10])
+    written = yaml.safe_load((config.folder / "best" / "design.yaml").read_text())
+    assert written["settings"] == {"lr": pytest.approx(best.user_attrs["settings"]["lr"])}
+    assert Candidate.load(config.folder / "best" / "design.yaml") == candidate_of(best)
+
+
+def test_a_drawn_learning_rate_is_the_one_of_the_training(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    train_epoch = TrainingRun.train_epoch
+    monkeypatch.setattr(TrainingRun, "train_epoch", lambda run: rates.append(run.train.lr) or train_epoch(run))
+    space = {"methods": {"lora": {"blocks": [0], "sizes": [0, 1]}}, "settings": {"lr": [1e-3, 5e-3]}}
+    config = make(space=space, train={"epochs": 1, "batch_size": 400}, search={"trials": 9})
+    search(config)
+    assert rates == [t.user_attrs["settings"]["lr"] for t in trials(config)]
+    assert len(rates) == 4  # two designs with two rates each, and the space is at its end
+    assert len({t.values[0] for t in trials(config)}) > 1
+
+
+# Folds
+
+
+def test_finalists_are_compared_on_folds_and_the_choice_is_by_their_pooled_value(
+    make: Make, monkeypatch: pytest.MonkeyPatch, training: Any
+) -> None:
+    """The larger of two designs is better on the selection split, and worse on the folds."""
+
+    class Folded:
+        def __init__(self, bench: Workbench, proposal: Any) -> None:
+            self._entry, self.finished = proposal.entry, False
+            training.started.append(str(proposal.entry.fidelity))
+
+        def epoch(self) -> EpochResult:
+            self.finished = True
+            size = by_size(self._entry.candidate.design, 0)
+            value = size if self._entry.fidelity.fold is None else 0.9 - size
+            return EpochResult(1, 1.0, value, 0.1)
+
+    monkeypatch.setattr("petlas.search.runners.inline.open_work", Folded)
+    config = make(protocol={"folds": 3, "finalists": 2}, train={"epochs": 1}, search={"trials": 20})
+    without = search(make(name="without", train={"epochs": 1}))
+    training.started.clear()
+    best = search(config)
+    assert best is not None
+    assert without is not None
+    record = record_of(config)
+    assert len(record.counted(FOLDS)) == 6
+    first, second = record.leaders(2)
+    assert (without.user_attrs["key"], best.number) == (first.user_attrs["key"], second.number)
+    assert Design.load(config.folder / "best" / "design.yaml") == design_of(second)
+    pooled = record.evidence().pooled(second.user_attrs["key"])
+    assert pooled is not None
+    assert (pooled.images, pooled.value) == (1000, pytest.approx(0.9 - second.values[0]))
+    training.started.clear()
+    assert search(config) == best
+    assert training.started == []
+
+
+def test_folds_go_on_where_they_were_cut_off(make: Make, training: Any) -> None:
+    training.curve = by_size
+    options = {"protocol": {"folds": 3, "finalists": 2}, "search": {"trials": 3}}
+    whole = make(name="whole", **options)
+    search(whole)
+    count = len(training.started)
+    assert count == 9
+
+    def interrupt(design: Design, epoch: int) -> float:
+        if len(training.started) == count + 6 and epoch == 2:
+            raise KeyboardInterrupt
+        return by_size(design, epoch)
+
+    training.curve = interrupt
+    cut = make(name="cut", **options)
+    with pytest.raises(KeyboardInterrupt):
+        search(cut)
+    training.curve = by_size
+    search(cut)
+    assert tried(cut) == tried(whole)
+    assert len(training.started) == 2 * count + 1
+
+
+def test_real_folds_hold_out_every_image_once(make: Make) -> None:
+    config = make(
+        protocol={"folds": 3, "finalists": 1},
+        train={"epochs": 1, "batch_size": 400},
+        search={"trials": 1},
+    )
+    assert search(config) is not None
+    folds = record_of(config).counted(FOLDS)
+    assert [t.user_attrs["fold"] for t in folds] == [0, 1, 2]
+    assert sum(t.user_attrs["images"] for t in folds) == 1000
+    assert all(0 <= t.values[0] <= 1 for t in folds)
+
+
+# A strategy and a kind of work of others
+
+
+def test_nothing_is_started_where_nothing_is_left(make: Make, training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make(search={"trials": 2})
+    search(config)
+    monkeypatch.setattr(driver_module, "open_runner", lambda config: pytest.fail("a runner was opened"))
+    search(config)
+
+
+def test_a_design_that_is_no_longer_the_best_is_named_where_its_adapter_lies(
+    make: Make, training: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    training.curve = by_size
+    config = make(search={"trials": 1})
+    search(config)
+    (config.folder / "best" / "adapter.safetensors").write_bytes(b"")
+    search(make(search={"trials": 9}))
+    assert "no longer the best" in (config.folder / "log.txt").read_text()
+    assert json.loads(json.dumps(Design.load(config.folder / "best" / "design.yaml").to_dict()))
+    assert sqlite3.connect(config.folder / "study.db").execute("select count(*) from trials").fetchone() == (9,)

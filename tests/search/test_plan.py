@@ -1,12 +1,13 @@
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 
 import pytest
 
-from petlas.search import plan as plan_module
 from petlas.search.config import RunConfig
 from petlas.search.plan import plan
-from petlas.search.tables import duration, plan_table
+from petlas.search.reports.tables import plan_tables, show
+from petlas.search.reports.text import duration
 
 Make = Callable[..., RunConfig]
 
@@ -14,7 +15,7 @@ Make = Callable[..., RunConfig]
 @pytest.fixture(autouse=True)
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A forward pass of 0.01 s and a step of 0.03 s per image."""
-    monkeypatch.setattr(plan_module, "_measure", lambda session: (0.01, 0.03, 10**9, 3 * 32 * 32))
+    monkeypatch.setattr(import_module("petlas.search.plan"), "_measure", lambda bench: (0.01, 0.03, 10**9, 3 * 32 * 32))
 
 
 def test_a_search_by_trials_costs_at_most_one_run_for_each(make: Make) -> None:
@@ -40,6 +41,36 @@ def test_a_one_shot_search_costs_its_supernet_its_scores_and_its_finalists(make:
         assert seconds["baselines and finalists"] == pytest.approx(5 * found.R_seconds)
 
 
+def test_sensitivity_costs_a_look_at_some_images_and_one_training_for_each_budget(make: Make) -> None:
+    settings = {"batches": 2, "batch_size": 50, "budgets": [5_000, 9_000]}
+    found = plan(make(strategy="sensitivity", sensitivity=settings, train={"epochs": 10}))
+    assert [stage.stage for stage in found.stages] == ["sensitivity", "baselines and sensitivity", "retrain"]
+    assert found.stages[0].seconds == pytest.approx(1.5 * 100 * 0.03)
+    assert found.stages[1].R == 2.0
+
+
+def test_the_folds_of_the_finalists_are_trainings_on_what_a_fold_leaves(make: Make) -> None:
+    found = plan(make(protocol={"folds": 4, "finalists": 3}, train={"epochs": 10}, search={"trials": 5}))
+    (folds,) = (stage for stage in found.stages if stage.stage == "folds")
+    assert folds.trials == 12
+    assert folds.seconds == pytest.approx(12 * 10 * 750 * 0.03)
+    assert "folds" not in [stage.stage for stage in plan(make()).stages]
+
+
+def test_workers_and_the_limit_of_time_bound_the_seconds_in_all(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    alone = plan(make(search={"trials": 8}))
+    many = plan(make(search={"trials": 8}, resources={"runner": "auto", "cpus": 2, "gpus": 0}))
+    trials, retrain = alone.stages
+    assert (trials.workers, many.stages[0].workers, many.stages[1].workers) == (1, 4, 1)
+    assert alone.seconds == pytest.approx(trials.seconds + retrain.seconds, abs=0.2)
+    assert many.seconds == pytest.approx(trials.seconds / 4 + retrain.seconds, abs=0.2)
+    few = plan(make(search={"trials": 8}, resources={"runner": "ray", "cpus": 2, "concurrent": 3, "gpus": 0}))
+    assert few.stages[0].workers == 3
+    cut = plan(make(search={"trials": 8, "seconds": 1}))
+    assert cut.seconds == pytest.approx(1 + cut.R_seconds + retrain.seconds, abs=0.2)  # what runs comes to its end
+
+
 def test_the_measurement_is_of_this_backbone_and_restores_the_threads(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,7 +82,7 @@ def test_the_measurement_is_of_this_backbone_and_restores_the_threads(
 
 
 def test_the_table_has_the_sum_and_times_in_readable_units(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    plan_table("run", asdict(plan(make())))
+    show(*plan_tables("run", asdict(plan(make()))))
     shown = capsys.readouterr().out
     assert "all, one after the other" in shown
     assert "1 R: one training run" in shown

@@ -7,13 +7,13 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from petlas.petl.design import Design, Placement
 from petlas.spaces import Budget, Space
 
-quick = settings(max_examples=25, deadline=None)
+quick = hypothesis_settings(max_examples=25, deadline=None)
 WEIGHTS = {"lora": 7, "adapter": 5, "ssf": 3, "bitfit": 11, "vpt": 2}
 
 
@@ -93,5 +93,22 @@ def cases(draw: st.DrawFn) -> Case:
     return Case({"methods": methods} | ({"depth": rules} if rules else {}), depth, share)
 
 
+@st.composite
+def settings(draw: st.DrawFn, finite: bool = False) -> dict[str, Any]:
+    """One or two settings of a space: a range or a list of choices each."""
+    numbers = st.floats(1e-5, 10)
+    spec: dict[str, Any] = {}
+    for name in draw(st.permutations(["lr", "weight_decay"]))[: draw(st.integers(1, 2))]:
+        if finite or draw(st.booleans()):
+            spec[name] = sorted(draw(st.sets(numbers, min_size=1, max_size=3)))
+        else:
+            low, high = sorted(draw(st.sets(numbers, min_size=2, max_size=2)))
+            spec[name] = {"low": low, "high": high, "log": draw(st.booleans())}
+    return spec
+
+
 NOAH = Case({"methods": {m: {"blocks": "all", "sizes": [0, 1, 5, 10]} for m in ("vpt", "lora", "adapter")}}, 12)
 NOAH_DEPTH = Case(NOAH.data | {"depth": [3, 6, 9, 12]}, 12)
+LR = {"low": 3e-4, "high": 2e-2, "log": True}
+TUNED = Case(NOAH.data | {"settings": {"lr": LR, "weight_decay": [0, 0.01, 0.1]}}, 12)
+FREE = Case(NOAH_DEPTH.data | {"settings": {"lr": LR, "label_smoothing": {"low": 0, "high": 0.2}}}, 12)

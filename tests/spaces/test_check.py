@@ -68,6 +68,17 @@ def test_each_fault_is_named_with_its_path_and_refused(data: Any, start: str):
     assert faults[0] in str(caught.value)
 
 
+def test_faults_of_settings_come_with_the_others():
+    data = {"methods": {"lora": LORA | {"sizes": [0]}}, "settings": {"lr": {"low": 1}, "wieght_decay": [1, 0]}}
+    known = ("lr", "weight_decay")
+    paths = {fault.split(":")[0] for fault in check_space(data, ("lora",), known)}
+    assert paths == {"methods.lora.sizes", "settings.lr.high", "settings.wieght_decay"}
+    assert check_space({"methods": {"lora": LORA}, "settings": {"lr": [1e-3]}}, ("lora",), known) == []
+    assert check_space({"methods": {"lora": LORA}, "settings": None}) == []
+    with pytest.raises(SpaceError, match="did you mean 'weight_decay'"):
+        Space.from_dict(data, 2, known_settings=known)
+
+
 def test_all_faults_come_at_once():
     data = {"methods": {"lora": {"blocks": "x", "sizes": [0]}, "ssf": {"bloks": "all"}}, "depht": 1, "depth": {"s": []}}
     paths = {fault.split(":")[0] for fault in check_space(data)}

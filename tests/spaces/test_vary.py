@@ -11,6 +11,8 @@ from space_cases import NOAH, NOAH_DEPTH, Case, cases, cost, quick
 
 from petlas.petl.design import Design, Placement
 from petlas.spaces import Budget, Space, SpaceError
+from petlas.spaces.draw import sample_design
+from petlas.spaces.vary import cross_designs, mutate_design
 
 SEEDS = st.integers(0, 2**32)
 
@@ -20,7 +22,7 @@ SEEDS = st.integers(0, 2**32)
 def test_mutation_stays_within_and_changes_whenever_it_can(case: Case, seed: int, probability: float):
     rng, keys = np.random.default_rng(seed), {design.key for design in case.feasible}
     for design in case.feasible[:: max(1, len(case.feasible) // 5)]:
-        mutant = case.space.mutate(design, rng, case.budget, probability=probability)
+        mutant = mutate_design(case.space, design, rng, case.budget, probability=probability)
         assert mutant.key in keys
         assert (mutant != design) == (len(case.feasible) > 1)
 
@@ -29,9 +31,9 @@ def test_mutation_stays_within_and_changes_whenever_it_can(case: Case, seed: int
 def test_mutation_reaches_every_size_from_every_size(case: Case):
     """NOAH's own code never changes a size that is there."""
     rng, space, moves = np.random.default_rng(0), case.space, set()
-    design = space.sample(rng, Budget())
+    design = sample_design(space, rng, Budget())
     for _ in range(1500):
-        mutant = space.mutate(design, rng, Budget())
+        mutant = mutate_design(space, design, rng, Budget())
         pairs = zip(space.variables, space.point(design), space.point(mutant), strict=True)
         moves |= {(variable.name, old, new) for variable, old, new in pairs if old != new}
         design = mutant
@@ -47,7 +49,7 @@ def test_mutation_at_the_budget_moves_parameters_from_one_place_to_others():
     space = NOAH.space
     design = space.design([1, 2, 1] * 12)
     rng, budget = np.random.default_rng(0), Budget(cost(design), cost)
-    mutants = [space.mutate(design, rng, budget, probability=0) for _ in range(100)]
+    mutants = [mutate_design(space, design, rng, budget, probability=0) for _ in range(100)]
     assert all(mutant != design and cost(mutant) <= cost(design) for mutant in mutants)
     grown = [m for m in mutants if any(a > b for a, b in zip(space.choices(m), space.choices(design), strict=True))]
     assert 30 < len(grown) < 70
@@ -57,27 +59,27 @@ def test_the_only_other_design_is_found_among_many_places():
     methods = {"vpt": {"blocks": [0], "sizes": [0, 1]}, "lora": {"blocks": "all", "sizes": [0, 1, 5, 10]}}
     space, budget = Space.from_dict({"methods": methods}, 12), Budget(5, cost)
     for seed in range(20):
-        mutant = space.mutate(space.smallest, np.random.default_rng(seed), budget)
+        mutant = mutate_design(space, space.smallest, np.random.default_rng(seed), budget)
         assert str(mutant) == "vpt 1"
 
 
 def test_the_probability_is_that_of_each_size():
     space, rng = NOAH.space, np.random.default_rng(0)
-    design = space.sample(rng, Budget())
+    design = sample_design(space, rng, Budget())
     for probability, expected in ((0.0, 1.0), (0.2, 7.2), (0.5, 18.0)):
         changes = [
             sum(a != b for a, b in zip(space.choices(design), space.choices(mutant), strict=True))
-            for mutant in (space.mutate(design, rng, Budget(), probability=probability) for _ in range(200))
+            for mutant in (mutate_design(space, design, rng, Budget(), probability=probability) for _ in range(200))
         ]
         assert np.mean(changes) == pytest.approx(expected, rel=0.1)
 
 
 def test_depth_has_its_own_probability():
     space, rng = NOAH_DEPTH.space, np.random.default_rng(0)
-    design = space.sample(rng, Budget())
-    mutants = [space.mutate(design, rng, Budget(), probability=0.2, depth_probability=0) for _ in range(50)]
+    design = sample_design(space, rng, Budget())
+    mutants = [mutate_design(space, design, rng, Budget(), probability=0.2, depth_probability=0) for _ in range(50)]
     assert {space.point(mutant)[:3] for mutant in mutants} == {space.point(design)[:3]}
-    mutants = [space.mutate(design, rng, Budget(), probability=0, depth_probability=0.4) for _ in range(300)]
+    mutants = [mutate_design(space, design, rng, Budget(), probability=0, depth_probability=0.4) for _ in range(300)]
     depths = np.array([space.point(mutant)[:3] for mutant in mutants])
     assert np.mean(depths != space.point(design)[:3]) == pytest.approx(0.4, abs=0.06)
 
@@ -88,7 +90,7 @@ def test_crossover_stays_within_the_space_and_the_budget(case: Case, seed: int, 
     rng, keys = np.random.default_rng(seed), {design.key for design in case.feasible}
     for _ in range(5):
         a, b = (case.feasible[i] for i in rng.integers(len(case.feasible), size=2))
-        child = case.space.crossover(a, b, rng, case.budget, by=by)
+        child = cross_designs(case.space, a, b, rng, case.budget, by=by)
         assert child.key in keys
         if case.budget.limit is None:
             read = case.space.choices if by == "block" else case.space.point  # A new depth may come of two.
@@ -99,26 +101,26 @@ def test_crossover_stays_within_the_space_and_the_budget(case: Case, seed: int, 
 def test_crossover_by_method_takes_whole_vectors_and_by_dimension_mixes_them():
     for case in (NOAH, NOAH_DEPTH):
         space, rng = case.space, np.random.default_rng(0)
-        a, b = space.sample(rng, Budget()), space.sample(rng, Budget())
+        a, b = sample_design(space, rng, Budget()), sample_design(space, rng, Budget())
         inherited = Counter()
         for _ in range(100):
-            child = space.crossover(a, b, rng, Budget(), by="method")
+            child = cross_designs(space, a, b, rng, Budget(), by="method")
             assert all(child.by_method[m] in (a.by_method[m], b.by_method[m]) for m in child.by_method)
             inherited.update(m for m in child.by_method if child.by_method[m] == a.by_method[m])
         assert all(30 < inherited[method] < 70 for method in ("vpt", "lora", "adapter"))
-        mixed = [space.crossover(a, b, rng, Budget()) for _ in range(20)]
+        mixed = [cross_designs(space, a, b, rng, Budget()) for _ in range(20)]
         for child in mixed:
             genes = zip(space.point(a), space.point(b), space.point(child), strict=True)
             assert all(c in (x, y) for x, y, c in genes)
         assert any(m.by_method["lora"] not in (a.by_method["lora"], b.by_method["lora"]) for m in mixed)
     with pytest.raises(SpaceError, match="one of dimension, method, block, got by='layer'"):
-        NOAH.space.crossover(a, b, rng, Budget(), by="layer")  # type: ignore[arg-type]
+        cross_designs(NOAH.space, a, b, rng, Budget(), by="layer")  # type: ignore[arg-type]
 
 
 def test_crossover_by_block_takes_the_first_blocks_from_one_parent_and_the_rest_from_the_other():
     for case in (NOAH, NOAH_DEPTH):
         space, rng = case.space, np.random.default_rng(1)
-        a, b = space.sample(rng, Budget()), space.sample(rng, Budget())
+        a, b = sample_design(space, rng, Budget()), sample_design(space, rng, Budget())
         expected = set()
         for (first, second), cut in product(permutations([a, b]), range(1, 12)):
             child: list[Placement] = []
@@ -131,7 +133,7 @@ def test_crossover_by_block_takes_the_first_blocks_from_one_parent_and_the_rest_
                 reach = depth if space.rules else 12
                 child += [vector[block][block] for block in range(reach) if block in vector[block]]
             expected.add(Design.of(child))
-        children = {space.crossover(a, b, rng, Budget(), by="block") for _ in range(300)}
+        children = {cross_designs(space, a, b, rng, Budget(), by="block") for _ in range(300)}
         assert children == expected
 
 
@@ -141,7 +143,7 @@ def test_crossover_by_block_keeps_what_acts_before_the_cut_under_a_budget():
     limit = cost(space.design(([2] * 6 + [0] * 6) * 3))
     for seed in range(40):
         free, tight = (
-            space.crossover(a, b, np.random.default_rng(seed), budget, by="block")
+            cross_designs(space, a, b, np.random.default_rng(seed), budget, by="block")
             for budget in (Budget(), Budget(limit, cost))
         )
         cut = sum(p.size == free.placements[0].size for p in free.by_method["lora"])
@@ -157,64 +159,17 @@ def test_what_is_everywhere_comes_with_the_first_blocks():
     methods = {"lora": {"blocks": "all", "sizes": [0, 1, 5]}, "bitfit": {"blocks": "backbone"}}
     space, rng = Space.from_dict({"methods": methods}, 4), np.random.default_rng(0)
     a, b = space.design([1, 1, 1, 1, 1]), space.design([2, 2, 2, 2, 0])
-    children = {space.choices(space.crossover(a, b, rng, Budget(), by="block")) for _ in range(100)}
+    children = {space.choices(cross_designs(space, a, b, rng, Budget(), by="block")) for _ in range(100)}
     assert {(child[0], child[-1]) for child in children} == {(1, 1), (2, 0)}
     assert (1, 2, 2, 2, 1) in children
     alone = Space.from_dict({"methods": {"lora": {"blocks": [2], "sizes": [1, 5]}}}, 4)
-    assert alone.crossover(alone.largest, alone.largest, rng, Budget(), by="block") == alone.largest
-
-
-@quick
-@given(cases(), SEEDS)
-def test_a_feasible_unseen_proposal_is_kept(case: Case, seed: int):
-    rng = np.random.default_rng(seed)
-    for design in case.feasible[:10]:
-        assert case.space.project(case.space.params(design) | {"lr": 3}, rng, case.budget) == design
-
-
-@quick
-@given(cases(), SEEDS, st.data())
-def test_any_proposal_gives_an_unseen_feasible_design_until_none_is_left(case: Case, seed: int, data: st.DataObject):
-    rng, left, seen = np.random.default_rng(seed), {design.key for design in case.feasible}, set()
-    names = st.dictionaries(st.sampled_from(sorted(case.space.distributions())), st.integers(-1, 9))
-    while left and len(seen) < 12:
-        design = case.space.project(data.draw(names), rng, case.budget, seen)
-        assert design is not None
-        left.remove(design.key)
-        seen.add(design.key)
-    everything = {design.key for design in case.feasible}
-    assert case.space.project({}, rng, case.budget, everything) is None
-    last = case.feasible[-1].key
-    found = case.space.project({}, rng, case.budget, everything - {last})
-    assert found is not None
-    assert found.key == last
-
-
-def test_a_seen_proposal_is_left_by_a_small_step():
-    space, rng = NOAH.space, np.random.default_rng(0)
-    design = space.sample(rng, Budget())
-    for _ in range(20):
-        other = space.project(space.params(design), rng, Budget(), {design.key})
-        assert other is not None
-        assert sum(a != b for a, b in zip(space.choices(design), space.choices(other), strict=True)) == 1
-
-
-def test_the_last_design_of_a_large_space_with_a_tight_budget_is_found():
-    space, rng = NOAH.space, np.random.default_rng(0)
-    budget = Budget(5, cost)  # Nothing, or one prompt token at one block.
-    seen: set[str] = set()
-    for _ in range(13):
-        design = space.project({}, rng, budget, seen)
-        assert design is not None
-        seen.add(design.key)
-    assert space.project({}, rng, budget, seen) is None
+    assert cross_designs(alone, alone.largest, alone.largest, rng, Budget(), by="block") == alone.largest
 
 
 def test_a_space_of_one_design_has_no_mutant():
     space = Space.from_dict({"methods": {"lora": {"blocks": "all", "sizes": [4]}}}, 2)
     rng = np.random.default_rng(0)
-    assert space.mutate(space.smallest, rng, Budget()) == space.smallest
-    assert space.project({}, rng, Budget(), {space.smallest.key}) is None
+    assert mutate_design(space, space.smallest, rng, Budget()) == space.smallest
 
 
 @quick
@@ -222,7 +177,7 @@ def test_a_space_of_one_design_has_no_mutant():
 def test_late_mutation_stays_within_and_changes_whenever_it_can(case: Case, seed: int):
     rng, keys = np.random.default_rng(seed), {design.key for design in case.feasible}
     for design in case.feasible[:: max(1, len(case.feasible) // 5)]:
-        mutant = case.space.mutate(design, rng, case.budget, late=True)
+        mutant = mutate_design(case.space, design, rng, case.budget, late=True)
         assert mutant.key in keys
         assert (mutant != design) == (len(case.feasible) > 1)
 
@@ -234,8 +189,8 @@ def test_late_mutants_share_about_half_of_the_blocks_with_their_parent():
     def shared(late: bool) -> float:
         same = []
         for _ in range(200):
-            parent = space.sample(rng, Budget())
-            child = space.mutate(parent, rng, Budget(), late=late)
+            parent = sample_design(space, rng, Budget())
+            child = mutate_design(space, parent, rng, Budget(), late=late)
             changed = {p.block for p in set(parent.placements) ^ set(child.placements)}
             same.append(min(block for block in changed if block is not None))
         return float(np.mean(same)) / 12

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from petlas.petl import merge
-from petlas.petl.shape import LINEARS
+from petlas.petl.backbones.vit import ViT
+
+LINEARS = {place: names for place, names in ViT.names.items() if "norm" not in place}
 
 
 class Split(nn.Module):

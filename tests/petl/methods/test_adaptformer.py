@@ -48,4 +48,4 @@ def test_dropout_is_on_by_default_in_training_and_can_be_turned_off(make, shake,
 def test_no_activation_is_kept_after_the_forward_pass(tuned, images):
     model = tuned(design(), "gap")
     model(images(model))
-    assert all(getattr(m, "_input", None) is None for m in model.petl.modules())
+    assert all(getattr(m, "_carried", None) is None for m in model.petl.modules())

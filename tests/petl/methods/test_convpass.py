@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from petlas.petl import Design, Placement, apply, get_method, shape_by_name, tuned_state_dict
+from petlas.petl import Design, Placement, apply, count_params, get_method, shape_by_name, tuned_state_dict
 
 SITES = {"convpass": ("attn", "mlp"), "convpass_attn": ("attn",)}
 both = pytest.mark.parametrize("name", SITES)
@@ -116,7 +116,7 @@ def test_the_counts_are_the_published_ones():
     shape = shape_by_name("vit_base_patch16_224")
     for name, count in (("convpass", 327_552), ("convpass_attn", 163_776)):
         method = get_method(name)
-        assert method.count(shape, method.baseline(shape, 8)) == count
+        assert count_params(Design.of(method.baseline(shape, 8)), shape) == count
 
 
 @both
@@ -164,4 +164,4 @@ def test_dropout_is_on_by_default_in_training_and_can_be_turned_off(make, shake,
 def test_no_activation_is_kept_after_the_forward_pass(name, tuned, images):
     model = tuned(design(name), "gap")
     model(images(model))
-    assert all(getattr(m, "_normed", None) is None for m in model.petl.modules())
+    assert all(getattr(m, "_carried", None) is None for m in model.petl.modules())

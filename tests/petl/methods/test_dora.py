@@ -15,8 +15,10 @@ from petlas.petl import (
     shape_by_name,
     tuned_state_dict,
 )
+from petlas.petl.backbones.vit import ViT
 from petlas.petl.methods.dora import Decomposed
-from petlas.petl.shape import LINEARS
+
+LINEARS = {place: names for place, names in ViT.names.items() if "norm" not in place}
 
 ALL = "q,k,v,proj,fc1,fc2"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from petlas.petl import Design, DesignError, Placement, apply, get_method, shape_by_name, tuned_state_dict
+from petlas.petl import Design, DesignError, Placement, apply, count_params, shape_by_name, tuned_state_dict
 from petlas.petl.methods.dtl import first_fed
 
 every_kind = pytest.mark.parametrize("kind", ["plain", "dinov2", "gap"])
@@ -73,10 +73,8 @@ def test_on_an_oblong_grid_with_prompts_too(kernel, tuned, by_hand, same_as_by_h
 
 def test_the_published_numbers_of_parameters():
     shape = shape_by_name("vit_base_patch16_224")
-    count = {name: get_method(name).count for name in ("dtl", "dtl_plus")}
-    assert count["dtl"](shape, [Placement("dtl", None, 2)]) == 36_864
-    assert count["dtl_plus"](shape, [Placement("dtl_plus", None, 2)]) == 43_776
-    assert count["dtl_plus"](shape, [Placement("dtl_plus", None, 2, {"kernel": 5})]) == 56_064
+    for name, options, count in (("dtl", {}, 36_864), ("dtl_plus", {}, 43_776), ("dtl_plus", {"kernel": 5}, 56_064)):
+        assert count_params(Design.of([Placement(name, None, 2, options)]), shape) == count
 
 
 def test_the_second_half_of_the_blocks_is_fed_and_always_more_than_the_last():

@@ -52,7 +52,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, make, shake, batche
             return z + x @ scattered(self.w, path).T + self.w[f"petl.gps.{path}.bias"]
 
     model = make(kind).double()
-    prepare(apply(model, WHOLE), batches(model))
+    prepare(apply(model, WHOLE), batches(model), F.cross_entropy)
     shake(model)
     formulas = Formulas(model)
     formulas.w |= dict(model.named_buffers())
@@ -62,7 +62,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, make, shake, batche
 @pytest.mark.parametrize("optimiser", [torch.optim.AdamW, torch.optim.SGD])
 def test_under_weight_decay_and_momentum_only_the_chosen_entries_and_the_biases_change(optimiser, make, batches, decay):
     model = make("gap")
-    prepare(apply(model, WHOLE), batches(model))
+    prepare(apply(model, WHOLE), batches(model), F.cross_entropy)
     chosen = {path: part.index.long() for path, part in entries_of(model).items()}
     decay(model, optimiser)
     merge(model)
@@ -84,7 +84,7 @@ def test_the_entries_chosen_are_those_with_the_largest_summed_gradient(make, bat
     model = make("gap")
     data = batches(model)
     torch.manual_seed(3)
-    prepare(apply(model, WHOLE), data)
+    prepare(apply(model, WHOLE), data, F.cross_entropy)
     fresh = make("gap")
     torch.manual_seed(3)
     for pixels, labels in data:
@@ -137,9 +137,9 @@ def test_only_indices_and_values_are_stored_and_layers_without_a_bias_have_none(
 
 def test_a_smaller_one_keeps_the_best_entries(make, batches):
     model = make("gap")
-    prepare(apply(model, WHOLE), batches(model))
+    prepare(apply(model, WHOLE), batches(model), F.cross_entropy)
     tree = model.petl.get_submodule("gps")
-    state = get_method("gps").sliced(tree, [Placement("gps", None, 1)])
+    state = get_method("gps").sliced(tree, [get_method("gps").placed(Placement("gps", None, 1))])
     for path, part in entries_of(model).items():
         assert torch.equal(state[f"{path}.index"], part.index[:, :1])
 
@@ -147,7 +147,7 @@ def test_a_smaller_one_keeps_the_best_entries(make, batches):
 def test_parameters_that_another_method_trains_stay_trained(make, batches):
     model = make("gap")
     design = Design.of([*WHOLE.placements, Placement("partial", None, 1)])
-    prepare(apply(model, design), batches(model))
+    prepare(apply(model, design), batches(model), F.cross_entropy)
     assert model.get_parameter("blocks.2.attn.qkv.weight").requires_grad
     assert not model.get_parameter("blocks.1.attn.qkv.weight").requires_grad
 

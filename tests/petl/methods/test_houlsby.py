@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from petlas.petl import Design, Placement, apply, get_method, shape_by_name, tuned_state_dict
+from petlas.petl import Design, Placement, apply, count_params, get_method, shape_by_name, tuned_state_dict
 
 DESIGN = Design.of([Placement("houlsby", 0, 3), Placement("houlsby", 2, 5)])
 
@@ -30,7 +30,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, tuned, by_hand, sam
 
 def test_the_count_is_the_published_one():
     method, shape = get_method("houlsby"), shape_by_name("vit_base_patch16_224")
-    assert [method.count(shape, method.baseline(shape, width)) for width in (8, 64)] == [313_536, 2_379_264]
+    assert [count_params(Design.of(method.baseline(shape, width)), shape) for width in (8, 64)] == [313_536, 2_379_264]
 
 
 def test_weights_start_normal_truncated_at_two_deviations_of_a_hundredth(make):

@@ -4,9 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from petlas.petl import Design, Placement, apply, get_method, load_adapter, remove, save_adapter, shape_by_name
+from petlas.petl import (
+    Design,
+    Placement,
+    apply,
+    count_params,
+    load_adapter,
+    remove,
+    save_adapter,
+    shape_by_name,
+    shape_of,
+)
 from petlas.petl import tuned_state_dict as state_of
-from petlas.petl.backbone import shape_of
 from petlas.petl.methods.hst import stages_of
 
 DIMS, HEADS = (32, 48, 64, 72), (2, 4, 8, 12)
@@ -98,7 +107,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, arguments, tuned, b
 
 def test_the_published_number_of_parameters_and_its_parts():
     shape = shape_by_name("vit_base_patch16_224")
-    assert get_method("hst").count(shape, [Placement("hst")]) == 764_840 == 727_976 + 24 * 2 * 768
+    assert count_params(Design.of([Placement("hst")]), shape) == 764_840 == 727_976 + 24 * 2 * 768
 
 
 def test_blocks_belong_to_stages_in_quarters():
@@ -111,7 +120,8 @@ def test_the_head_reads_72_channels_and_comes_back_as_it_was(make, images, tmp_p
     model = make("plain")
     before, expected = model.head.weight.clone(), model(images(model))
     apply(model, hst())
-    assert model.head.weight.shape == (5, 72) and model.petl.head.weight is model.head.weight
+    assert model.head.weight.shape == (5, 72)
+    assert dict(model.petl.named_parameters())["head.weight"] is model.head.weight
     assert model.head.weight.std().item() == pytest.approx(0.02, rel=0.15)
     save_adapter(model, tmp_path / "a.safetensors")
     loaded = load_adapter(tmp_path / "a.safetensors", make("plain"))

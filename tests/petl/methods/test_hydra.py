@@ -71,7 +71,7 @@ def test_layers_without_a_bias_get_one_when_merged(tuned, images):
 
 def test_the_count_is_that_of_the_reference():
     method, shape = get_method("hydra"), shape_by_name("vit_base_patch16_224")
-    assert method.count(shape, method.baseline(shape, 2)) == 239_712
+    assert count_params(Design.of(method.baseline(shape, 2)), shape) == 239_712
 
 
 def test_the_count_follows_the_width_of_the_mlp(make):

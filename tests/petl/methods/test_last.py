@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from petlas.petl import Design, Placement, apply, get_method, shape_by_name, tuned_state_dict
+from petlas.petl import Design, Placement, apply, count_params, shape_by_name, tuned_state_dict
 
 
 def last(rank=3):
@@ -38,7 +38,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, tuned, by_hand, sam
 
 def test_rank_16_has_the_published_number_of_parameters():
     shape = shape_by_name("vit_base_patch16_224")
-    assert get_method("last").count(shape, [Placement("last", None, 16)]) == 658_944
+    assert count_params(Design.of([Placement("last", None, 16)]), shape) == 658_944
 
 
 def test_only_the_way_up_is_zero_at_the_start(make):

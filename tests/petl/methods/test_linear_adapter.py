@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from petlas.petl import Design, DesignError, Placement, apply, count_params, count_tuned, merge, tuned_state_dict
-from petlas.petl.shape import LINEARS
+from petlas.petl.backbones.vit import ViT
+
+LINEARS = {place: names for place, names in ViT.names.items() if "norm" not in place}
 
 
 def adapters(width=3, blocks=(0, 2), **options):

@@ -15,8 +15,10 @@ from petlas.petl import (
     shape_by_name,
     tuned_state_dict,
 )
-from petlas.petl.methods.low_rank import LowRank
-from petlas.petl.shape import LINEARS
+from petlas.petl.backbones.vit import ViT
+from petlas.petl.parts.low_rank import LowRank
+
+LINEARS = {place: names for place, names in ViT.names.items() if "norm" not in place}
 
 ALL = "q,k,v,proj,fc1,fc2"
 

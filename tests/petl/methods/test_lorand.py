@@ -36,7 +36,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, tuned, by_hand, sam
 
 def test_the_count_is_that_of_the_reference():
     method, shape = get_method("lorand"), shape_by_name("vit_base_patch16_224")
-    assert method.count(shape, method.baseline(shape, 2)) == 915_456
+    assert count_params(Design.of(method.baseline(shape, 2)), shape) == 915_456
     one = Design.of([Placement("lorand", 0, 4, {"beta": 16})])
     assert count_params(one, shape) == 2 * (2 * 4 * 16 * 1152 + 4 * 16 * 16 + 1152)
 

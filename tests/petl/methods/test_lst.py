@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from petlas.petl import Design, Placement, apply, get_method, shape_by_name, tuned_state_dict
+from petlas.petl import Design, Placement, apply, count_params, shape_by_name, tuned_state_dict
 
 
 def lst(width):
@@ -60,7 +60,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, width, tuned, by_ha
 
 def test_an_eighth_of_a_base_transformer_has_the_published_number_of_parameters():
     shape = shape_by_name("vit_base_patch16_224")
-    assert get_method("lst").count(shape, [Placement("lst", None, 96)]) == 2_376_492
+    assert count_params(Design.of([Placement("lst", None, 96)]), shape) == 2_376_492
 
 
 def test_it_starts_as_a_vision_transformer_does_with_open_gates(make):

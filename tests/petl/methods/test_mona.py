@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from petlas.petl import Design, Placement, apply, get_method, shape_by_name, tuned_state_dict
+from petlas.petl import Design, Placement, apply, count_params, get_method, shape_by_name, tuned_state_dict
 
 PLACEMENTS = (Placement("mona", 0, 3), Placement("mona", 2, 5))
 
@@ -73,7 +73,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, arguments, grid, pr
 
 def test_the_count_is_that_of_the_reference():
     method, shape = get_method("mona"), shape_by_name("vit_base_patch16_224")
-    assert method.count(shape, method.baseline(shape, 64)) == 24 * (133 * 768 + 9_728) == 2_684_928
+    assert count_params(Design.of(method.baseline(shape, 64)), shape) == 24 * (133 * 768 + 9_728) == 2_684_928
 
 
 def test_it_starts_as_published(make):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from petlas.petl import Design, Placement, apply, get_method, shape_by_name, tuned_state_dict
+from petlas.petl import Design, Placement, apply, count_params, get_method, shape_by_name, tuned_state_dict
 
 DESIGN = Design.of([Placement("pfeiffer", 0, 3), Placement("pfeiffer", 2, 5)])
 
@@ -29,7 +29,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, tuned, by_hand, sam
 
 def test_the_count_has_a_norm_beside_the_bottleneck():
     method, shape = get_method("pfeiffer"), shape_by_name("vit_base_patch16_224")
-    assert method.count(shape, method.baseline(shape, 8)) == 156_768 + 12 * 2 * 768 == 175_200
+    assert count_params(Design.of(method.baseline(shape, 8)), shape) == 156_768 + 12 * 2 * 768 == 175_200
 
 
 def test_weights_start_normal_and_the_norm_as_the_identity(make):

@@ -86,7 +86,7 @@ def test_a_layer_without_a_bias_gets_one_when_merged(tuned, images):
 
 def test_the_count_is_that_of_the_reference():
     method, shape = get_method("repadapter"), shape_by_name("vit_base_patch16_224")
-    assert method.count(shape, method.baseline(shape, 8)) == 239_808
+    assert count_params(Design.of(method.baseline(shape, 8)), shape) == 239_808
     assert count_params(Design.of(Placement("repadapter", b, 8, {"groups": 1}) for b in range(12)), shape) == 313_536
 
 

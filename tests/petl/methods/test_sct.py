@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from petlas.petl import (
     Design,
     DesignError,
     Placement,
     apply,
+    count_params,
     get_method,
     load_adapter,
     prepare,
@@ -75,7 +77,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, prepared, make, sha
 
     model = apply(make(kind).double(), DESIGN)
     if prepared:
-        prepare(model, batches_of(images, model))
+        prepare(model, batches_of(images, model), F.cross_entropy)
     shake(model)
     same_as_by_hand(model, Formulas(model))
 
@@ -85,7 +87,7 @@ def test_the_channels_with_the_largest_mean_norm_over_the_classes_are_chosen(kin
     model = make(kind)
     batches = batches_of(images, model)
     order = salient(model, batches)
-    assert prepare(apply(model, DESIGN), batches) is model
+    assert prepare(apply(model, DESIGN), batches, F.cross_entropy) is model
     assert indices(model) == {"0": order["0"][:3], "2": order["2"][:5]}
     assert indices(model)["2"] != list(range(5))
 
@@ -95,7 +97,7 @@ def test_classes_count_alike_however_many_images_they_have(make, images):
     pixels = images(model, 6)
     for labels in ((0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 0)):
         apply(model, Design.of([Placement("sct", 0, 192)]))
-        prepare(model, [(pixels, torch.tensor(labels))])
+        prepare(model, [(pixels, torch.tensor(labels))], F.cross_entropy)
         order = indices(model)["0"]
         assert sorted(order) == list(range(192))
         if labels[-1]:
@@ -110,19 +112,19 @@ def test_the_choice_does_not_depend_on_the_batches_or_on_the_methods_own_start(m
         model = apply(make("dinov2"), DESIGN)
         if chosen:
             shake(model, 3.0)
-        prepare(model, batches_of(images, model, sizes=sizes))
+        prepare(model, batches_of(images, model, sizes=sizes), F.cross_entropy)
         chosen.append(indices(model))
     assert chosen[0] == chosen[1]
 
 
 def test_prompts_do_not_count(make, images):
     model = apply(make("dinov2"), Design.of([Placement("sct", 2, 96)]))
-    prepare(model, batches_of(images, model))
+    prepare(model, batches_of(images, model), F.cross_entropy)
     least = indices(model)["2"][-1]
     model = apply(make("dinov2"), Design.of([Placement("sct", 2, 96), Placement("vpt", 2, 4)]))
     with torch.no_grad():
         model.petl.get_submodule("vpt.blocks.2").tokens[:, least] = 1e6
-    prepare(model, batches_of(images, model))
+    prepare(model, batches_of(images, model), F.cross_entropy)
     assert least not in indices(model)["2"][:48]
 
 
@@ -130,7 +132,7 @@ def test_preparing_leaves_values_hooks_and_mode_as_they_were(make, images):
     model = apply(make("gap"), DESIGN).train()
     before = {path: p.clone() for path, p in model.named_parameters()}
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
-    prepare(model, batches_of(images, model))
+    prepare(model, batches_of(images, model), F.cross_entropy)
     assert all(torch.equal(p, before[path]) for path, p in model.named_parameters())
     assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()] == hooks
     assert all(m.training for m in model.modules())
@@ -141,14 +143,14 @@ def test_an_error_while_preparing_leaves_values_and_hooks_as_they_were(make, ima
     before = {path: p.clone() for path, p in model.named_parameters()}
     hooks = [len(m._forward_pre_hooks) for m in model.modules()]
     with pytest.raises(RuntimeError):
-        prepare(model, [(torch.zeros(1, 4, 48, 48), torch.zeros(1))])
+        prepare(model, [(torch.zeros(1, 4, 48, 48), torch.zeros(1))], F.cross_entropy)
     assert all(torch.equal(p, before[path]) for path, p in model.named_parameters())
     assert [len(m._forward_pre_hooks) for m in model.modules()] == hooks
 
 
 def test_a_narrower_module_has_the_most_salient_channels(make, images):
     model = apply(make("gap"), DESIGN)
-    prepare(model, batches_of(images, model))
+    prepare(model, batches_of(images, model), F.cross_entropy)
     mix = model.petl.get_submodule("sct.blocks.2.adapter")
     state = mix.sliced_state(2)
     assert state["index"].tolist() == indices(model)["2"][:2]
@@ -157,7 +159,7 @@ def test_a_narrower_module_has_the_most_salient_channels(make, images):
 
 def test_the_chosen_channels_are_saved_with_the_adapter(make, images, tmp_path):
     model = apply(make("gap"), DESIGN)
-    prepare(model, batches_of(images, model))
+    prepare(model, batches_of(images, model), F.cross_entropy)
     save_adapter(model, tmp_path / "a.safetensors")
     loaded = load_adapter(tmp_path / "a.safetensors", make("gap"))
     assert indices(loaded) == indices(model)
@@ -175,7 +177,7 @@ def test_unprepared_it_takes_the_first_channels_with_small_normal_weights(make):
 
 def test_the_count_is_the_published_one():
     method, shape = get_method("sct"), shape_by_name("vit_base_patch16_224")
-    assert method.count(shape, method.baseline(shape, 96)) == 111_744
+    assert count_params(Design.of(method.baseline(shape, 96)), shape) == 111_744
 
 
 def test_more_channels_than_there_are_are_refused(make):

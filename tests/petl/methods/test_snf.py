@@ -76,7 +76,7 @@ def test_no_activation_is_kept_after_the_forward_pass(tuned, images):
     model(images(model))
     flows = [m for m in model.petl.modules() if isinstance(m, Flow)]
     assert len(flows) == 4
-    assert all(flow._stream is None for flow in flows)
+    assert all(flow._carried is None for flow in flows)
 
 
 @pytest.mark.parametrize("flows", [-1, 1.5])

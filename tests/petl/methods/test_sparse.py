@@ -124,7 +124,7 @@ def test_no_product_gives_the_gradient_of_a_whole_weight(make, scattered):
 @pytest.mark.parametrize("optimiser", [torch.optim.AdamW, torch.optim.SGD])
 def test_under_weight_decay_and_momentum_only_the_chosen_entries_change(optimiser, make, batches, decay):
     model = make("gap")
-    prepare(apply(model, sparse()), batches(model))
+    prepare(apply(model, sparse()), batches(model), F.cross_entropy)
     chosen = {block: part.index.long() for block, part in parts_of(model).items()}
     decay(model, optimiser)
     merge(model)
@@ -143,7 +143,7 @@ def test_under_weight_decay_and_momentum_only_the_chosen_entries_change(optimise
 def test_the_most_sensitive_entries_are_chosen(skip, whole, make, batches):
     model = make("dinov2").double()
     data = batches(model)
-    prepare(apply(model, sparse(600, skip=skip, whole=whole)), data)
+    prepare(apply(model, sparse(600, skip=skip, whole=whole)), data, F.cross_entropy)
     fresh = make("dinov2").double()
     for block, part in parts_of(model).items():
         paths = order_of(fresh, block)
@@ -188,16 +188,18 @@ def test_sixteen_batches_are_looked_at_and_no_more(make, batches):
 
     model = make("gap")
     seen = []
-    prepare(apply(model, sparse(8, (0,))), (seen.append(1) or batch for batch in endless(batches(model))))
+    prepare(
+        apply(model, sparse(8, (0,))), (seen.append(1) or batch for batch in endless(batches(model))), F.cross_entropy
+    )
     assert len(seen) == 16
 
 
 def test_whole_vectors_may_be_all_that_is_trained(make, batches, images):
     model = make("gap")
-    prepare(apply(model, sparse(2 * 192, (1,), whole="norm2.bias, q.bias")), batches(model))
+    prepare(apply(model, sparse(2 * 192, (1,), whole="norm2.bias, q.bias")), batches(model), F.cross_entropy)
     model(images(model)).square().sum().backward()
     part = parts_of(model)["blocks.1"]
-    assert set(part.shares()) == {"norm2.bias", "attn.qkv.bias"}
+    assert set(part.shares()) == {"blocks.1.norm2.bias", "blocks.1.attn.qkv.bias"}
     assert part.delta.grad.all()
 
 
@@ -216,7 +218,7 @@ def test_a_narrower_one_keeps_the_most_sensitive(make, batches, images):
     models = []
     for size in (40, 15):
         model = make("gap").double()
-        models.append(prepare(apply(model, sparse(size)), batches(model)))
+        models.append(prepare(apply(model, sparse(size)), batches(model), F.cross_entropy))
     large, small = models
     for block, part in parts_of(large).items():
         assert torch.equal(part.sliced_state(15)["index"], parts_of(small)[block].index)

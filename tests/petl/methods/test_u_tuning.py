@@ -53,7 +53,7 @@ def test_logits_and_gradients_are_those_of_the_formula(kind, options, tuned, by_
 
 def test_the_count_is_that_of_the_reference_and_grows_with_each_tuner():
     method, shape = get_method("u_tuning"), shape_by_name("vit_base_patch16_224")
-    assert method.count(shape, method.baseline(shape, 10)) == 184_320
+    assert count_params(Design.of(method.baseline(shape, 10)), shape) == 184_320
     for options, tuners in (({"mlp": "adapter"}, 2), (ALL, 3), ({"attn": "none", "block": "prefix"}, 1)):
         assert count_params(u_tuning(10, **options), shape) == tuners * 2 * (2 * 768 * 10)
 

@@ -118,7 +118,7 @@ def test_no_activation_is_kept_after_the_forward_pass(tuned, images):
     model(images(model))
     queries = [m for m in model.petl.modules() if isinstance(m, Queries)]
     assert len(queries) == 2
-    assert all(part._qkv is None for part in queries)
+    assert all(part._known is None for part in queries)
 
 
 def test_merging_is_refused(tuned):

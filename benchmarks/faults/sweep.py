@@ -1,0 +1,361 @@
+"""Bad and odd inputs through the commands: what was given, how it ended, and what was said.
+
+python benchmarks/faults/sweep.py --out benchmarks/faults/sweep.md
+
+Every case is run as a user would run it, in a process and a folder of its own. None may end in a traceback, a user's
+mistake ends with status 2 and one line that says what to do, and what is only odd works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+SMALL = {
+    "backbone": {"name": "vit_mini_patch16_64", "img_size": 32},
+    "space": {"methods": {"lora": {"blocks": [0, 5], "sizes": [0, 1, 2]}}},
+    "search": {"trials": 1, "baselines": False, "sampler": "random"},
+    "train": {"epochs": 1, "batch_size": 64, "warmup_epochs": 0},
+    "protocol": {"retrain_seeds": 1},
+    "resources": {"runner": "inline"},
+    "runs": "runs",
+}
+
+
+@dataclass
+class Case:
+    """A command on an input.
+
+    Args:
+        given: What the input is.
+        command: The arguments of petlas, run in the case's folder.
+        status: How it must end.
+        says: A pattern that its last lines must have.
+        make: Makes the input in the case's folder.
+        before: A command that must succeed first.
+    """
+
+    given: str
+    command: list[str]
+    status: int
+    says: str
+    make: Callable[[Path], None] = lambda folder: None
+    before: list[str] = field(default_factory=list)
+
+
+def config(**groups: object) -> Callable[[Path], None]:
+    """Writes a small configuration; dictionaries are merged into its groups."""
+
+    def make(folder: Path) -> None:
+        data = {"name": "run", "task": "digits"} | SMALL
+        for key, value in groups.items():
+            old = data.get(key)
+            data[key] = old | value if isinstance(old, dict) and isinstance(value, dict) else value
+        (folder / "c.yaml").write_text(yaml.safe_dump(data))
+
+    return make
+
+
+def picture(path: Path, seed: int = 0, side: int = 32) -> None:
+    """A small picture of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def images(classes: tuple[str, ...] = ("a", "b"), count: int = 10, below: str = "data") -> Callable[[Path], None]:
+    """Writes a class folder for each class, and a configuration for them."""
+
+    def make(folder: Path) -> None:
+        for number, name in enumerate(classes):
+            for index in range(count):
+                picture(folder / below / name / f"{index}.png", 1000 * number + index)
+        config(task="data")(folder)
+
+    return make
+
+
+def both(*makers: Callable[[Path], None]) -> Callable[[Path], None]:
+    """One after the other."""
+
+    def make(folder: Path) -> None:
+        for each in makers:
+            each(folder)
+
+    return make
+
+
+def write(name: str, content: str | bytes) -> Callable[[Path], None]:
+    """Writes a file."""
+
+    def make(folder: Path) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return make
+
+
+def deep(kind: str) -> Callable[[Path], None]:
+    """Writes a picture of more than eight bits into the first class."""
+
+    def make(folder: Path) -> None:
+        images()(folder)
+        values = np.linspace(0, 4095, 32 * 32).reshape(32, 32)
+        if kind == "float":
+            Image.fromarray(values.astype(np.float32)).save(folder / "data" / "a" / "deep.tif")
+        else:
+            Image.fromarray(values.astype(np.uint16)).save(folder / "data" / "a" / "deep.png")
+
+    return make
+
+
+def lists(**files: str) -> Callable[[Path], None]:
+    """Writes a task in the layout of VTAB-1k; `train`, `val`, `test` replace its lists."""
+    names = {"train": "train800.txt", "val": "val200.txt", "trainval": "train800val200.txt", "test": "test.txt"}
+
+    def make(folder: Path) -> None:
+        for index in range(30):
+            picture(folder / "data" / "images" / f"{index}.png", index)
+
+        def rows(start: int, stop: int) -> str:
+            return "".join(f"images/{index}.png {index % 2}\n" for index in range(start, stop))
+
+        content = {"train": rows(0, 12), "val": rows(12, 20), "trainval": rows(0, 20), "test": rows(20, 30)} | files
+        for split, text in content.items():
+            if text:
+                (folder / "data" / names[split]).write_text(text)
+        config(task="data")(folder)
+
+    return make
+
+
+def weights(kind: str) -> Callable[[Path], None]:
+    """Writes a checkpoint of the mini backbone: whole, with a prefix, with NaN, or of another backbone."""
+
+    def make(folder: Path) -> None:
+        from petlas.petl import load_backbone
+
+        state = {key: value.clone() for key, value in load_backbone("vit_mini_patch16_64").state_dict().items()}
+        if kind == "nan":
+            next(iter(state.values())).view(-1)[0] = float("nan")
+        if kind == "prefix":
+            state = {f"module.{key}": value for key, value in state.items()}
+        if kind == "other":
+            state = {key: torch.zeros(7, *value.shape) for key, value in state.items()}
+        if kind == "pth":
+            torch.save(state, folder / "w.pth")
+        else:
+            save_file(state, str(folder / "w.safetensors"))
+
+    return make
+
+
+def truncate(name: str) -> Callable[[Path], None]:
+    """Cuts a file in half."""
+
+    def make(folder: Path) -> None:
+        path = folder / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return make
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    """Removes a file or a folder."""
+
+    def make(folder: Path) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return make
+
+
+def cases() -> Iterator[Case]:
+    """All of them."""
+    search, check = ["search", "c.yaml"], ["validate", "c.yaml"]
+    adapter = "runs/run/best/adapter.safetensors"
+    # Configurations
+    yield Case("an unknown key", check, 2, "did you mean", config(trian={"epochs": 3}))
+    yield Case("a wrong type", check, 2, "train.epochs", config(train={"epochs": "many"}))
+    yield Case("epochs of 0", [*check, "train.epochs=0"], 2, "greater than", config())
+    yield Case("a rate that is no number", [*check, "train.lr=.nan"], 2, "train.lr", config())
+    yield Case("one fold", [*check, "protocol.folds=1"], 2, "protocol.folds", config())
+    yield Case("a method that there is not", check, 2, "unknown method", config(space={"methods": {"lorra": {}}}))
+    yield Case("sizes that fall", check, 2, "must increase", config(
+        space={"methods": {"lora": {"blocks": "all", "sizes": [4, 1]}}}))  # fmt: skip
+    yield Case("a setting that is not searched", check, 2, "settings", config(
+        space=SMALL["space"] | {"settings": {"lrr": {"low": 1e-4, "high": 1e-2}}}))  # fmt: skip
+    yield Case("a strategy misspelt", [*check, "strategy=trails"], 2, "did you mean", config())
+    yield Case("a metric misspelt", [*search, "task.metric=acuracy"], 2, "did you mean accuracy", config())
+    yield Case("a name with a slash", [*check, "name=a/b"], 2, "plain folder name", config())
+    yield Case("a name of blanks", [*check, "name=' x'"], 2, "plain folder name", config())
+    yield Case("broken YAML", check, 2, "YAML", write("c.yaml", "a: [1\nb: 2"))
+    yield Case("a list in place of a mapping", check, 2, "mapping", write("c.yaml", "- 1"))
+    yield Case("a configuration that is not there", ["search", "nothing"], 2, "must be a YAML file")
+    yield Case("a value twice", check, 2, "twice", write("c.yaml", "name: a\nname: b\n"))
+    yield Case("an override without a value", [*check, "train"], 2, "must be a YAML file", config())
+    yield Case("one run twice", [*search, "c.yaml"], 2, "twice", config())
+    yield Case("a budget that nothing fits", search, 2, "raise the limit", config(
+        budget={"params": 3}, space={"methods": {"lora": {"blocks": [0], "sizes": [1]}}}))  # fmt: skip
+    yield Case("more CPUs than there are", [*search, "resources.cpus=999"], 2, "resources.cpus", config())
+    yield Case("more GPUs than there are", [*search, "resources.gpus=64"], 2, "resources.gpus", config())
+    yield Case("a database without a driver", [*search, "storage=mysql://u:p@127.0.0.1/x"], 2, "driver", config())
+    yield Case("no database there", [*search, "storage=sqlite:////nowhere/x.db"], 2, "no database answers", config())
+    yield Case("an image size that patches do not divide", [*search, "backbone.img_size=40"], 2, "40", config())
+    yield Case("a backbone misspelt", [*search, "backbone.name=vit_mni_patch16_64"], 2, "did you mean", config())
+    # Data
+    yield Case("a task that is not there", [*search, "task=/nope"], 2, "petlas: .*/nope", config())
+    yield Case("validating a task that is not there", [*check, "task=/nope"], 2, "/nope", config())
+    yield Case("a known task without a root", [*search, "task=dtd"], 2, "root", config())
+    yield Case("an empty folder", search, 2, "petlas: .*data", both(images(), remove("data"), lambda f: (f / "data").mkdir()))
+    yield Case("a single class", search, 2, "two classes", images(("a",)))
+    yield Case("two images of a class", search, 2, "image", images(count=2))
+    yield Case("a class without images", search, 2, "no image", both(images(), lambda f: (f / "data/c").mkdir()))
+    yield Case("a truncated image", search, 2, "data/a/3.png", both(images(), truncate("data/a/3.png")))
+    yield Case("an empty file", search, 2, "data/a/3.png", both(images(), write("data/a/3.png", b"")))
+    yield Case("a pointer of git-lfs", search, 2, "lfs", both(
+        images(), write("data/a/3.png", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")))  # fmt: skip
+    yield Case("12 bits in 16", search, 2, "white is not known", deep("16"))
+    yield Case("12 bits in 16, with their range", [*search, "task.value_range=[0, 4095]"], 0, "best", deep("16"))
+    yield Case("floats of an unknown range", search, 2, "range", deep("float"))
+    yield Case("loose files beside the classes", search, 0, "notes.txt|1 ", both(
+        images(), write("data/notes.txt", "x")))  # fmt: skip
+    yield Case("folders of tools", search, 0, "trial", both(
+        images(), write("data/__MACOSX/._a.png", "x"), write("data/.DS_Store", "x")))  # fmt: skip
+    yield Case("splits in capitals", search, 0, "best", both(
+        images(below="data/Train"), images(below="data/Test"), lambda f: differ(f / "data/Test")))  # fmt: skip
+    yield Case("training and testing", search, 0, "best", both(
+        images(below="data/training"), images(below="data/testing"), lambda f: differ(f / "data/testing")))  # fmt: skip
+    yield Case("the test images are those of train", search, 2, "also|same|twice", both(
+        images(below="data/train"), images(below="data/test")))  # fmt: skip
+    yield Case("classes of odd names", search, 0, "best", images(("[bold]a", "b\nc", "100%", "ü", "-x")))
+    yield Case("a name that is no UTF-8", search, 0, "best", images(("a", os.fsdecode(b"\xff\xfe"))))
+    yield Case("a linked class", search, 0, "best", both(
+        images(), lambda f: (f / "data/b").rename(f / "b"), lambda f: (f / "data/b").symlink_to(f / "b")))  # fmt: skip
+    yield Case("a folder linked into itself", search, 0, "best", both(
+        images(), lambda f: (f / "data/a/loop").symlink_to(f / "data/a")))  # fmt: skip
+    yield Case("lists", search, 0, "best", lists())
+    yield Case("labels from 1", search, 2, "number the classes from 0", lists(
+        train="images/0.png 1\nimages/1.png 2\n", val="images/2.png 1\n",
+        trainval="images/0.png 1\nimages/1.png 2\nimages/2.png 1\n", test="images/21.png 2\n"))  # fmt: skip
+    yield Case("a column too many", search, 2, "line 1", lists(train="images/0.png 0 x\n"))
+    yield Case("a list that is missing", search, 2, "test.txt", lists(test=""))
+    yield Case("an image that is listed but missing", search, 2, "does not exist", lists(val="images/99.png 0\n"))
+    yield Case("an image in train and test", search, 2, "images/0.png", lists(test="images/0.png 0\nimages/21.png 1\n"))
+    yield Case("an unwritable cache", search, 2, "PETLAS_CACHE", both(config(), write("cache", "a file")))
+    # Weights
+    here = "backbone.checkpoint=w.safetensors"
+    yield Case("weights", [*search, here], 0, "best", both(config(), weights("whole")))
+    yield Case("weights with a prefix", [*search, here], 0, "best", both(config(), weights("prefix")))
+    yield Case("weights of NaN", [*search, here], 2, "finite|NaN", both(config(), weights("nan")))
+    yield Case("weights of another shape", [*search, here], 2, "does not hold the weights", both(config(), weights("other")))
+    yield Case("weights that are not there", [*search, here], 2, "there is none", config())
+    yield Case("text as weights", [*search, "backbone.checkpoint=w.pth"], 2, "w.pth", both(config(), write("w.pth", "hi")))
+    yield Case("nonsense as .npz", [*search, "backbone.checkpoint=w.npz"], 2, "w.npz", both(config(), write("w.npz", "hi")))
+    yield Case("a .pth", [*search, "backbone.checkpoint=w.pth"], 0, "best", both(config(), weights("pth")))
+    # Studies, retraining, predicting
+    yield Case("a run that is not there", ["study", "nothing"], 2, "none yet")
+    yield Case("retraining a trial that there is not", ["retrain", "run", "--trial", "9"], 2, "--trial", config(), search)
+    yield Case("a design of another backbone", ["retrain", "run", "--design", "d.yaml"], 2, "vit_base", both(
+        config(), write("d.yaml", "{backbone: vit_base_patch16_224, placements: []}")), search)  # fmt: skip
+    yield Case("a design that is none", ["retrain", "run", "--design", "c.yaml"], 2, "design", config(), search)
+    yield Case("a design in a block too many", ["retrain", "run", "--design", "d.yaml"], 2, "0..5", both(
+        config(), write("d.yaml", "placements: [{method: lora, block: 9, size: 1}]")), search)  # fmt: skip
+    yield Case("other settings under the same name", [*search, "train.lr=0.5"], 2, "train.lr", config(), search)
+    yield Case("a study with a torn last line", [*search, "search.trials=2"], 0, "best", config(), search)
+    yield Case("predicting with a run folder", ["predict", "runs/run", "x.png"], 2, "adapter", config(), search)
+    yield Case("predicting with a YAML file", ["predict", "c.yaml", "x.png"], 2, "adapter", config())
+    yield Case("predicting a file that is no image", ["predict", adapter, "c.yaml"], 2, "c.yaml", config(), ["retrain"])
+    yield Case("predicting a file that is not there", ["predict", adapter, "no.png"], 2, "no.png", config(), ["retrain"])
+    yield Case("an adapter file that is cut short", ["predict", adapter, "x.png"], 2, "adapter", both(
+        config(), lambda f: picture(f / "x.png")), ["retrain", "cut"])  # fmt: skip
+    for name in ("q?1", "[bold]x", "a%20b", "ü #1", "x" * 200):
+        yield Case(f"a run called {name[:20]}", [*search, f"name={yaml.safe_dump(name).splitlines()[0]}"], 0, "best", config())
+
+
+def differ(folder: Path) -> None:
+    """Replaces pictures by others, so that test and train differ."""
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        picture(path, 10_000 + number)
+
+
+def petlas(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command, as a user runs it."""
+    code = "from petlas.search.cli import main; main()"
+    environment = os.environ | {"PETLAS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    environment.pop("PETLAS_DATA", None)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, errors="backslashreplace", check=False,
+    )  # fmt: skip
+
+
+def run(case: Case, folder: Path) -> tuple[int, str, str]:
+    """Status, the telling line, and what is wrong with them."""
+    case.make(folder)
+    for step in [["search", "c.yaml"]] if case.before else []:
+        if (first := petlas(step, folder)).returncode:
+            return first.returncode, first.stderr.strip()[-200:], "the command before failed"
+    if case.before[:1] == ["retrain"]:
+        petlas(["retrain", "run"], folder)
+    if case.before[1:] == ["cut"]:
+        truncate("runs/run/best/adapter.safetensors")(folder)
+    if "torn" in case.given:
+        with (folder / "runs/run/study.journal").open("ab") as file:
+            file.write(b'{"op_code": 5, "wor')
+    found = petlas(case.command, folder)
+    said = (found.stderr if found.returncode else found.stderr + found.stdout).strip()
+    match = re.search(rf"^.*({case.says}).*$", said, re.MULTILINE)
+    wrong = []
+    if found.returncode != case.status:
+        wrong.append(f"status {found.returncode}, not {case.status}")
+    if "Traceback" in said:
+        wrong.append("a traceback")
+    if not match:
+        wrong.append(f"nothing says {case.says!r}")
+    last = said.splitlines()[-1] if said else ""
+    return found.returncode, (match[0] if match else last).strip(), "; ".join(wrong)
+
+
+def main() -> None:
+    """Run the cases and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", default="", help="cases that have this in their description")
+    arguments = parser.parse_args()
+    rows, failures = [], 0
+    for case in cases():
+        if arguments.only not in case.given:
+            continue
+        with tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
+            status, line, wrong = run(case, Path(scratch))
+            line = line.replace(scratch, "").replace("|", "\\|")
+        failures += bool(wrong)
+        print(f"{status:3d}  {case.given:45s} {line[:110]}  {'!! ' + wrong if wrong else ''}", flush=True)
+        command = " ".join(case.command).replace("|", "\\|")
+        rows.append(f"| {case.given.replace('|', chr(92) + '|')} | `petlas {command}` | {status} | {line[:200]} |")
+    print(f"{len(rows)} cases, {failures} not as they should be")
+    if arguments.out:
+        head = "# Bad and odd inputs\n\n`python benchmarks/faults/sweep.py --out benchmarks/faults/sweep.md`\n\n"
+        table = "| given | command | status | what was said |\n|---|---|---|---|\n"
+        arguments.out.write_text(head + table + "\n".join(rows) + f"\n\n{len(rows)} cases, {failures} not as they should be.\n")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The families of backbones. To add one: write its file, and add its line here."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from petlas.petl.backbones.base import Family
+
+FAMILIES: dict[str, str] = {
+    "vit": "petlas.petl.backbones.vit:ViT",
+}
+
+
+@cache
+def _family(home: str) -> Family:
+    module, _, attribute = home.partition(":")
+    family: Family = getattr(import_module(module), attribute)()
+    return family
+
+
+def get_family(name: str) -> Family:
+    """The family of that name; its file is imported when it is first asked for.
+
+    Raises:
+        KeyError: When no family has that name.
+    """
+    return _family(FAMILIES[name])
+
+
+def family_of(model: nn.Module, name: str | None = None) -> Family:
+    """The family that a model belongs to.
+
+    Args:
+        model: The model.
+        name: What it is called in the message; by default its timm name.
+
+    Raises:
+        BackboneError: When it belongs to none.
+    """
+    from petlas.petl.backbones.base import BackboneError, backbone_name
+
+    reasons = []
+    for family in map(get_family, FAMILIES):
+        reason = family.why_not(model)
+        if reason is None:
+            return family
+        reasons.append(reason)
+    known = " or ".join(get_family(name).summary for name in FAMILIES)
+    why = next(filter(None, reasons), "")
+    raise BackboneError(
+        f"backbone must be {known}, and {name or backbone_name(model)} is a {type(model).__name__}"
+        + (f" with {why}; take one without" if why else "; take a vit_*, deit_* or *_dinov2 model")
+    )
+
+
+__all__ = ["FAMILIES", "family_of", "get_family"]

@@ -1,0 +1,261 @@
+"""Plain vision transformers of timm: ViT, DeiT without a second head, DINOv2, CLIP, SigLIP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.layers.attention import Attention
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from petlas.petl.backbones.base import BackboneError, BlockSites, Family
+from petlas.petl.parts.handles import ForwardOverride, Handle
+
+BRANCHES = {"attn": "drop_path1", "mlp": "drop_path2"}
+
+
+class ViT(Family):
+    """timm's `VisionTransformer` with a patch embedding, pre-norm blocks with fused q, k and v, and one head."""
+
+    name = "vit"
+    summary = "a plain pre-norm timm VisionTransformer"
+    apart = ("attn_pool.",)
+    names = {
+        "norm1": ("norm1",),
+        "attn.qkv": ("q", "k", "v"),
+        "attn.proj": ("proj",),
+        "norm2": ("norm2",),
+        "mlp.fc1": ("fc1",),
+        "mlp.fc2": ("fc2",),
+        "norm": ("norm",),
+        "fc_norm": ("norm",),
+    }
+    scales = {"ls1.gamma": "proj", "ls2.gamma": "fc2"}
+    in_block = {
+        "block.in": ("", "in"),
+        "attn.stream": ("norm1", "in"),
+        "attn.normed": ("norm1", "out"),
+        "attn.in": ("attn.qkv", "in"),
+        "attn": ("attn", "out"),
+        "attn.out": ("ls1", "out"),
+        "attn.residual": ("drop_path1", "out"),
+        "mlp.stream": ("norm2", "in"),
+        "mlp.normed": ("norm2", "out"),
+        "mlp.in": ("mlp.fc1", "in"),
+        "mlp": ("mlp", "out"),
+        "mlp.out": ("ls2", "out"),
+        "mlp.residual": ("drop_path2", "out"),
+        "block": ("", "out"),
+        "block.out": ("", "out"),
+    }
+    in_model = {
+        "images": ("patch_embed", "in"),
+        "norm.in": ("norm", "in"),
+        "norm.out": ("norm", "out"),
+        "pooled": ("fc_norm", "out"),
+        "head.in": ("head", "in"),
+        "head.out": ("head", "out"),
+    }
+    other_sites = frozenset(
+        (
+            *("backbone", "tokens", "head", "patch_embed", "norm1", "norm2", "ls1", "ls2", "norm"),
+            *("shortcut1", "shortcut2", "attn.qkv", "attn.keys", "attn.queries"),
+        )
+    )
+    recomputed = frozenset({"pos_embed"})
+    other_heads = ("head_dist.",)
+
+    def why_not(self, model: nn.Module) -> str | None:
+        """What of a plain vision transformer a model has otherwise."""
+        if not isinstance(model, VisionTransformer):
+            return ""
+        if not isinstance(model.patch_embed, PatchEmbed):
+            return f"another stem ({type(model.patch_embed).__name__})"
+        if hasattr(model, "head_dist"):
+            return "a second head"
+        if not isinstance(model.patch_drop, nn.Identity):
+            return "patches that are dropped in training (patch_drop_rate)"
+        return next(filter(None, map(_other_block, model.blocks)), None)
+
+    def block_paths(self, model: nn.Module) -> Sequence[str]:
+        """`blocks.N`."""
+        return [f"blocks.{index}" for index in range(len(_vit(model).blocks))]
+
+    def width(self, model: nn.Module) -> int:
+        """timm's `embed_dim`."""
+        width: int = _vit(model).embed_dim
+        return width
+
+    def prefix_tokens(self, model: nn.Module) -> int:
+        """timm's `num_prefix_tokens`."""
+        tokens: int = _vit(model).num_prefix_tokens
+        return tokens
+
+    def patch(self, model: nn.Module) -> tuple[int, int]:
+        """That of the patch embedding."""
+        height, width = _vit(model).patch_embed.patch_size
+        return height, width
+
+    def image_size(self, model: nn.Module) -> tuple[int, int]:
+        """That of the patch embedding."""
+        height, width = _vit(model).patch_embed.img_size
+        return height, width
+
+    def grid(self, model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+        """That of the patch embedding, which may pad."""
+        rows, columns = _vit(model).patch_embed.dynamic_feat_size(size)
+        return rows, columns
+
+    def features(self, model: nn.Module, images: Tensor) -> Tensor:
+        """timm's `forward_head` up to the head."""
+        vit = _vit(model)
+        features: Tensor = vit.forward_head(vit.forward_features(images), pre_logits=True)
+        return features
+
+    def leave(self, model: nn.Module, x: Tensor) -> Tensor:
+        """The final norm, and timm's `forward_head`."""
+        vit = _vit(model)
+        logits: Tensor = vit.forward_head(vit.norm(x))
+        return logits
+
+    def reset_head(self, model: nn.Module, num_classes: int) -> None:
+        """Weights normal with a standard deviation of 0.02, bias 0."""
+        _vit(model).reset_classifier(num_classes)
+        if num_classes:
+            nn.init.trunc_normal_(model.get_parameter("head.weight"), std=0.02)
+            nn.init.zeros_(model.get_parameter("head.bias"))
+
+    def is_norm(self, path: str, module: nn.Module) -> bool:
+        """By the name, as timm has norms of many kinds."""
+        return "norm" in path.rsplit(".", 1)[-1]
+
+    def read_other(self, model: nn.Module, path: Path) -> bool:
+        """Google's `.npz`."""
+        if path.suffix != ".npz":
+            return False
+        vit = _vit(model)
+        with np.load(path) as file:
+            kernel = tuple(file["embedding/kernel"].shape[:2])
+            blocks = {key.split("encoderblock_")[1].split("/")[0] for key in file.files if "encoderblock_" in key}
+        patch = self.patch(model)
+        if kernel != patch or len(blocks) != len(vit.blocks):
+            raise BackboneError(
+                f"it holds {len(blocks)} blocks and patches of {kernel}, "
+                f"and the model has {len(vit.blocks)} and {patch}"
+            )
+        vit.load_pretrained(str(path))
+        return True
+
+    def converted(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By timm's filter, which knows the spellings of CLIP, DINOv2 and others."""
+        vit, embedding = _vit(model), state.get("pos_embed")
+        if embedding is not None and vit.pos_embed is not None and embedding.shape != vit.pos_embed.shape:
+            patches = embedding.shape[1] - (0 if vit.no_embed_class else vit.num_prefix_tokens)
+            if (
+                embedding.ndim != 3
+                or embedding.shape[-1] != vit.embed_dim
+                or math.isqrt(max(patches, 0)) ** 2 != patches
+            ):
+                raise BackboneError(
+                    f"its position embeddings {tuple(embedding.shape)} are not those of {vit.num_prefix_tokens} prefix "
+                    f"tokens and a square of patches of {vit.embed_dim} channels; take the backbone that they belong to"
+                )
+        converted: dict[str, Tensor] = checkpoint_filter_fn(state, vit)
+        return converted
+
+    def drop_path(self, block: BlockSites, branch: str) -> nn.Module:
+        """`drop_path1` and `drop_path2`."""
+        return block.module.get_submodule(BRANCHES[branch])
+
+    def undecayed(self, model: nn.Module) -> set[str]:
+        """Class and register tokens, and position embeddings."""
+        names: set[str] = set(_vit(model).no_weight_decay()) | {"reg_token"}
+        return names
+
+    def more_keys(self, block: BlockSites, source: Callable[[], tuple[Tensor, Tensor]]) -> Iterator[Handle]:
+        """Around the attention, behind qkv, and in front of the projection.
+
+        timm's attention takes q, k and v of one length from one fused layer. So p empty rows join its input, their
+        keys and values are replaced behind that layer, and what their queries found is dropped in front of the
+        projection: the attention itself stays timm's, fused or not, and what is hooked on it sees the N rows only.
+        """
+        attention = block.module.get_submodule("attn")
+        yield ForwardOverride(attention, partial(_attend_padded, source, attention))
+        yield block.site("attn.in").module.register_forward_hook(partial(_insert_keys, source))
+        yield attention.get_submodule("proj").register_forward_pre_hook(partial(_drop_rows, source))
+
+    def keys_and_values(self, block: BlockSites, see: Callable[[Tensor], None]) -> Iterator[Handle]:
+        """The fused q, k and v (B, N, 3 A)."""
+        yield block.behind(block.shape.linear("k")).read(see)
+
+    def ask(self, block: nn.Module, tokens: Tensor, known: Tensor) -> Tensor:
+        """Attention and MLP with both residual sums; drop-path does not act."""
+        found = tokens + _run(block, "ls1", _attend(block.get_submodule("attn"), _run(block, "norm1", tokens), known))
+        return found + _run(block, "ls2", _run(block, "mlp", _run(block, "norm2", found)))
+
+
+def _vit(model: nn.Module) -> VisionTransformer:
+    if not isinstance(model, VisionTransformer):
+        raise BackboneError(f"backbone must be a timm VisionTransformer, got a {type(model).__name__}")
+    return model
+
+
+def _other_block(block: nn.Module) -> str | None:
+    """What a block has that a plain one has not."""
+    if not isinstance(block, Block):
+        return f"other blocks ({type(block).__name__})"
+    if not isinstance(block.attn, Attention) or not hasattr(block.mlp, "fc1"):
+        return f"other blocks ({type(block.attn).__name__}, {type(block.mlp).__name__})"
+    if not isinstance(block.norm1, nn.LayerNorm):
+        return f"other norms in its blocks ({type(block.norm1).__name__})"
+    return None
+
+
+def _attend_padded(
+    source: Callable[[], tuple[Tensor, Tensor]], attention: nn.Module, x: Tensor, **masks: Any
+) -> Tensor:
+    """The attention's own forward, on (B, N + p, D)."""
+    keys, _ = source()
+    attended: Tensor = type(attention).forward(attention, F.pad(x, (0, 0, 0, len(keys))), **masks)
+    return attended
+
+
+def _insert_keys(
+    source: Callable[[], tuple[Tensor, Tensor]], layer: nn.Module, args: tuple[Tensor], output: Tensor
+) -> Tensor:
+    """Behind the fused layer: the keys and values of the last p rows of (B, N + p, 3 A)."""
+    keys, values = source()
+    rows = torch.cat((torch.zeros_like(keys), keys, values), dim=-1).to(output.dtype)
+    return torch.cat((output[:, : -len(keys)], rows.expand(output.shape[0], -1, -1)), dim=1)
+
+
+def _drop_rows(source: Callable[[], tuple[Tensor, Tensor]], layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    """In front of the projection: (B, N + p, A) to (B, N, A)."""
+    keys, _ = source()
+    return (args[0][:, : -len(keys)],)
+
+
+def _attend(attn: nn.Module, a: Tensor, qkv: Tensor) -> Tensor:
+    """The attention of queries from a (B, T, D) to the keys and values of qkv (B, N, 3 A)."""
+    heads = attn.num_heads
+    _, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    q, _, _ = _run(attn, "qkv", a).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    found = F.scaled_dot_product_attention(_run(attn, "q_norm", q), _run(attn, "k_norm", k), v)
+    found = _run(attn, "norm", found.transpose(1, 2).flatten(2))
+    if attn.gate is not None:
+        found = found * _run(attn, "gate", a).sigmoid()
+    return _run(attn, "proj", found)
+
+
+def _run(parent: nn.Module, name: str, x: Tensor) -> Tensor:
+    """A layer's output, without its hooks."""
+    y: Tensor = parent.get_submodule(name).forward(x)
+    return y

@@ -1,0 +1,35 @@
+"""What can be attached to a backbone and taken off again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import nn
+
+
+class Handle(Protocol):
+    """Something attached to a backbone that can be taken off again, such as a hook."""
+
+    def remove(self) -> None:
+        """Take it off."""
+
+
+class ForwardOverride:
+    """Another function in place of a module's own `forward`, or of another of its methods.
+
+    The hooks of the module see nothing of it: they run around it as they run around its own.
+
+    Args:
+        module: The module.
+        function: What is called instead.
+        name: The method that it stands in for.
+    """
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any], name: str = "forward") -> None:
+        self._module, self._name = module, name
+        vars(module)[name] = function
+
+    def remove(self) -> None:
+        """Give the module its own back."""
+        del vars(self._module)[self._name]

@@ -1,0 +1,199 @@
+"""The pieces that the low-rank reparameterisations share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from petlas.petl.backbones.base import LINEAR_SITES
+from petlas.petl.design import DesignError, Placement
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.method import BlockMethod
+from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.products import reduce, widen
+from petlas.petl.shape import BackboneShape, BlockShape, Layer
+
+
+class LowRank(Elastic):
+    """An update s B A of a share of a weight's rows: A (r, inputs) Kaiming, B (outputs, r) zero, s = alpha / r."""
+
+    axes = {"down": 0, "up": 1}
+    summed = "up"
+
+    def __init__(self, inputs: int, outputs: int, rank: int, alpha: float | None, dropout: float) -> None:
+        super().__init__(rank)
+        self.alpha = alpha
+        self.dropout = dropout
+        self.down = nn.Parameter(torch.empty(rank, inputs))
+        self.up = nn.Parameter(torch.zeros(outputs, rank))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    @property
+    def scale(self) -> float:
+        """alpha / r with the active rank; 1 where no alpha is set."""
+        return 1.0 if self.alpha is None else self.alpha / self.active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """s B A dropout(x), (B, N, outputs), from (B, N, inputs)."""
+        return widen(self.hidden(x), self.scaled_up())
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """A dropout(x), (B, N, r), from the layer's input (B, N, inputs)."""
+        return reduce(F.dropout(x, self.dropout, self.training), self.part("down"))
+
+    def scaled_up(self) -> Tensor:
+        """s B, (outputs, r)."""
+        return self.scale * self.part("up")
+
+    def delta(self) -> Tensor:
+        """s B A, the update of the weight's rows (outputs, inputs)."""
+        return self.scaled_up() @ self.part("down")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The options of a method that updates some linear layers.
+
+    Args:
+        targets: The layers' names, with commas between.
+    """
+
+    targets: str
+
+    @property
+    def names(self) -> list[str]:
+        """The layers' names."""
+        return [target.strip() for target in self.targets.split(",")]
+
+
+TargetsT = TypeVar("TargetsT", bound=Targets)
+
+
+class TargetsMethod(BlockMethod[TargetsT]):
+    """A method with a module for each of some linear layers of a block, q, k and v apart.
+
+    The option `targets` names those layers, in any order; the modules stand in the order of the forward pass.
+    """
+
+    sites = tuple(LINEAR_SITES.values())
+
+    def sites_of(self, placement: Placement) -> tuple[str, ...]:
+        """The layers that are targets."""
+        names = self.placed(placement).options.names
+        return tuple(site for name, site in LINEAR_SITES.items() if name in names)
+
+    def sides(self, block: BlockShape, placement: Placed[TargetsT]) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of each target.
+
+        Args:
+            block: The shape of the placement's block.
+            placement: The placement.
+        """
+        targets = placement.options.names
+        return {name: (layer.inputs, layer.share) for layer in block.linears for name in layer.names if name in targets}
+
+    def check_fit(self, shape: BackboneShape, placement: Placed[TargetsT]) -> None:
+        """Beyond the common rules, refuse targets that are unknown or named twice."""
+        targets = placement.options.names
+        known = [name for layer in shape.blocks[placement.block].linears for name in layer.names]
+        if not set(targets) <= set(known) or len(set(targets)) < len(targets):
+            raise DesignError(
+                f"option targets of {self.name} must name some of {', '.join(known)}, each once and with commas "
+                f"between, got targets={placement.options.targets!r}"
+            )
+
+
+@dataclass(frozen=True)
+class LowRankOptions(Targets):
+    """What a low-rank placement may set.
+
+    Args:
+        targets: The layers' names, with commas between.
+        alpha: The scale is alpha / r; None for a scale of 1.
+        dropout: Acts on the layer's input.
+    """
+
+    targets: str = "q,v"
+    alpha: float | None = None
+    dropout: float = 0.0
+
+
+class LowRankMethod(TargetsMethod[LowRankOptions]):
+    """A method that updates linear layers by a `LowRank` each."""
+
+    part: ClassVar[type[LowRank]]
+    size_means = "rank"
+    default_size = 8
+    zero_start = True
+    mergeable = True
+    option_type = LowRankOptions
+
+    def count_block(self, block: BlockShape, placement: Placed[LowRankOptions]) -> int:
+        """A and B of each target."""
+        return sum(placement.size * (inputs + outputs) for inputs, outputs in self.sides(block, placement).values())
+
+    def build_block(self, block: BlockShape, placement: Placed[LowRankOptions]) -> nn.Module:
+        """One `LowRank` for each target, under its name."""
+        scaling = (placement.size, placement.options.alpha, placement.options.dropout)
+        sides = self.sides(block, placement).items()
+        return nn.ModuleDict({name: self.part(inputs, outputs, *scaling) for name, (inputs, outputs) in sides})
+
+
+def by_layer(block: BlockShape, module: nn.Module) -> Iterator[tuple[Layer, tuple[tuple[int, LowRank], ...]]]:
+    """Each layer that a block's module updates, and its parts, each with the first row that is its own.
+
+    Args:
+        block: The block's shape.
+        module: The parts by the names of their targets.
+    """
+    children = dict(module.named_children())
+    for layer in block.linears:
+        parts = []
+        for share, name in enumerate(layer.names):
+            part = children.get(name)
+            if isinstance(part, LowRank):
+                parts.append((share * len(part.up), part))
+        if parts:
+            yield layer, tuple(parts)
+
+
+def hidden_units(parts: Sequence[LowRank], x: Tensor) -> Tensor:
+    """A dropout(x) of all the updates of one layer side by side, (B, N, sum of r), from its input (B, N, inputs).
+
+    Args:
+        parts: The updates.
+        x: The layer's input.
+    """
+    if any(part.training and part.dropout for part in parts):  # drawn for each by itself
+        return torch.cat([part.hidden(x) for part in parts], dim=-1)
+    return reduce(x, torch.cat([part.part("down") for part in parts]))
+
+
+def spread(parts: Iterable[tuple[int, Tensor]], rows: int) -> Tensor:
+    """Matrices (n, r), each with the row where it begins, side by side in one of so many rows, else 0.
+
+    Args:
+        parts: The first row of each matrix, and the matrix.
+        rows: Of the result.
+    """
+    return torch.cat([F.pad(part, (0, 0, start, rows - start - len(part))) for start, part in parts], dim=1)
+
+
+@torch.no_grad()
+def add_to_bias(layer: nn.Module, update: Tensor) -> None:
+    """Add to the bias (O,) of a linear layer; a layer without one gets one.
+
+    Args:
+        layer: The layer.
+        update: What is added (O,).
+    """
+    if layer.bias is None:
+        layer.bias = nn.Parameter(update.detach().clone(), requires_grad=False)
+    else:
+        layer.get_parameter("bias").add_(update)

@@ -1,0 +1,389 @@
+"""The contract of a method: what it says of itself, and how it counts, builds, attaches and merges."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Generic, TypeAlias
+
+from torch import Tensor, nn
+
+from petlas.petl.backbones import family_of
+from petlas.petl.backbones.base import BlockSites
+from petlas.petl.design import DesignError, Option, Placement
+from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.placed import NoOptions, OptionsT, Placed, declared
+from petlas.petl.parts.tree import Tree
+from petlas.petl.parts.tuned_copies import TunedCopies
+from petlas.petl.shape import BackboneShape, BlockShape
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+"""Normalised images (B, 3, H, W) and their targets: labels (B,), or one of several (B, C)."""
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Logits (B, K) and targets to the mean loss over the batch."""
+
+
+class Method(ABC, Generic[OptionsT]):
+    """A kind of insertion into a backbone.
+
+    A subclass says what it is in its class attributes, and implements `count`, `build` and `attach`; `merge` too if
+    it can be folded into the backbone's weights. It asks the family for sites and never for a module's path. A method
+    keeps no state: modules do. A module names the parameters of its own that are no weights although they have two
+    axes, such as prompts, in an attribute `undecayed`.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    sites: ClassVar[tuple[str, ...]]
+    """What it acts on; a family without one of these is refused."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Further sites that it reads or writes at; a family without one of these is refused."""
+    size_means: ClassVar[str | None] = None
+    """What `size` is, such as "rank"; None for a method without a size."""
+    default_size: ClassVar[int | None] = None
+    zero_start: ClassVar[bool]
+    """Whether the model computes what the backbone computed right after `apply`."""
+    mergeable: ClassVar[bool]
+    in_blocks: ClassVar[bool] = True
+    """Whether it can be placed at single blocks."""
+    in_backbone: ClassVar[bool] = False
+    """Whether it can be placed over the whole backbone (`block: null`)."""
+    combines: ClassVar[bool] = True
+    """Whether other methods can stand beside it in a design."""
+    replaces: ClassVar[str | None] = None
+    """What of the backbone's it puts its own in place of, such as "the head's input": one method of a design may."""
+    through_backbone: ClassVar[bool] = True
+    """Whether its gradients pass through the blocks; else the blocks run without, and their outputs can be cached."""
+    fits_task: ClassVar[bool] = False
+    """Whether `prepare` looks at training images before training, to choose channels or entries."""
+    blockwise: ClassVar[bool] = True
+    """Whether blocks hand on nothing but the stream, so that designs can share their first blocks: see `enters`."""
+    final_norm: ClassVar[bool] = False
+    """Whether it acts at the final norm, so that features between blocks cannot be normalised by it."""
+    known_strong: ClassVar[bool] = False
+    """Whether its usual design is a baseline that every search tries first."""
+    option_type: type[OptionsT]
+    """The dataclass of its options, each with a default."""
+
+    @abstractmethod
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> int:
+        """Trainable parameters of all its placements in one design, by formula, head excluded.
+
+        Args:
+            shape: The backbone's.
+            placements: The method's placements.
+        """
+
+    @abstractmethod
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> nn.Module:
+        """The module that holds its parameters for all its placements in one design.
+
+        Args:
+            shape: The backbone's.
+            placements: The method's placements.
+        """
+
+    @abstractmethod
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[OptionsT]]) -> Iterator[Handle]:
+        """Connect the module to the backbone; each handle undoes one connection.
+
+        Args:
+            model: The backbone.
+            module: What `build` made.
+            placements: In a supernet a part of those that the module was built for: the others are absent.
+        """
+
+    def paths(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> list[str]:
+        """The paths of the backbone's own parameters that it trains: only one method of a design may."""
+        return []
+
+    def enters(self, placements: Sequence[Placement], block: int) -> Hashable:
+        """What the stream that enters a block depends on, of the placements of a method that is `blockwise`.
+
+        Designs for which it is equal share what the blocks before compute; empty when there is none.
+
+        Args:
+            placements: The method's placements.
+            block: The block's index.
+        """
+        return tuple(p for p in placements if p.block is None or p.block < block)
+
+    def strays(self, placements: Sequence[Placement], depth: int) -> bool:
+        """Whether what leaves some block holds more tokens than the backbone's own.
+
+        Args:
+            placements: The method's placements.
+            depth: Blocks of the backbone.
+        """
+        return False
+
+    def head_inputs(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> int | None:
+        """Channels of the head's input, where the method replaces it by one of another width than the backbone's."""
+        return None
+
+    def narrow(self, module: nn.Module, placements: Sequence[Placed[OptionsT]]) -> None:
+        """Narrow the module, built for larger placements, to the sizes of these ones.
+
+        Args:
+            module: What `build` made.
+            placements: The method's placements.
+        """
+        for placement in placements:
+            for part in module.get_submodule(placement.path).modules():
+                if isinstance(part, Elastic) and placement.size:
+                    part.narrow(placement.size)
+
+    def sliced(self, module: nn.Module, placements: Sequence[Placed[OptionsT]]) -> dict[str, Tensor]:
+        """The state of a fresh module for these placements that inherits from one built for larger or more ones.
+
+        Args:
+            module: What `build` made.
+            placements: The method's placements.
+        """
+        state: dict[str, Tensor] = {}
+        for placement in placements:
+            for path, part in module.get_submodule(placement.path).named_modules(prefix=placement.path):
+                if isinstance(part, Elastic):
+                    values = part.sliced_state(placement.size)
+                elif isinstance(part, TunedCopies):
+                    values = part.values()
+                else:
+                    own = (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
+                    values = {key: value.detach() for key, value in own}
+                state |= {f"{path}.{key}" if path else key: value.clone() for key, value in values.items()}
+        return state
+
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[OptionsT]]) -> None:
+        """Fold the module into the backbone's weights, exactly.
+
+        Args:
+            model: The backbone.
+            module: What `build` made.
+            placements: The method's placements.
+
+        Raises:
+            DesignError: When the method cannot be merged.
+        """
+        raise DesignError(f"{self.name} cannot be merged: {self.summary}")
+
+    def prepare(
+        self,
+        model: nn.Module,
+        module: nn.Module,
+        placements: Sequence[Placed[OptionsT]],
+        batches: Iterable[Batch],
+        loss: Loss,
+    ) -> None:
+        """Fit what is chosen once, before training, to the task; a method with `fits_task` has it.
+
+        Args:
+            model: The backbone with the design, in evaluation mode.
+            module: The method's module.
+            placements: The method's placements.
+            batches: Training images (B, 3, H, W), normalised, with their targets; can be gone through several times.
+            loss: The task's.
+        """
+        raise NotImplementedError(self.name)
+
+    def baseline(self, shape: BackboneShape, size: int | None) -> tuple[Placement, ...]:
+        """The usual design of this method alone: over the whole backbone if it can be, else at every block.
+
+        Args:
+            shape: The backbone's.
+            size: The method's own size.
+        """
+        if self.in_backbone:
+            return (Placement(self.name, None, size),)
+        return tuple(Placement(self.name, block, size) for block in range(shape.depth))
+
+    def sites_of(self, placement: Placement) -> tuple[str, ...]:
+        """The sites that a placement acts on: all of the method's, where no option chooses among them."""
+        return self.sites
+
+    @property
+    def options(self) -> dict[str, Option | None]:
+        """Names and defaults of the options that a placement may set."""
+        return dict(self._declared[1])
+
+    @property
+    def _declared(self) -> tuple[dict[str, Any], dict[str, Option | None], dict[str, int]]:
+        return declared(self.option_type)  # type: ignore[arg-type]  # a class can be hashed
+
+    def placed(self, placement: Placement) -> Placed[OptionsT]:
+        """A placement with its options, of the types that the method declares.
+
+        Raises:
+            DesignError: On an option that the method does not have, or of another type.
+        """
+        return Placed(placement.block, placement.size or 0, self._options_of(placement))
+
+    def check(self, shape: BackboneShape, placement: Placement) -> None:
+        """Refuse a placement that this method cannot take on this backbone.
+
+        Args:
+            shape: The backbone's.
+            placement: One of the method's placements.
+
+        Raises:
+            DesignError: Naming the rule, the value and what to do.
+        """
+        if placement.block is None and not self.in_backbone:
+            raise DesignError(f"{self.name} is placed at blocks, got no block; give block: 0..{shape.depth - 1}")
+        if placement.block is not None and not self.in_blocks:
+            raise DesignError(f"{self.name} covers the whole backbone, got block={placement.block}; leave block out")
+        if placement.block is not None and placement.block >= shape.depth:
+            raise DesignError(f"block must be in 0..{shape.depth - 1} for {shape.name}, got block={placement.block}")
+        if self.size_means is None and placement.size is not None:
+            raise DesignError(f"{self.name} has no size, got size={placement.size}; leave it out")
+        if self.size_means is not None and placement.size is None:
+            raise DesignError(f"{self.name} needs a size ({self.size_means}), for example size: {self.default_size}")
+        placed = self.placed(placement)
+        lacking = [s for s in dict.fromkeys((*self.sites_of(placement), *self.needs)) if s not in shape.sites]
+        if lacking:
+            raise DesignError(
+                f"{self.name} acts at {', '.join(lacking)}, which {shape.name} does not have; choose another method"
+            )
+        self.check_fit(shape, placed)
+
+    def check_fit(self, shape: BackboneShape, placement: Placed[OptionsT]) -> None:
+        """Beyond the common rules, refuse sizes and options that do not fit the backbone.
+
+        Args:
+            shape: The backbone's.
+            placement: One of the method's placements.
+
+        Raises:
+            DesignError: Naming the rule, the value and what to do.
+        """
+
+    def _options_of(self, placement: Placement) -> OptionsT:
+        kinds, defaults, least = self._declared
+        given = dict(placement.options)
+        for key, value in given.items():
+            if key not in defaults:
+                known = ", ".join(defaults) or "none"
+                raise DesignError(f"{self.name} has no option {key!r} (value {value!r}); its options: {known}")
+            kind = type(defaults[key])
+            named = kind in (bool, str)
+            fits = isinstance(value, kind) if named else isinstance(value, int | float) and not isinstance(value, bool)
+            if not fits:
+                wanted = kind.__name__ if named else "number"
+                raise DesignError(f"option {key} of {self.name} must be a {wanted}, got {key}={value!r}")
+            if key in ("dropout", "drop_path") and not 0 <= float(value) < 1:
+                raise DesignError(f"option {key} of {self.name} must be in [0, 1), got {key}={value!r}")
+            if key in least and (not isinstance(value, int) or value < least[key]):
+                raise DesignError(
+                    f"option {key} of {self.name} must be a whole number of at least {least[key]}, got {key}={value!r}"
+                )
+            given[key] = float(value) if kinds[key] in (float, float | None) else value
+        make: Callable[..., OptionsT] = self.option_type
+        return make(**given)
+
+
+class BlockMethod(Method[OptionsT]):
+    """A method whose placements are independent of each other, each with one module at one block."""
+
+    @abstractmethod
+    def count_block(self, block: BlockShape, placement: Placed[OptionsT]) -> int:
+        """Trainable parameters of one placement.
+
+        Args:
+            block: The shape of its block.
+            placement: The placement.
+        """
+
+    @abstractmethod
+    def build_block(self, block: BlockShape, placement: Placed[OptionsT]) -> nn.Module:
+        """The module of one placement.
+
+        Args:
+            block: The shape of its block.
+            placement: The placement.
+        """
+
+    @abstractmethod
+    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
+        """Connect the module of one placement to its block.
+
+        Args:
+            block: Its block.
+            module: What `build_block` made.
+        """
+
+    def merge_block(self, block: BlockSites, module: nn.Module) -> None:
+        """Fold the module of one placement into its block's weights.
+
+        Args:
+            block: Its block.
+            module: What `build_block` made.
+        """
+        raise NotImplementedError
+
+    def count(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> int:
+        """The sum over the placements."""
+        return sum(self.count_block(shape.blocks[p.block], p) for p in placements)
+
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> Tree:
+        """A tree with one module under `blocks.N` for each placement."""
+        tree = Tree()
+        for placement in placements:
+            tree.add(placement.path, self.build_block(shape.blocks[placement.block], placement))
+        return tree
+
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[OptionsT]]) -> Iterator[Handle]:
+        """Connect each module to its block."""
+        sites = family_of(model).block_sites(model)
+        for placement in placements:
+            yield from self.attach_block(sites[placement.block], module.get_submodule(placement.path))
+
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[OptionsT]]) -> None:
+        """Fold each module into its block."""
+        if not self.mergeable:
+            super().merge(model, module, placements)
+        sites = family_of(model).block_sites(model)
+        for placement in placements:
+            self.merge_block(sites[placement.block], module.get_submodule(placement.path))
+
+
+class SubsetMethod(Method[NoOptions]):
+    """A method without options that inserts nothing and tunes a subset of the backbone's own parameters."""
+
+    zero_start = True
+    mergeable = True
+    in_backbone = True
+    option_type = NoOptions
+
+    @abstractmethod
+    def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
+        """The paths of the parameters that are tuned."""
+
+    def build(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> TunedCopies:
+        """A holder that `attach` fills with the backbone's parameters."""
+        return TunedCopies({path: shape.key(path) for path in self.paths(shape, placements)})
+
+    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> Iterator[Handle]:
+        """Put trained copies in the parameters' places; the handle puts the originals back."""
+        assert isinstance(module, TunedCopies)
+        module.place(model, self.paths(family_of(model).shape(model), placements))
+        yield module
+
+    def narrow(self, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> None:
+        """Nothing: `attach` takes the parameters of its placements only."""
+
+    def sliced(self, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> dict[str, Tensor]:
+        """The values of the placements' parameters."""
+        assert isinstance(module, TunedCopies)
+        places = [f"{p.path}." if p.path else "" for p in placements]
+        return {key: v.clone() for key, v in module.values().items() if any(map(key.startswith, places))}
+
+    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> None:
+        """Keep the tuned values: they are the backbone's weights."""
+        assert isinstance(module, TunedCopies)
+        module.keep()
+
+
+AnyMethod: TypeAlias = Method[Any]
+"""A method, whatever its options are."""

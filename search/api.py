@@ -1,0 +1,186 @@
+"""Everything that the command line does, as typed Python calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from petlas.search.config import RunConfig
+from petlas.search.run_folder import check_distinct, check_same, opened
+from petlas.search.study import StudyRecord, TrialRow, row_of
+
+if TYPE_CHECKING:
+    from petlas.search.plan import Plan
+    from petlas.search.predict import Prediction
+    from petlas.search.reports.study_report import StudyReport
+    from petlas.search.sensitivity import SensitivityReport
+    from petlas.search.stages.retrain import Outcome
+
+log = logging.getLogger("petlas")
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        folder: The run folder.
+        best: The trial of the chosen candidate; None if no trial came to its end.
+    """
+
+    folder: Path
+    best: TrialRow | None
+
+    @property
+    def value(self) -> float | None:
+        """The chosen candidate's value on the selection split."""
+        return None if self.best is None else self.best.val
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `petlas search --format json` prints."""
+        from petlas.search.reports.study_report import row_dict
+
+        return {"run": str(self.folder), "best": row_dict(self.best) if self.best else None, "value": self.value}
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """What retraining gave.
+
+    Args:
+        outcome: Of the chosen candidate.
+        adapter: Its adapter file.
+        baselines: Those of the baselines, if they were asked for.
+    """
+
+    outcome: Outcome
+    adapter: Path
+    baselines: tuple[Outcome, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `petlas retrain --format json` prints."""
+        data = asdict(self.outcome) | {"adapter": str(self.adapter)}
+        return data | ({"baselines": [asdict(other) for other in self.baselines]} if self.baselines else {})
+
+
+def search(configs: Sequence[RunConfig]) -> list[SearchResult]:
+    """Run or resume the search of each configuration, one after the other.
+
+    Args:
+        configs: The runs, as `petlas.search.load_config` reads them.
+
+    Raises:
+        UserError: When a configuration, its data, its backbone or the machine is at fault.
+    """
+    from petlas.search.driver import search as search_one
+
+    check_distinct(configs)
+    for config in configs:
+        check_same(config)
+    results = []
+    for config in configs:
+        log.info("searching %s in %s", config.task.name, config.folder)
+        best = search_one(config)
+        results.append(SearchResult(config.folder, row_of(best) if best else None))
+    return results
+
+
+def study(config: RunConfig) -> StudyReport:
+    """The trials of a run, the chosen one, and what was made of them.
+
+    Args:
+        config: The run's, as `petlas.search.find_run` finds it.
+
+    Raises:
+        UserError: When the run has no study.
+    """
+    from petlas.search.reports.study_report import StudyReport
+
+    return StudyReport.of(StudyRecord.read(config.folder, config.storage))
+
+
+def retrain(
+    config: RunConfig,
+    trial: int | None = None,
+    design: Path | None = None,
+    seeds: int | None = None,
+    baselines: bool = False,
+) -> RetrainResult:
+    """Retrain a candidate on train+val, test it once, and write its adapter file.
+
+    Args:
+        config: The run's, as `petlas.search.find_run` finds it.
+        trial: The number of a trial to retrain instead of the best one.
+        design: The YAML file of a design to retrain instead.
+        seeds: How many seeds; `protocol.retrain_seeds` by default.
+        baselines: Whether the baselines are retrained too, to compare.
+
+    Raises:
+        UserError: When there is nothing to retrain, or the data is at fault.
+        RuntimeError: When a training diverges.
+    """
+    from petlas.search.stages.retrain import choose, retrain_baselines
+    from petlas.search.stages.retrain import retrain as retrain_one
+
+    count = seeds or config.protocol.retrain_seeds
+    candidate, val = choose(config, trial, design)
+    others = retrain_baselines(config, count) if baselines else []
+    outcome = retrain_one(config, candidate, count, val)
+    return RetrainResult(outcome, config.folder / "best" / "adapter.safetensors", tuple(others))
+
+
+def score(configs: Sequence[RunConfig]) -> list[SensitivityReport]:
+    """Measure how sensitive the loss of each run is to each weight, and give budgets to the most sensitive ones.
+
+    Args:
+        configs: The runs.
+
+    Raises:
+        UserError: When a configuration, its data or its backbone is at fault.
+    """
+    from petlas.search.sensitivity import report_of
+    from petlas.search.workbench import Workbench
+
+    check_distinct(configs)
+    benches = [Workbench(config) for config in configs]
+    for config, bench in zip(configs, benches, strict=True):
+        check_same(config)
+        bench.check()
+    reports = []
+    for config, bench in zip(configs, benches, strict=True):
+        with opened(config):
+            reports.append(report_of(bench))
+    return reports
+
+
+def predict(adapter: str | Path, images: Sequence[str | Path], checkpoint: str | None = None) -> list[Prediction]:
+    """Label images with an adapter file.
+
+    Args:
+        adapter: The adapter file.
+        images: Image files.
+        checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
+
+    Raises:
+        UserError: When the adapter file or an image is at fault.
+    """
+    from petlas.search.predict import predict as predict_files
+
+    return predict_files(Path(adapter), [Path(image) for image in images], checkpoint)
+
+
+def plan(config: RunConfig) -> Plan:
+    """What a search would cost at most.
+
+    Args:
+        config: The run.
+
+    Raises:
+        UserError: As the search itself would.
+    """
+    from petlas.search.plan import plan as plan_one
+
+    return plan_one(config)

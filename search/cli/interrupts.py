@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM: one KeyboardInterrupt, one line on how to go on, status 130."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import ParamSpec
+
+import typer
+
+P = ParamSpec("P")
+
+STATUS = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def heed_signals() -> None:
+    """Let the first of the signals raise KeyboardInterrupt; further ones do not disturb the shutting down.
+
+    A signal that whoever started this process had ignored, as `nohup` and `&` do, stays ignored.
+    """
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    for each in _SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, _ignore)  # not SIG_IGN, which programs that are started now would inherit
+    raise KeyboardInterrupt
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Nothing: this process is about to end."""
+
+
+def resumable(command: Callable[P, None]) -> Callable[P, None]:
+    """A command that, when it is interrupted, ends with status 130 and says how to go on."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            again = shlex.join(["petlas", *sys.argv[1:]])
+            print(f"\nstopped; what is finished is kept. To go on: {again}", file=sys.stderr)
+            raise typer.Exit(STATUS) from None
+
+    return run

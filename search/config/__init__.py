@@ -1,0 +1,43 @@
+"""The configuration of a run: one strict schema, all faults at once, and the same check for overrides. Torch-free."""
+
+from petlas.search.config.faults import ConfigError, Fault
+from petlas.search.config.loading import apply_overrides, dump_config, find_config, load_config, read_yaml, space_of
+from petlas.search.config.rules import missing_inputs
+from petlas.search.config.schema import (
+    SETTINGS,
+    BackboneConfig,
+    BudgetConfig,
+    EvolutionConfig,
+    ProtocolConfig,
+    ResourcesConfig,
+    RunConfig,
+    SearchConfig,
+    SensitivityConfig,
+    SupernetConfig,
+    TaskConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "SETTINGS",
+    "BackboneConfig",
+    "BudgetConfig",
+    "ConfigError",
+    "EvolutionConfig",
+    "Fault",
+    "ProtocolConfig",
+    "ResourcesConfig",
+    "RunConfig",
+    "SearchConfig",
+    "SensitivityConfig",
+    "SupernetConfig",
+    "TaskConfig",
+    "TrainConfig",
+    "apply_overrides",
+    "dump_config",
+    "find_config",
+    "load_config",
+    "missing_inputs",
+    "read_yaml",
+    "space_of",
+]

@@ -1,0 +1,180 @@
+"""Find, read, override, check and write a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+import petlas
+from petlas.search.config.faults import ConfigError, Fault, fault_of, nearest
+from petlas.search.config.rules import combination_faults, space_faults
+from petlas.search.config.schema import RunConfig
+
+VERSION = "version"
+"""Which petlas wrote a resolved configuration: said in its file, and no setting."""
+
+_SHORT = ("task", "backbone")
+"""Groups that a plain name may stand for."""
+
+
+def find_config(name: str, kind: str = "") -> Path:
+    """The YAML file of that path, or of that name among the package's.
+
+    Args:
+        name: A path, or the name of a shipped file without its suffix.
+        kind: A folder among the package's, such as `spaces`.
+
+    Raises:
+        ConfigError: When there is neither.
+    """
+    if _is_file(Path(name)):
+        return Path(name)
+    shipped = Path(str(resources.files("petlas.configs"))) / kind
+    packaged = shipped / f"{name}.yaml"
+    if _is_file(packaged):
+        return packaged
+    hint = nearest(name, sorted(path.stem for path in shipped.glob("*.yaml")), "shipped with petlas")
+    raise ConfigError(name, [Fault(kind or "CONFIG", name, f"must be a YAML file or a known name; {hint}")])
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+        return False
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no key stands twice: of two values one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """The mapping of a node, unless a key of it stands twice."""
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    place = f"on line {key.start_mark.line + 1}"
+                    raise yaml.YAMLError(f"the key {key.value!r} stands there twice, again {place}; leave one out")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _UniqueKeys)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: When it cannot be read, holds a key twice, or is no mapping.
+    """
+    try:
+        data = _parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(str(path), [Fault("file", path.name, f"must be readable YAML: {error}")]) from error
+    if not isinstance(data, dict):
+        raise ConfigError(str(path), [Fault("file", path.name, "must hold a mapping")])
+    if wrong := [key for key in data if not isinstance(key, str)]:
+        raise ConfigError(str(path), [Fault(str(key), data[key], "a key must be text; quote it") for key in wrong])
+    return data
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set dotted keys, as in `train.epochs=20`; the values are YAML.
+
+    Args:
+        data: A configuration as it was read; it is changed.
+        overrides: `key=value` pairs, in their order.
+
+    Raises:
+        ConfigError: When an override is not of the form key=value, or its key runs through a plain value.
+    """
+    faults = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        *groups, last = key.strip().split(".")
+        node = _group_at(data, groups)
+        if not equals or not last or node is None:
+            faults.append(Fault(key, override, "an override must be key=value, with dots between groups"))
+            continue
+        try:
+            node[last] = _parse(text)
+        except (ValueError, RecursionError, yaml.YAMLError):
+            faults.append(Fault(key, text, "must be readable YAML; quote text with special characters"))
+    if faults:
+        raise ConfigError("command line", faults)
+    return data
+
+
+def _group_at(data: dict[str, Any], groups: Sequence[str]) -> dict[str, Any] | None:
+    """The mapping that a dotted key leads to, made where it is missing; None where a plain value is in the way."""
+    node: Any = data
+    for group in groups:
+        value = node.get(group)
+        if value is None:
+            node[group] = {}
+        elif isinstance(value, str) and group in _SHORT:
+            node[group] = {"name": value}
+        elif isinstance(value, str) and group == "space" and node is data:
+            node[group] = _named_space(value, "command line")
+        node = node[group]
+        if not isinstance(node, dict):
+            return None
+    return node  # type: ignore[no-any-return]
+
+
+def _named_space(name: str, source: str) -> dict[str, Any]:
+    """A space by its name or file; that there is none is a fault of the key `space`."""
+    try:
+        return read_yaml(find_config(name, "spaces"))
+    except ConfigError as error:
+        raise ConfigError(source, [Fault("space", fault.value, fault.rule) for fault in error.faults]) from None
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The checked configuration of a file, or of a shipped one, with overrides; its space is read, not only named.
+
+    Args:
+        name: Path of a YAML file, or the name of a configuration that petlas ships.
+        overrides: `key=value` pairs that go through the same check.
+
+    Raises:
+        ConfigError: Listing every fault with its path, its value and the rule.
+    """
+    path = find_config(name)
+    data = {"name": path.stem} | read_yaml(path)
+    data.pop(VERSION, None)
+    apply_overrides(data, overrides)
+    faults: list[Fault] = []
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        faults = [fault_of(item, RunConfig) for item in error.errors()]
+    space = data.get("space")
+    if isinstance(space, str):
+        try:
+            space = _named_space(space, str(path))
+        except ConfigError as error:
+            faults += error.faults
+    faults += space_faults(space) if isinstance(space, dict) else []
+    faults += combination_faults(data)
+    if faults:
+        raise ConfigError(str(path), faults)
+    return config.model_copy(update={"space": space})
+
+
+def space_of(config: RunConfig) -> dict[str, Any]:
+    """The YAML of the run's space: inline, a file, or one that petlas ships."""
+    return config.space if isinstance(config.space, dict) else read_yaml(find_config(config.space, "spaces"))
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML, and which petlas resolved it."""
+    data = {VERSION: petlas.__version__} | config.model_dump()
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)

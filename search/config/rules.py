@@ -1,0 +1,100 @@
+"""Rules between settings that are sound on their own, of a run's space, and of the files that it names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from petlas.petl.methods import METHODS
+from petlas.search.config.faults import Fault
+from petlas.search.config.schema import (
+    SETTINGS,
+    BudgetConfig,
+    Group,
+    RunConfig,
+    SearchConfig,
+    SensitivityConfig,
+    SupernetConfig,
+    TrainConfig,
+)
+from petlas.spaces import check_space
+
+
+def combination_faults(data: Mapping[str, Any]) -> list[Fault]:
+    """What cannot be together in a configuration as it was read, whatever else is wrong with it."""
+    search = data.get("search")
+    epochs, grace = _sound(TrainConfig, data.get("train"), "epochs"), _sound(SearchConfig, search, "grace_epochs")
+    faults = [*_warmup("train", TrainConfig, data), *_warmup("supernet", SupernetConfig, data)]
+    if epochs is not None and grace is not None and grace > epochs:
+        faults.append(Fault("search.grace_epochs", grace, f"must be at most train.epochs = {epochs}"))
+    evolution = _sound(SearchConfig, search, "evolution")
+    if evolution is not None and evolution.mutations + evolution.crossovers > evolution.population:
+        rule = f"must be at least mutations + crossovers = {evolution.mutations + evolution.crossovers}"
+        faults.append(Fault("search.evolution.population", evolution.population, rule))
+    limit = _sound(BudgetConfig, data.get("budget"), "params")
+    budgets = _sound(SensitivityConfig, data.get("sensitivity"), "budgets")
+    if limit is not None and budgets and min(budgets) > limit:
+        rule = f"must have a budget of at most budget.params = {limit}"
+        faults.append(Fault("sensitivity.budgets", budgets, rule))
+    return faults
+
+
+def _warmup(group: str, model: type[Group], data: Mapping[str, Any]) -> list[Fault]:
+    epochs, warmup = (_sound(model, data.get(group), key) for key in ("epochs", "warmup_epochs"))
+    if epochs is None or warmup is None or warmup < epochs:
+        return []
+    return [Fault(f"{group}.warmup_epochs", warmup, f"must be less than {group}.epochs = {epochs}")]
+
+
+def _sound(group: type[Group], data: Any, key: str) -> Any:
+    """A setting of a group, or its default; None where it breaks its own rule."""
+    try:
+        given = {key: data[key]} if isinstance(data, dict) and key in data else {}
+        return getattr(group.model_validate(given), key)
+    except ValidationError:
+        return None
+
+
+def space_faults(space: Mapping[str, Any]) -> list[Fault]:
+    """All faults of a space's structure."""
+    return [_space_fault(space, line) for line in check_space(space, METHODS, SETTINGS)]
+
+
+def _space_fault(space: Mapping[str, Any], line: str) -> Fault:
+    """One of `check_space`'s lines, which begin with a path, with the value there."""
+    path, _, rule = line.partition(": ")
+    value: Any = space
+    for part in path.split("."):
+        value = value.get(part, "missing") if isinstance(value, Mapping) else "missing"
+    return Fault(f"space.{path}", value, rule)
+
+
+def missing_inputs(config: RunConfig) -> list[Fault]:
+    """The files and folders that a configuration names and that are not there. Nothing is opened.
+
+    A task without a slash may be one of the known ones: it is looked for when it is opened.
+    """
+    faults = []
+    task, checkpoint = config.task, config.backbone.checkpoint
+    if "/" in task.name and not any(_exists(place / task.name) for place in _places(task.root)):
+        faults.append(Fault("task.name", task.name, "must be a folder of images that exists, or the name of a task"))
+    if task.root is not None and not _exists(Path(task.root)):
+        faults.append(Fault("task.root", task.root, "must be a folder that exists: the one that holds the data sets"))
+    if checkpoint is not None and not _exists(Path(checkpoint)):
+        faults.append(Fault("backbone.checkpoint", checkpoint, "must be a file of weights that exists"))
+    return faults
+
+
+def _places(root: str | None) -> list[Path]:
+    return [Path(), *(Path(place) for place in (root, os.environ.get("PETLAS_DATA")) if place)]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.expanduser().exists()
+    except (OSError, RuntimeError):  # a name that is too long, or a home that nobody has
+        return False

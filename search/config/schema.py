@@ -1,0 +1,299 @@
+"""The groups of a run's configuration, and what each setting may be."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import unicodedata
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+
+SETTINGS = ("lr", "weight_decay", "label_smoothing")
+"""Settings of `train` that a space may name under `settings`, so that they are searched with the design."""
+
+_LONGEST_NAME = 255
+"""Bytes in a folder's name on the file systems there are."""
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; everything else that is no number stays wrong."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return float(value) if type(value) is int else value
+
+
+def _named(value: Any) -> Any:
+    """`task: digits` is short for `task: {name: digits}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _folder_name(value: str) -> str:
+    """A run's name is its folder's: any text that can be one and that can be read in a list."""
+    unreadable = any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value)
+    if value in ("", ".", "..") or "/" in value or unreadable or value != value.strip():
+        rule = "without slashes, line breaks, control characters and blanks at its ends"
+        raise ValueError(f"must be a plain folder name, {rule}; set the place with runs=FOLDER")
+    if len(value.encode()) > _LONGEST_NAME:
+        raise ValueError(f"must be a folder name of at most {_LONGEST_NAME} bytes, and has {len(value.encode())}")
+    return value
+
+
+def _database(value: str) -> str:
+    if "://" not in value:
+        raise ValueError("must be a database URL such as postgresql://user:password@host/name")
+    return value
+
+
+def _path(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must be text without a zero byte")
+    return value
+
+
+def _objectives(value: list[str]) -> list[str]:
+    if value not in (["accuracy"], ["accuracy", "params"]):
+        raise ValueError("must be [accuracy], or [accuracy, params] for a front of both")
+    return value
+
+
+def _one_of(module: str, registry: str) -> Callable[[str], str]:
+    """Accepts the names of a registry, which is imported when a name is checked."""
+
+    def check(value: str) -> str:
+        known = list(getattr(import_module(module), registry))
+        if value not in known:
+            *first, last = map(repr, known)
+            near = difflib.get_close_matches(value, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"must be {', '.join(first)} or {last}{hint}")
+        return value
+
+    return check
+
+
+def _has_gpu() -> bool:
+    """Whether this machine has a GPU that this process may use, told without torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return False
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+
+
+def _gpus(value: Any) -> Any:
+    """`auto` is one GPU for each trial where there is one."""
+    return float(_has_gpu()) if value == "auto" else _number(value)
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+Text = Annotated[str, AfterValidator(_path)]
+
+
+class Group(BaseModel):
+    """A group of settings: no unknown key, no conversion, no change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TaskConfig(Group):
+    """What is learned: the name of a known task or the path of an image folder, and where data lies.
+
+    `metric` is what trials are compared by: by default accuracy, or mAP where an image has several labels. Where a
+    folder has no val or no test of its own, `split_seed` says which images are set aside; the run's `seed` does not.
+    `value_range` is what is black and what is white in images of more than 8 bits.
+    """
+
+    name: Text
+    root: Text | None = None
+    metric: str | None = None
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    value_range: tuple[Number, Number] | None = None
+
+
+class BackboneConfig(Group):
+    """What is adapted: a timm name, its weights (by default the Hub's) and image size (by default its own).
+
+    `mean`, `std` (of red, green, blue, for pixels from 0 to 1) and `interpolation` are those of the timm name unless
+    they are given: weights from elsewhere may have been trained with others.
+    """
+
+    name: Text
+    checkpoint: Text | None = None
+    img_size: PositiveInt | None = None
+    mean: Annotated[list[Annotated[Number, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)] | None = None
+    std: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = None
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] | None = None
+
+
+class BudgetConfig(Group):
+    """Hard limits on every design that is trained: trainable parameters, head excluded."""
+
+    params: Count | None = None
+
+
+class EvolutionConfig(Group):
+    """How `sampler: evolution` varies designs: see `petlas.search.samplers.evolution`."""
+
+    population: PositiveInt = 50
+    parents: PositiveInt = 10
+    mutations: Count = 25
+    crossovers: Count = 25
+    probability: Annotated[Number, Field(ge=0, le=1)] = 0.2
+    depth_probability: Annotated[Number, Field(ge=0, le=1)] = 0.4
+    by: Literal["dimension", "method", "block"] = "dimension"
+    late: bool = True
+
+
+class SearchConfig(Group):
+    """How many designs are tried and how they are drawn.
+
+    `trials` counts finished trials, baselines included; after `seconds` of searching, in all processes together, no new
+    trial is started. The sampler learns from `objectives`: the task's metric, or with `[accuracy, params]` its front
+    with the number of parameters. A trial is looked at after `grace_epochs`, then each time that the epochs have grown
+    by the factor `reduction`, and goes on if it is in the best 1 / `reduction` there. `baselines` are never stopped
+    early. With `retry_failed`, designs that failed by their own fault are tried again.
+
+    With `strategy: supernet`, the sampler draws `scores` designs that are scored with inherited weights; the best
+    `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from the backbone.
+    `ranking_check` designs, spread over the scores, are trained too: they show how well scores rank designs.
+
+    With `seed_designs: sensitivity`, the first designs that are trained, but for finalists, have sizes in proportion to
+    the sensitivity of the weights next to them.
+    """
+
+    trials: PositiveInt = 64
+    seconds: Positive | None = None
+    sampler: Annotated[str, AfterValidator(_one_of("petlas.search.samplers", "SAMPLERS"))] = "tpe"
+    objectives: Annotated[list[str], AfterValidator(_objectives)] = ["accuracy"]
+    baselines: bool = True
+    seed_designs: Literal["none", "sensitivity"] = "none"
+    evolution: EvolutionConfig = EvolutionConfig()
+    scores: PositiveInt = 800
+    finalists: PositiveInt = 5
+    inherit: bool = False
+    ranking_check: Count = 0
+    reduction: Annotated[int, Field(ge=2)] = 3
+    grace_epochs: PositiveInt | None = None
+    retry_failed: bool = False
+
+
+class TrainConfig(Group):
+    """How one design is trained; the last epoch counts.
+
+    `deterministic` asks torch for the same digits twice on one GPU, at some cost of time; a CPU gives them anyway.
+    """
+
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 64
+    lr: Positive = 1e-3
+    weight_decay: Annotated[Number, Field(ge=0)] = 1e-4
+    warmup_epochs: Count = 10
+    label_smoothing: Share = 0.0
+    drop_path: Share = 0.0
+    clip_grad: Positive | None = 1.0
+    amp: Literal["auto", "bf16", "off"] = "auto"
+    deterministic: bool = False
+
+
+class SupernetConfig(Group):
+    """How the supernet is trained; what is not set here is as in `train`.
+
+    `sampling: single` trains one random design in each step, as NOAH does; `sandwich` the largest, the smallest and
+    `random` others, which learn from the largest. Designs are drawn evenly over `designs`, or over parameter counts
+    (`params`). `balanced` scales narrow slices up to the magnitude of the largest size.
+    """
+
+    epochs: PositiveInt = 100
+    lr: Positive = 5e-4
+    warmup_epochs: Count = 10
+    sampling: Literal["single", "sandwich"] = "single"
+    random: PositiveInt = 2
+    draw: Literal["designs", "params"] = "designs"
+    balanced: bool = True
+
+
+class SensitivityConfig(Group):
+    """How the backbone's weights are scored for the task, and how budgets are given to them.
+
+    `criterion` says what is summed over `batches` of `batch_size` training images: see `petlas.petl.sensitivity`. The
+    head is drawn at `random`, as in SPT, or `warm`ed up on fixed features. With `rule: spt`, a matrix of which
+    1 / `alpha` of the cost of a `module` of that `rank` is sensitive gets one, a vector is trained whole where
+    1 / `beta` of it is, and the rest of a budget goes to single entries; with `rule: proportional`, the sizes of the
+    run's space are in proportion to the sensitivity. There is a design for each of `budgets`: by default for
+    `budget.params`, or without one for seven from 50,000 to 1,000,000. The criterion says how many single entries each
+    block gets; which ones they are, the method `sparse` finds by squared gradients when it is trained.
+    """
+
+    batches: PositiveInt = 16
+    batch_size: PositiveInt = 32
+    criterion: Literal["spt", "taylor", "fisher"] = "spt"
+    head: Literal["random", "warm"] = "random"
+    rule: Literal["spt", "proportional"] = "spt"
+    module: Literal["lora", "linear_adapter"] = "lora"
+    rank: PositiveInt = 8
+    alpha: Positive = 10.0
+    beta: Positive = 5.0
+    budgets: list[PositiveInt] | None = None
+
+
+class ProtocolConfig(Group):
+    """How candidates are compared at the end, and the chosen one is measured.
+
+    With `folds`, the best `finalists` are trained on that many folds of train and val, and compared by what they get
+    right over all of them. `retrain_seeds` says how many seeds the final training on train+val has.
+    """
+
+    retrain_seeds: PositiveInt = 3
+    folds: Annotated[int, Field(ge=2)] | None = None
+    finalists: PositiveInt = 5
+
+
+class ResourcesConfig(Group):
+    """Where trials run: through Ray Tune, or one after the other in this process.
+
+    `runner: auto` takes this process where only one trial at a time would run on this machine. `gpus: auto` is one for
+    each trial where this machine has any. `cache_gb` bounds the activations that a worker keeps to score designs that
+    share their first blocks.
+    """
+
+    runner: Literal["auto", "ray", "inline"] = "auto"
+    address: str | None = None
+    concurrent: PositiveInt | None = None
+    cpus: PositiveInt = 1
+    gpus: Annotated[float, BeforeValidator(_gpus), Field(ge=0, allow_inf_nan=False)] = Field(
+        default_factory=lambda: float(_has_gpu())
+    )
+    cache_gb: Annotated[Number, Field(ge=0)] = 1.0
+
+
+class RunConfig(Group):
+    """The whole run."""
+
+    name: Annotated[str, AfterValidator(_folder_name)]
+    task: Annotated[TaskConfig, BeforeValidator(_named)]
+    backbone: Annotated[BackboneConfig, BeforeValidator(_named)]
+    space: Text | dict[str, Any]
+    budget: BudgetConfig = BudgetConfig()
+    strategy: Annotated[str, AfterValidator(_one_of("petlas.search.strategies", "STRATEGIES"))] = "auto"
+    search: SearchConfig = SearchConfig()
+    train: TrainConfig = TrainConfig()
+    supernet: SupernetConfig = SupernetConfig()
+    sensitivity: SensitivityConfig = SensitivityConfig()
+    protocol: ProtocolConfig = ProtocolConfig()
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+    storage: Annotated[str, AfterValidator(_database)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    runs: Text = "runs"
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.runs) / self.name

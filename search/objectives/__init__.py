@@ -1,0 +1,50 @@
+"""What each kind of task asks for. To add one: write its file, and add its line here. Torch-free to import."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from petlas.search.objectives.base import Meter, Metric, Objective, ObjectiveError
+
+if TYPE_CHECKING:
+    from petlas.datasets import Task
+
+OBJECTIVES: dict[str, str] = {
+    "single_label": "petlas.search.objectives.single_label:SingleLabel",
+    "multi_label": "petlas.search.objectives.multi_label:MultiLabel",
+}
+"""By the kind of task, as `Task.kind` says it."""
+
+
+def get_objective(kind: str, metric: str | None = None) -> Objective:
+    """The objective of a kind of task; its file is imported when it is first asked for.
+
+    Args:
+        kind: As `Task.kind` says it.
+        metric: The metric's name; None for the usual one of that kind.
+
+    Raises:
+        ObjectiveError: When there is no such kind, or the kind has no such metric.
+    """
+    if kind not in OBJECTIVES:
+        raise ObjectiveError(f"the kind of a task must be one of {', '.join(OBJECTIVES)}, got {kind}")
+    module, _, attribute = OBJECTIVES[kind].partition(":")
+    objective: Objective = getattr(import_module(module), attribute)(metric)
+    return objective
+
+
+def objective_of(task: Task, metric: str | None = None) -> Objective:
+    """The objective of a task.
+
+    Args:
+        task: What is learned.
+        metric: As `task.metric` names it; None for the usual one of that kind of task.
+
+    Raises:
+        ObjectiveError: When there is no such metric for it.
+    """
+    return get_objective(task.kind, metric)
+
+
+__all__ = ["OBJECTIVES", "Meter", "Metric", "Objective", "ObjectiveError", "get_objective", "objective_of"]

@@ -1,0 +1,119 @@
+"""Tasks whose images are of one class each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from petlas.search.objectives.base import Meter, Metric, Objective, ranked
+
+ACCURACY = Metric("accuracy", paired=True)
+MEAN_PER_CLASS = Metric("mean_per_class")
+
+
+class SingleLabel(Objective):
+    """One class for each image: cross entropy; targets (B,) are the numbers of the classes.
+
+    `accuracy` is the share of images whose largest output is right; `mean_per_class` the mean over the classes of that
+    share, classes without an image left out.
+    """
+
+    kind = "single_label"
+    metrics = (ACCURACY, MEAN_PER_CLASS)
+
+    def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """The cross entropy.
+
+        Args:
+            logits: (B, K).
+            targets: (B,) numbers of classes.
+            smoothing: The share of each target that is spread over all classes.
+        """
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+    def soften(self, logits: Tensor) -> Tensor:
+        """The probabilities."""
+        return logits.softmax(dim=1)
+
+    def distil(self, logits: Tensor, taught: Tensor) -> Tensor:
+        """The cross entropy with the other's probabilities.
+
+        Args:
+            logits: (B, K).
+            taught: (B, K).
+        """
+        return F.cross_entropy(logits, taught)
+
+    def meter(self) -> Meter:
+        """Of the chosen metric."""
+        return AccuracyMeter() if self.metric == ACCURACY else MeanPerClassMeter()
+
+    def confidences(self, logits: Tensor) -> Tensor:
+        """The probabilities."""
+        return logits.softmax(dim=-1)
+
+    def labels(self, confidences: Sequence[float], classes: Sequence[str]) -> list[tuple[str, float]]:
+        """The surest class alone.
+
+        Args:
+            confidences: (K,).
+            classes: Their names.
+        """
+        return ranked(confidences, classes)[:1]
+
+
+class AccuracyMeter:
+    """The share of images whose largest output is the right one; nothing is read from the device before the end."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._correct: Tensor | int = 0
+        self._finite: Tensor | bool = True
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            logits: (B, K).
+            targets: (B,) numbers of classes.
+        """
+        self._images += len(targets)
+        self._correct = (logits.argmax(dim=1) == targets).sum() + self._correct
+        self._finite = logits.isfinite().all() & self._finite
+
+    def value(self) -> float:
+        """The share; NaN if an output was not finite, or nothing was taken in."""
+        return int(self._correct) / self._images if self._images and self._finite else math.nan
+
+
+class MeanPerClassMeter:
+    """The mean over the classes that occur of the share of their images that are right."""
+
+    def __init__(self) -> None:
+        self._images: Tensor | int = 0
+        self._correct: Tensor | int = 0
+        self._finite: Tensor | bool = True
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            logits: (B, K).
+            targets: (B,) numbers of classes.
+        """
+        own = torch.arange(logits.shape[1], device=targets.device) == targets[:, None]
+        right = own & (logits.argmax(dim=1) == targets)[:, None]
+        self._images = own.sum(dim=0) + self._images
+        self._correct = right.sum(dim=0) + self._correct
+        self._finite = logits.isfinite().all() & self._finite
+
+    def value(self) -> float:
+        """The mean; NaN if an output was not finite, or nothing was taken in."""
+        if isinstance(self._images, int) or isinstance(self._correct, int) or not self._finite:
+            return math.nan
+        occurs = self._images > 0
+        return (self._correct[occurs].double() / self._images[occurs]).mean().item()

@@ -1,0 +1,117 @@
+"""The model card of a retrained design."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from petlas.search.config import RunConfig
+from petlas.search.objectives import Metric
+from petlas.search.reports.provenance import provenance
+from petlas.search.reports.text import error_text, shown, spread, unit
+from petlas.search.selection import Pooled
+
+_CARD = """\
+# {task}: {backbone} with a design found by petlas
+
+| | |
+|---|---|
+{facts}
+
+The design was selected on {selection} and retrained on train+val for {epochs} epochs; the test split was {read}, after
+that. The adapter file is the first seed's.
+
+```yaml
+{design}
+```
+
+## Use
+```python
+from petlas.petl import load_adapter
+
+model = load_adapter("adapter.safetensors")  # checkpoint=... if the backbone's weights are a local file
+```
+or `petlas predict adapter.safetensors IMAGE...`
+
+## Made with
+| | |
+|---|---|
+{made}
+"""
+
+_NAMED = 20
+"""Classes that are named."""
+
+
+def model_card(
+    config: RunConfig,
+    outcome: Mapping[str, Any],
+    classes: Sequence[str],
+    metric: Metric,
+    *,
+    pooled: Pooled | None = None,
+    readings: int = 1,
+) -> str:
+    """The card's Markdown, filled from the run.
+
+    Args:
+        config: The run's configuration.
+        outcome: Of the retraining, as plain data: design, settings, params, val, test_mean, test_std, seeds.
+        classes: Their names.
+        metric: What val and test are values of.
+        pooled: The value over all folds, where finalists were compared on them.
+        readings: How often the test split was read for this run.
+    """
+    seeds, settings = outcome["seeds"], outcome.get("settings") or {}
+    test = spread(metric, outcome["test_mean"], outcome["test_std"], len(seeds)) + unit(metric).strip()
+    facts = [
+        ("backbone", f"`{config.backbone.name}` (frozen)"),
+        ("tuned parameters, head excluded", f"{outcome['params']:,}"),
+        (
+            f"{metric.name} on the selection split",
+            "not measured" if outcome["val"] is None else metric.format(outcome["val"]),
+        ),
+    ]
+    if pooled is not None:
+        value = metric.format(pooled.value) + error_text(pooled.error, pooled.images)
+        facts.append((f"{metric.name} over all folds", value))
+    facts.append((f"{metric.name} on test, {len(seeds)} seed(s)", test))
+    if settings:
+        facts.append(("settings", ", ".join(f"{name} {value:.4g}" for name, value in settings.items())))
+    more = f", ... ({len(classes)} in all)" if len(classes) > _NAMED else ""
+    facts.append(("classes", ", ".join(map(markdown, classes[:_NAMED])) + more))
+    design = dict(outcome["design"]) | ({"settings": dict(settings)} if settings else {})
+    return _CARD.format(
+        task=markdown(config.task.name),
+        backbone=config.backbone.name,
+        facts=_rows(facts),
+        selection="the validation split" if pooled is None else "folds of train and val",
+        epochs=config.train.epochs,
+        read="read once" if readings == 1 else f"read {readings} times for this run",
+        design=yaml.safe_dump(design, sort_keys=False).rstrip(),
+        made=_rows(_made_with(config, seeds)),
+    )
+
+
+def _made_with(config: RunConfig, seeds: Sequence[int]) -> list[tuple[str, str]]:
+    found = provenance(config)
+    return [
+        ("versions", ", ".join(f"{package} {number}" for package, number in found["versions"].items())),
+        ("command", markdown(found["command"])),
+        ("seed of the search", str(config.seed)),
+        ("seeds of the retraining", ", ".join(map(str, seeds))),
+        ("seed of the split, where val or test was set aside", str(config.task.split_seed)),
+    ]
+
+
+def _rows(facts: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in facts)
+
+
+def markdown(name: str) -> str:
+    """A name as it is, in Markdown: none of its marks is taken for markup."""
+    escaped = re.sub(r"([\\`*\[\]<>|&~]|(?<!\w)_|_(?!\w))", r"\\\1", shown(name))
+    return re.sub(r"^([#+-])", r"\\\1", escaped)

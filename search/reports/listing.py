@@ -1,0 +1,32 @@
+"""What `petlas methods` lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from petlas.petl import METHODS, Design, count_params, get_method, shape_by_name
+
+
+def list_methods(backbone: str) -> list[dict[str, Any]]:
+    """Every method with its parameters at its default size on a backbone, head excluded."""
+    shape = shape_by_name(backbone)
+    rows = []
+    for name in METHODS:
+        method = get_method(name)
+        design = Design.of(method.baseline(shape, method.default_size), backbone)
+        rows.append(
+            {
+                "method": name,
+                "summary": method.summary,
+                "size": method.default_size,
+                "size_means": method.size_means,
+                "params": count_params(design, shape),
+                "sites": list(method.sites),
+                "options": dict(method.options),
+                "zero_start": method.zero_start,
+                "mergeable": method.mergeable,
+                "elastic": method.size_means is not None,
+                "paper": method.paper,
+            }
+        )
+    return rows

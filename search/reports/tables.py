@@ -1,0 +1,142 @@
+"""Tables for people: what the command line prints without `--format json`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from petlas.petl.design import Design
+from petlas.search.objectives import Metric
+from petlas.search.reports.text import USUAL, candidate_text, duration, measured, shown, spread, unit
+
+
+def console() -> Console:
+    """Where results are printed: names are data, in which no markup and no emoji is meant."""
+    return Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+
+
+def show(*parts: RenderableType) -> None:
+    """Print texts and tables, each on lines of its own."""
+    where = console()
+    for part in parts:
+        where.print(part)
+
+
+def drawn(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """A table; columns whose name ends in `#` are aligned to the right.
+
+    Args:
+        columns: Their names.
+        rows: As many cells each; what a terminal could not show is escaped.
+        title: Above it.
+    """
+    found = Table(title=None if title is None else shown(title), title_justify="left", box=None, pad_edge=False)
+    for name in columns:
+        right = name.endswith("#")
+        found.add_column(name.removesuffix("#"), justify="right" if right else "left", no_wrap=right)
+    for row in rows:
+        found.add_row(*map(shown, row))
+    return found
+
+
+def sensitivity_tables(report: Mapping[str, Any]) -> list[RenderableType]:
+    """The share of each operation of each block in the sensitivity, and the designs of the budgets."""
+    operations = list(dict.fromkeys(operation for site in report["sites"] for operation in site))
+    total = sum(sum(site.values()) for site in report["sites"]) or 1.0
+    rows = [
+        (str(block), *(f"{100 * site.get(operation, 0.0) / total:.2f}" for operation in operations))
+        for block, site in enumerate(report["sites"])
+    ]
+    took = report["seconds"]
+    designs = [(f"{d['budget']:,}", f"{d['params']:,}", str(Design.from_dict(d["design"]))) for d in report["designs"]]
+    title = f"sensitivity of {report['task']} to {report['backbone']}, in percent of all"
+    return [
+        drawn(("block#", *(f"{operation}#" for operation in operations)), rows, title),
+        f"gradients {took['gradients']:.1f} s, all after them {took['after']:.1f} s",
+        drawn(("budget#", "params#", "design"), designs),
+    ]
+
+
+def plan_tables(name: str, plan: Mapping[str, Any]) -> list[RenderableType]:
+    """What a search would cost.
+
+    Args:
+        name: The run's.
+        plan: As plain data.
+    """
+    total = {key: sum(stage[key] for stage in plan["stages"]) for key in ("trials", "R", "seconds")}
+    rows = [*plan["stages"], {"stage": "all, one after the other"} | total]
+    at_once = max((stage["workers"] for stage in plan["stages"]), default=1)
+    params = plan["params"]
+    span = f"{params['smallest']:,} to {params['largest']:,} parameters"
+    budget = "no budget" if params["budget"] is None else f"budget {params['budget']:,}"
+    return [
+        drawn(
+            ("stage", "trials#", "R#", "time#"),
+            [(row["stage"], f"{row['trials']:,}", f"{row['R']:.1f}", duration(row["seconds"])) for row in rows],
+            f"{name}: at most",
+        ),
+        f"in all at most {duration(plan['seconds'])}, up to {at_once} at a time",
+        f"1 R: one training run at full epochs, {duration(plan['R_seconds'])} on one worker of this machine",
+        f"designs: {plan['designs']:,}, of {span}; {budget}",
+        f"backbone: {plan['flops'] / 1e9:.2f} GFLOPs for an image; disk: {plan['disk'] / 1e9:.2f} GB",
+    ]
+
+
+def outcome_table(outcomes: Sequence[Mapping[str, Any]], metric: Metric = USUAL) -> Table:
+    """Retrained designs: their values on val and test, and parameters.
+
+    Args:
+        outcomes: As plain data.
+        metric: What was measured.
+    """
+    rows = [
+        (
+            outcome["name"],
+            measured(metric, outcome["val"]),
+            spread(metric, outcome["test_mean"], outcome["test_std"], len(outcome["seeds"])),
+            f"{outcome['params']:,}",
+            candidate_text(outcome["design"], outcome.get("settings", {})),
+        )
+        for outcome in outcomes
+    ]
+    return drawn(("", f"val{unit(metric)}#", f"test{unit(metric)}#", "params#", "design"), rows)
+
+
+def methods_table(rows: Sequence[Mapping[str, Any]], backbone: str) -> Table:
+    """What `petlas methods` lists.
+
+    Args:
+        rows: As plain data.
+        backbone: The timm name that sizes and counts are for.
+    """
+    columns = ("method", "size", "params#", "zero-start", "mergeable", "what", "paper")
+    cells = [
+        (
+            row["method"],
+            "" if row["size"] is None else f"{row['size']} ({row['size_means']})",
+            f"{row['params']:,}",
+            "yes" if row["zero_start"] else "no",
+            "yes" if row["mergeable"] else "no",
+            row["summary"],
+            row["paper"],
+        )
+        for row in rows
+    ]
+    return drawn(columns, cells, f"at default size on {backbone}, head excluded")
+
+
+def datasets_tables(rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """What `petlas datasets` lists, and what is odd about what it found."""
+
+    def cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+        counts = ", ".join(f"{name} {count:,}" for name, count in row["counts"].items())
+        state = "not found" if not row["found"] else row["fault"] or "ok"
+        return row["name"], state, str(row["num_classes"] or ""), counts
+
+    notes = [shown(f"{row['name']}: {note}") for row in rows for note in row["notes"]]
+    return [drawn(("task", "", "classes#", "images"), [cells(row) for row in rows]), *notes]

@@ -1,0 +1,19 @@
+"""What was measured of candidates, and what is chosen by it: neither torch nor Optuna is needed."""
+
+from petlas.search.selection.agreement import Agreement, agreement_of, rank_agreement, regret
+from petlas.search.selection.choice import choose
+from petlas.search.selection.evidence import Difference, Evidence, Measurement, Pooled
+from petlas.search.selection.pareto import pareto
+
+__all__ = [
+    "Agreement",
+    "Difference",
+    "Evidence",
+    "Measurement",
+    "Pooled",
+    "agreement_of",
+    "choose",
+    "pareto",
+    "rank_agreement",
+    "regret",
+]

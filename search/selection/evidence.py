@@ -1,0 +1,174 @@
+"""What was measured of each candidate, at which fidelity, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from petlas.search.training.fidelity import Fidelity
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one training gave.
+
+    Args:
+        value: Of the metric.
+        images: How many it was measured on.
+        correct: For each image, in the order of its view, whether it was told right; None where that is not known.
+    """
+
+    value: float
+    images: int
+    correct: tuple[bool, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The value over all folds, so that every image is counted once, by a model that did not learn from it.
+
+    Args:
+        value: The mean over the folds, weighted by their images; over seeds, where there are several.
+        error: The standard error of a share of `images`; NaN for a value that is no share.
+        images: How many there are in all folds of one seed.
+    """
+
+    value: float
+    error: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much one candidate is above another over all folds, and the standard error of that.
+
+    Args:
+        value: The first one's pooled value minus the second one's.
+        error: Its standard error; smaller where both were told right or wrong on the same images.
+        paired: Whether the error is that of the same images, one by one.
+    """
+
+    value: float
+    error: float
+    paired: bool
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a study knows of its candidates.
+
+    Args:
+        measured: For each candidate's key, what was measured of it at each fidelity.
+        epochs: What a whole training has: no other is evidence for a choice.
+    """
+
+    measured: Mapping[str, Mapping[Fidelity, Measurement]]
+    epochs: int
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, Fidelity, Measurement]], epochs: int) -> Evidence:
+        """Evidence from rows of key, fidelity and measurement; of two rows of the same training the first counts.
+
+        Args:
+            rows: In any order.
+            epochs: What a whole training has.
+        """
+        measured: dict[str, dict[Fidelity, Measurement]] = {}
+        for key, fidelity, measurement in rows:
+            measured.setdefault(key, {}).setdefault(fidelity, measurement)
+        return cls(measured, epochs)
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """For each candidate that was trained whole, its value on the selection split; the mean over seeds."""
+        whole = {
+            key: [m.value for f, m in own.items() if f.fold is None and self._is_whole(f) and math.isfinite(m.value)]
+            for key, own in self.measured.items()
+        }
+        return {key: fmean(sorted(values)) for key, values in whole.items() if values}
+
+    @cached_property
+    def folds(self) -> int | None:
+        """The folds that finalists are compared on: the most that some candidate has all of; None for none."""
+        return max((count for own in self._complete.values() for count, _ in own), default=None)
+
+    def pooled(self, key: str) -> Pooled | None:
+        """What all folds of a candidate come to; None unless every fold of some seed was trained whole.
+
+        Args:
+            key: The candidate's.
+        """
+        seeds = list(self._seeds(key).values())
+        if not seeds:
+            return None
+        images = sum(m.images for m in seeds[0])
+        value = fmean(sorted(sum(m.value * m.images for m in folds) / sum(m.images for m in folds) for folds in seeds))
+        return Pooled(value, _error_of_share(value, images), images)
+
+    def difference(self, first: str, second: str) -> Difference:
+        """Compare two candidates over all folds; by their single images where these are known of both.
+
+        Args:
+            first: The key of one.
+            second: The key of the other.
+
+        Raises:
+            ValueError: When one of them was not measured on all folds.
+        """
+        a, b = self.pooled(first), self.pooled(second)
+        if a is None or b is None:
+            missing = first if a is None else second
+            raise ValueError(f"a candidate must have all its folds to be compared on them, and {missing!r} has not")
+        value = a.value - b.value
+        pairs = _pairs(self._seeds(first), self._seeds(second))
+        if pairs is None:
+            return Difference(value, math.hypot(a.error, b.error), paired=False)
+        mean = fmean(pairs)
+        return Difference(value, math.sqrt(fmean((pair - mean) ** 2 for pair in pairs) / len(pairs)), paired=True)
+
+    def _seeds(self, key: str) -> dict[int, list[Measurement]]:
+        """For each seed of which a candidate has all folds, their measurements in the order of the folds."""
+        own = self._complete.get(key, {})
+        return {seed: folds for (count, seed), folds in sorted(own.items()) if count == self.folds}
+
+    @cached_property
+    def _complete(self) -> dict[str, dict[tuple[int, int], list[Measurement]]]:
+        """For each candidate, the complete folds by their number and the seed."""
+        return {
+            key: _complete_folds({f: m for f, m in own.items() if self._is_whole(f)})
+            for key, own in self.measured.items()
+        }
+
+    def _is_whole(self, fidelity: Fidelity) -> bool:
+        return fidelity.epochs == self.epochs
+
+
+def _complete_folds(measured: Mapping[Fidelity, Measurement]) -> dict[tuple[int, int], list[Measurement]]:
+    """The measurements of each number of folds and seed of which none is missing."""
+    found: dict[tuple[int, int], dict[int, Measurement]] = {}
+    for fidelity, measurement in measured.items():
+        counts = measurement.images > 0 and math.isfinite(measurement.value)
+        if fidelity.fold is not None and fidelity.folds is not None and counts:
+            found.setdefault((fidelity.folds, fidelity.seed), {})[fidelity.fold] = measurement
+    return {place: [own[i] for i in sorted(own)] for place, own in found.items() if len(own) == place[0]}
+
+
+def _pairs(first: Mapping[int, list[Measurement]], second: Mapping[int, list[Measurement]]) -> list[int] | None:
+    """For each image of the first seed that both have, 1, 0 or -1: who was right; None where that is not known."""
+    seed = min(first.keys() & second.keys(), default=None)
+    if seed is None:
+        return None
+    pairs: list[int] = []
+    for a, b in zip(first[seed], second[seed], strict=True):
+        if a.correct is None or b.correct is None or len(a.correct) != len(b.correct):
+            return None
+        pairs += (x - y for x, y in zip(a.correct, b.correct, strict=True))
+    return pairs
+
+
+def _error_of_share(value: float, images: int) -> float:
+    """The standard error of a share of independent images."""
+    return math.sqrt(value * (1 - value) / images) if 0 <= value <= 1 else math.nan

@@ -1,0 +1,34 @@
+"""The stages of searches, and the kinds of work that their trials are. To add a kind of work: write it, add its line.
+
+Functions are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from petlas.search.stages.base import Proposal
+    from petlas.search.training import Work
+    from petlas.search.workbench import Workbench
+
+WORKS: dict[str, str] = {
+    "train": "petlas.search.stages.train:open_training",
+    "score": "petlas.search.stages.score:open_scoring",
+}
+
+
+def open_work(bench: Workbench, proposal: Proposal) -> Work:
+    """Begin what a trial does, in the process that does it.
+
+    Args:
+        bench: The run's workbench.
+        proposal: The trial.
+    """
+    module, _, name = WORKS[proposal.work].partition(":")
+    work: Work = getattr(import_module(module), name)(bench, proposal)
+    return work
+
+
+__all__ = ["WORKS", "open_work"]

@@ -1,0 +1,169 @@
+"""The stage that trains the supernet of a run's space, and reading what it learned."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from petlas.petl import Design, Supernet, prepare, reset_head
+from petlas.search.config import TrainConfig, space_of
+from petlas.search.run_folder import RunError
+from petlas.search.stages.base import Runner, Stage
+from petlas.search.training import EpochResult, Learner, load_checkpoint
+from petlas.search.workbench import Workbench
+
+log = logging.getLogger("petlas")
+
+
+class SupernetStage(Stage):
+    """The supernet's training, from where it stands.
+
+    Args:
+        bench: The run's workbench.
+        needed: Whether anything is still to be done with it.
+        tick: Called after each epoch, so that the time it took is written down.
+    """
+
+    def __init__(self, bench: Workbench, needed: bool, tick: Callable[[], object] = lambda: None) -> None:
+        self._bench, self._needed, self._tick = bench, needed, tick
+
+    def exhausted(self) -> bool:
+        """Whether nothing needs it any more."""
+        return not self._needed
+
+    def run(self, runner: Runner) -> None:
+        """Train what epochs are left."""
+        whole = self._bench.config.supernet.epochs
+        for result in runner.epochs(SupernetRun, self._bench):
+            self._tick()
+            log.info("supernet  epoch %-7s loss %.3f  %5.0f s", f"{result.epoch}/{whole}", result.loss, result.seconds)
+
+
+class SupernetRun(Learner):
+    """The supernet in training: random designs of the space share its weights.
+
+    Single-path (Guo et al., 2020; NOAH): one random design in each step. Sandwich (Yu et al., 2019 and 2020): the
+    largest, the smallest and some random ones in each step; all but the largest learn from its outputs.
+
+    Args:
+        bench: The run's workbench; its folder keeps `supernet.safetensors`.
+    """
+
+    def __init__(self, bench: Workbench) -> None:
+        self._start = time.perf_counter()
+        self.settings = bench.config.supernet
+        self.space, self.budget = bench.space, bench.budget
+        self.supernet = make_supernet(bench)
+        model, train = self.supernet.model, supernet_training(bench)
+        learned, seed = bench.task.views["train"], bench.config.seed
+        prepare(model, bench.batches(learned.sample(len(learned), seed), train.batch_size), bench.objective.loss)
+        data = bench.batches(learned, train.batch_size)
+        super().__init__(model, data, bench.objective, train, seed, path_of(bench), stamp_of(bench))
+
+    def epoch(self) -> EpochResult:
+        """Train for one epoch; nothing is measured.
+
+        Raises:
+            RunError: When the loss is not finite.
+        """
+        self.train_epoch()
+        if not math.isfinite(self.progress.loss):
+            raise RunError(f"the supernet diverged in epoch {self.progress.epochs}; lower supernet.lr")
+        return EpochResult(*self.progress, math.nan, time.perf_counter() - self._start)
+
+    def accumulate(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The gradients of one step's designs.
+
+        Args:
+            images: (B, 3, S, S).
+            targets: (B,) or (B, K).
+        """
+        if self.settings.sampling == "single":
+            return self._learn(self.draw(), images, targets)
+        self.supernet.activate(self.space.largest)
+        logits = self.forward(images)
+        loss = self.objective.loss(logits, targets, self.train.label_smoothing)
+        loss.backward()
+        taught = self.objective.soften(logits.detach())
+        for design in (self.space.smallest, *(self.draw() for _ in range(self.settings.random))):
+            self._distil(design, images, taught)
+        return loss.detach()
+
+    def _learn(self, design: Design, images: Tensor, targets: Tensor) -> Tensor:
+        """Gradients of one design against the targets."""
+        self.supernet.activate(design)
+        loss = self.objective.loss(self.forward(images), targets, self.train.label_smoothing)
+        loss.backward()
+        return loss.detach()
+
+    def _distil(self, design: Design, images: Tensor, taught: Tensor) -> None:
+        """Gradients of one design against what the largest one says (B, K)."""
+        self.supernet.activate(design)
+        self.objective.distil(self.forward(images), taught).backward()
+
+    def draw(self) -> Design:
+        """A random design within the budget: evenly over designs, or over parameter counts."""
+        if self.settings.draw == "designs":
+            return self.space.sample(self.rng, self.budget).design
+        return self.space.sample_by_cost(self.rng, self.budget)
+
+
+def make_supernet(bench: Workbench) -> Supernet:
+    """A supernet before training."""
+    model = bench.backbone()
+    torch.manual_seed(bench.config.seed)
+    reset_head(model, bench.objective.outputs(bench.task.num_classes))
+    supernet = Supernet(model, bench.space.largest, bench.config.supernet.balanced)
+    model.to(bench.device)
+    return supernet
+
+
+def supernet_training(bench: Workbench) -> TrainConfig:
+    """The settings of the supernet's training: those of `train` with what `supernet` sets."""
+    own = bench.config.supernet
+    changed = {"epochs": own.epochs, "lr": own.lr, "warmup_epochs": own.warmup_epochs}
+    return bench.config.train.model_copy(update=changed)
+
+
+def path_of(bench: Workbench) -> Path:
+    """Where the supernet's training is kept."""
+    return bench.config.folder / "supernet.safetensors"
+
+
+def stamp_of(bench: Workbench) -> dict[str, object]:
+    """Everything that determines the supernet's numbers."""
+    config = bench.config
+    return bench.stamp(
+        what="supernet",
+        data=bench.fingerprint(bench.task.views["train"]),
+        space=space_of(config),
+        budget=config.budget.model_dump(mode="json"),
+        supernet=config.supernet.model_dump(mode="json"),
+        seed=config.seed,
+    )
+
+
+def load_supernet(bench: Workbench) -> Supernet:
+    """The trained supernet of a run.
+
+    Raises:
+        RunError: When it is not there, is of other settings, or its training is not done.
+    """
+    supernet = make_supernet(bench)
+    found = load_checkpoint(path_of(bench), supernet.tuning, None, stamp_of(bench))
+    if found is None or found.epochs < bench.config.supernet.epochs:
+        raise RunError(f"{path_of(bench)} must hold a trained supernet; repeat petlas search to train it")
+    return supernet
+
+
+@lru_cache(maxsize=1)
+def shared_supernet(bench: Workbench) -> Supernet:
+    """The trained supernet of a run, read once in a process."""
+    return load_supernet(bench)

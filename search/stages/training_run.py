@@ -1,0 +1,135 @@
+"""One candidate in training."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from petlas.errors import UserError
+from petlas.petl import apply, fingerprint, prepare, reset_head, tuning_of
+from petlas.search.config import SETTINGS, TrainConfig
+from petlas.search.training.evaluation import evaluate
+from petlas.search.training.fidelity import Fidelity
+from petlas.search.training.learner import Learner
+from petlas.search.training.precision import deterministic, full_precision
+from petlas.search.training.work import EpochResult
+from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate
+
+
+class TrainingRun(Learner):
+    """One candidate in training. The same seed gives the same numbers, in any process with as many threads.
+
+    Args:
+        bench: The run's workbench.
+        candidate: What is inserted into the backbone, and the settings that are its own.
+        fidelity: For how long, with which seed, and on which fold.
+        train_view: The view that is learned from; with a fold, the fold's.
+        val_view: The view that `epoch` measures on; None for no measurement (NaN). With a fold, what it holds out.
+        initial: Tuned values to start from, head included, as `tuned_state_dict` names them.
+        checkpoints: The folder where the training is kept, to be taken up again; None for nowhere.
+
+    Raises:
+        UserError: When the candidate has a setting that training does not know.
+        DesignError: When the design cannot be inserted.
+    """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        candidate: Candidate,
+        fidelity: Fidelity,
+        train_view: str = "train",
+        val_view: str | None = "val",
+        initial: Mapping[str, Tensor] | None = None,
+        checkpoints: Path | None = None,
+    ) -> None:
+        self._start = time.perf_counter()
+        self.bench, self.candidate, self.fidelity = bench, candidate, fidelity
+        train, objective = settings_of(bench.config.train, candidate, fidelity.epochs), bench.objective
+        learned, held_out = bench.views(fidelity, train_view, val_view or "val")
+        model = bench.backbone()
+        torch.manual_seed(fidelity.seed)  # only here: reading the backbone for the first time draws random numbers
+        reset_head(model, objective.outputs(bench.task.num_classes))
+        apply(model, candidate.design).to(bench.device)
+        if initial is None:
+            sample = learned.sample(len(learned), fidelity.seed)  # some methods look at the first batches only
+            with deterministic(train.deterministic):
+                prepare(model, bench.batches(sample, train.batch_size), objective.loss)
+        else:
+            tuning_of(model).load_state_dict(dict(initial))  # with the entries and channels that were chosen for it
+        stamp = bench.stamp(
+            candidate=candidate.to_dict(),
+            fidelity=str(fidelity),
+            train=train.model_dump(mode="json"),
+            data=bench.fingerprint(learned),
+            initial=None if initial is None else fingerprint(dict(initial)),
+        )
+        file = checkpoints / f"{candidate.key}-{train_view}-{fidelity}.safetensors" if checkpoints else None
+        data = bench.batches(learned, train.batch_size)
+        super().__init__(model, data, objective, train, fidelity.seed, file, stamp)
+        self.val_data = None if val_view is None else bench.batches(held_out)
+        self._unmeasured = self.progress.epochs > 0 and self.val_data is not None
+
+    @property
+    def images(self) -> int:
+        """How many images `epoch` measures on."""
+        return 0 if self.val_data is None else len(self.val_data)
+
+    def epoch(self) -> EpochResult:
+        """Train for one epoch and measure; a loss that is not finite gives NaN and ends the run.
+
+        A training that was taken up first measures where it stands: it may have been cut off before its last epoch
+        was measured, written down, or looked at.
+        """
+        if not self._unmeasured:
+            self.train_epoch()
+        self._unmeasured = False
+        val = math.nan
+        if self.val_data is not None and not self.diverged:
+            with deterministic(self.train.deterministic):
+                val = evaluate(self.model, self.val_data, self.objective, self.autocast)
+        return EpochResult(*self.progress, val, time.perf_counter() - self._start)
+
+    def accumulate(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The gradients of the objective's loss.
+
+        Args:
+            images: (B, 3, S, S).
+            targets: (B,) or (B, K).
+        """
+        loss = self.objective.loss(self.forward(images), targets, self.train.label_smoothing)
+        loss.backward()
+        return loss.detach()
+
+    def test(self) -> float:
+        """The metric on the locked test view, in full precision, as the result is used by whoever loads it.
+
+        Called once, after selection, when the training is over.
+        """
+        data = self.bench.batches(self.bench.task.views["test"])
+        with full_precision(), deterministic(self.train.deterministic):
+            return evaluate(self.model, data, self.objective)
+
+
+def settings_of(train: TrainConfig, candidate: Candidate, epochs: int) -> TrainConfig:
+    """The settings of a candidate's training: the run's, with the candidate's own in their places.
+
+    Args:
+        train: The run's.
+        candidate: Whose settings come first.
+        epochs: Of the whole training.
+
+    Raises:
+        UserError: When the candidate has a setting that is none of SETTINGS.
+    """
+    own = dict(candidate.settings)
+    unknown = sorted(set(own).difference(SETTINGS))
+    if unknown:
+        raise UserError(f"a candidate's settings may be {', '.join(SETTINGS)}, got {', '.join(unknown)}")
+    return train.model_copy(update=own | {"epochs": epochs})

@@ -1,0 +1,51 @@
+"""The study: what a trial records, and reading and writing the Optuna study of a run."""
+
+from petlas.search.study.record import ACCURACY, PARAMS, Ending, StudyRecord
+from petlas.search.study.storage import DATABASE, JOURNAL, StorageError, export_database, mend_journal, sqlite_url
+from petlas.search.study.trials import (
+    BASELINE,
+    DRAWN,
+    FINALIST,
+    FOLDS,
+    RANKING,
+    SCORE,
+    SEARCH,
+    SENSITIVITY,
+    Entry,
+    TrialRow,
+    candidate_of,
+    design_of,
+    entry_of,
+    is_interrupted,
+    is_trained,
+    row_of,
+)
+
+__all__ = [
+    "ACCURACY",
+    "BASELINE",
+    "DATABASE",
+    "DRAWN",
+    "FINALIST",
+    "FOLDS",
+    "JOURNAL",
+    "PARAMS",
+    "RANKING",
+    "SCORE",
+    "SEARCH",
+    "SENSITIVITY",
+    "Ending",
+    "Entry",
+    "StorageError",
+    "StudyRecord",
+    "TrialRow",
+    "candidate_of",
+    "design_of",
+    "entry_of",
+    "export_database",
+    "is_interrupted",
+    "is_trained",
+    "mend_journal",
+    "row_of",
+    "sqlite_url",
+]

@@ -1,0 +1,103 @@
+"""Where a study lies: a journal in the run folder, which is quick and made for crashes, or a database."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from petlas.errors import UserError
+from petlas.files import replacing
+
+JOURNAL = "study.journal"
+"""The working study, in Optuna's journal format."""
+DATABASE = "study.db"
+"""Its copy in SQLite, made when a search ends, for tools that read databases."""
+
+_LOCK_SECONDS = 5
+"""A lock on the journal that is older was left by a killed process: an operation takes a millisecond."""
+
+_DRIVERS = {"postgresql": "pip install 'petlas[postgres]'", "mysql": "pip install pymysql"}
+
+
+class StorageError(UserError):
+    """A study that cannot be opened: the message says which, why and what to do."""
+
+
+def open_storage(folder: Path, url: str | None) -> BaseStorage:
+    """The storage of a run: the journal in its folder, or the database at a URL.
+
+    Args:
+        folder: The run folder.
+        url: Such as `postgresql://user:password@host/name`; None for the run folder.
+
+    Raises:
+        StorageError: When it cannot be opened.
+    """
+    if url is not None:
+        return _open_database(url)
+    path = folder / JOURNAL
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path), _LOCK_SECONDS)))
+    except OSError as error:
+        raise StorageError(f"the study {path} cannot be opened ({error}); check the folder's permissions") from error
+
+
+def mend_journal(folder: Path) -> None:
+    """Take off a last line that a full disk or a power cut left half written: what comes next would be lost with it.
+
+    Only whoever holds the run folder may call it.
+    """
+    path = folder / JOURNAL
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            file.truncate(whole)
+
+
+def _open_database(url: str) -> BaseStorage:
+    shown = re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", url)
+    try:
+        return RDBStorage(url)
+    except (ImportError, NoSuchModuleError) as error:
+        kind = url.partition(":")[0].partition("+")[0]
+        install = _DRIVERS.get(kind, "install the driver that its URL names")
+        raise StorageError(f"storage needs a driver for {shown} ({error}); {install}") from error
+    except (ArgumentError, ValueError) as error:
+        raise StorageError(f"storage must be a database URL, got {shown} ({error})") from error
+    except DBAPIError as error:
+        why = str(error.orig).strip().splitlines()[0]
+        raise StorageError(f"storage: no database answers at {shown} ({why}); start it, or correct the URL") from error
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file, whatever marks its path holds."""
+    return URL.create("sqlite", database=str(path.absolute())).render_as_string()
+
+
+def export_database(storage: BaseStorage, name: str, path: Path) -> None:
+    """Copy a study to a SQLite file, whole or not at all: Optuna's own tools and dashboards read it.
+
+    Args:
+        storage: Where the study lies.
+        name: Its name.
+        path: The file; it is replaced at once.
+    """
+    with tempfile.TemporaryDirectory(prefix="petlas-study-") as scratch:
+        copy = Path(scratch) / DATABASE
+        database = RDBStorage(sqlite_url(copy))
+        optuna.copy_study(from_study_name=name, from_storage=storage, to_storage=database)
+        database.remove_session()
+        database.engine.dispose()
+        with replacing(path) as file, copy.open("rb") as source:
+            shutil.copyfileobj(source, file)

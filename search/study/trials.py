@@ -1,0 +1,147 @@
+"""What a trial of the study says: which candidate it tried, at which fidelity, why, and what came of it. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from petlas.petl.design import Design
+from petlas.search.training.fidelity import Fidelity
+from petlas.spaces import Candidate
+
+BASELINE = "baseline"
+"""A known strong design."""
+SEARCH = "search"
+"""Drawn by the sampler."""
+SCORE = "score"
+"""Scored with inherited weights, not trained."""
+FINALIST = "finalist"
+"""Among the best by score."""
+SENSITIVITY = "sensitivity"
+"""Given its budget by the sensitivity of the weights."""
+RANKING = "ranking"
+"""Trained to see how well scores rank designs."""
+FOLDS = "folds"
+"""Measured anew on a fold of train and val, to be compared with the other finalists."""
+
+DRAWN = (SEARCH, FINALIST)
+"""Trials that halving may stop; the others are there to be compared with."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is to be tried: a candidate at a fidelity, and which stage asks for it.
+
+    Args:
+        candidate: What is tried.
+        fidelity: At what price.
+        stage: One of this module's names.
+        params: Trainable parameters of its design, head excluded.
+    """
+
+    candidate: Candidate
+    fidelity: Fidelity
+    stage: str
+    params: int
+
+    @property
+    def identity(self) -> tuple[str, Fidelity, bool]:
+        """What may be tried once: the candidate, its fidelity, and whether it is trained or only scored."""
+        return self.candidate.key, self.fidelity, self.stage != SCORE
+
+    def attributes(self) -> dict[str, Any]:
+        """The user attributes that say all of this."""
+        return {
+            "design": self.candidate.design.to_dict(),
+            "settings": dict(self.candidate.settings),
+            "key": self.candidate.key,
+            "params": self.params,
+            "stage": self.stage,
+            "of_epochs": self.fidelity.epochs,
+            "seed": self.fidelity.seed,
+            "fold": self.fidelity.fold,
+            "folds": self.fidelity.folds,
+        }
+
+    @classmethod
+    def of_attributes(cls, attributes: dict[str, Any]) -> Entry:
+        """What user attributes say: the inverse of `attributes`."""
+        fidelity = Fidelity(*(attributes[key] for key in ("of_epochs", "seed", "fold", "folds")))
+        candidate = Candidate(Design.from_dict(attributes["design"]), tuple(attributes["settings"].items()))
+        return cls(candidate, fidelity, attributes["stage"], attributes["params"])
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial, as `petlas study --format json` prints it; `val` is the last measured value, or the score."""
+
+    number: int
+    state: str
+    stage: str
+    design: dict[str, Any]
+    settings: dict[str, float]
+    key: str
+    params: int
+    val: float | None
+    epochs: int
+    seconds: float
+    fold: int | None
+    device: str | None
+
+
+def entry_of(trial: FrozenTrial) -> Entry:
+    """What a trial tries."""
+    return Entry.of_attributes(trial.user_attrs)
+
+
+def candidate_of(trial: FrozenTrial) -> Candidate:
+    """The candidate of a trial."""
+    return entry_of(trial).candidate
+
+
+def design_of(trial: FrozenTrial) -> Design:
+    """The design of a trial."""
+    return Design.from_dict(trial.user_attrs["design"])
+
+
+def is_trained(trial: FrozenTrial) -> bool:
+    """Whether the trial trains its candidate on train, rather than scoring it or measuring a fold."""
+    return trial.user_attrs.get("stage") not in (SCORE, FOLDS)
+
+
+def is_interrupted(trial: FrozenTrial) -> bool:
+    """Whether the trial was cut off by its surroundings, not by its own fault."""
+    return bool(trial.user_attrs.get("interrupted"))
+
+
+def value_of(trial: FrozenTrial) -> float | None:
+    """The value of a whole trial, or the last one of a trial that was cut off."""
+    values: list[float] | None = trial.values
+    return values[0] if values else trial.intermediate_values.get(max(trial.intermediate_values, default=0))
+
+
+def row_of(trial: FrozenTrial) -> TrialRow:
+    """A trial as plain data."""
+    attributes = trial.user_attrs
+    return TrialRow(
+        number=trial.number,
+        state=trial.state.name,
+        stage=attributes.get("stage", SEARCH),
+        design=attributes.get("design", {}),
+        settings=attributes.get("settings", {}),
+        key=attributes.get("key", ""),
+        params=attributes.get("params", 0),
+        val=value_of(trial),
+        epochs=attributes.get("epochs", max(trial.intermediate_values, default=0)),
+        seconds=attributes.get("seconds", 0.0),
+        fold=attributes.get("fold"),
+        device=attributes.get("device"),
+    )
+
+
+def complete(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that came to their end."""
+    return [trial for trial in trials if trial.state is TrialState.COMPLETE]

@@ -1,0 +1,29 @@
+"""How good a model is."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from petlas.search.objectives import Objective
+from petlas.search.training.batches import ImageBatches
+from petlas.search.training.precision import precision
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: ImageBatches, objective: Objective, autocast: torch.dtype | None = None) -> float:
+    """The objective's metric of a model on images, in evaluation mode; NaN if an output is not finite.
+
+    Args:
+        model: With a head of the objective's outputs; it is left in evaluation mode.
+        data: The images.
+        objective: What is measured.
+        autocast: The precision; None for the model's own.
+    """
+    model.eval()
+    meter = objective.meter()
+    for images, targets in data:
+        with precision(images.device, autocast):
+            logits = model(images)
+        meter.add(logits, targets)
+    return meter.value()

@@ -1,0 +1,106 @@
+"""Epochs of steps over what is tuned, of one candidate or of a supernet."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from petlas.petl import tuning_of
+from petlas.search.config import TrainConfig
+from petlas.search.objectives import Objective
+from petlas.search.training.batches import ImageBatches
+from petlas.search.training.checkpoint import Progress, Stamp, load_checkpoint, save_checkpoint
+from petlas.search.training.optimiser import make_optimiser
+from petlas.search.training.precision import autocast_dtype, deterministic, precision
+from petlas.search.training.schedule import lr_factor
+
+
+class Learner(ABC):
+    """Epochs of AdamW steps over what is tuned; an epoch depends on the state before it, the seed and its number only.
+
+    Args:
+        model: A backbone with a design.
+        data: The images that are learned from.
+        objective: What is learned.
+        train: The settings.
+        seed: Of the order of the images, dropout, and whatever else is drawn.
+        checkpoint: Where every epoch is kept; a file of the same stamp that lies there is taken up.
+        stamp: Everything that determines the numbers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageBatches,
+        objective: Objective,
+        train: TrainConfig,
+        seed: int,
+        checkpoint: Path | None = None,
+        stamp: Stamp = MappingProxyType({}),
+    ) -> None:
+        self.model, self.data, self.objective, self.train, self.seed = model, data, objective, train, seed
+        self.device = next(model.parameters()).device
+        self.autocast = autocast_dtype(train, self.device)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._optimiser = make_optimiser(model, train)
+        self._checkpoint, self._stamp = checkpoint, dict(stamp)
+        found = load_checkpoint(checkpoint, tuning_of(model), self._optimiser, self._stamp) if checkpoint else None
+        self.progress = found or Progress(0, math.nan)
+
+    @abstractmethod
+    def accumulate(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Add the gradients of one batch and give its detached loss.
+
+        Args:
+            images: (B, 3, S, S).
+            targets: (B,) or (B, K).
+        """
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last epoch's loss was not finite."""
+        return self.progress.epochs > 0 and not math.isfinite(self.progress.loss)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or none can be any more."""
+        return self.progress.epochs >= self.train.epochs or self.diverged
+
+    def train_epoch(self) -> None:
+        """One epoch, unless all are done."""
+        if self.finished:
+            return
+        with deterministic(self.train.deterministic):
+            self.progress = Progress(self.progress.epochs + 1, self._steps(self.progress.epochs))
+        if self._checkpoint and not self.diverged:
+            save_checkpoint(self._checkpoint, tuning_of(self.model), self._optimiser, self.progress, self._stamp)
+
+    def _steps(self, done: int) -> float:
+        """The steps of the epoch after `done` others; their mean loss."""
+        steps = math.ceil(len(self.data) / self.train.batch_size)
+        self.rng = np.random.default_rng([self.seed, done])
+        torch.manual_seed(int(self.rng.integers(2**63)))
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        order = torch.randperm(len(self.data)).to(self.device)  # drawn on the CPU, so that it is the same everywhere
+        for step, pick in enumerate(order.split(self.train.batch_size), start=done * steps):
+            self._optimiser.zero_grad()
+            total += self.accumulate(*self.data.batch(pick)) * len(pick)
+            if self.train.clip_grad is not None:
+                nn.utils.clip_grad_norm_(self.parameters, self.train.clip_grad)
+            for group in self._optimiser.param_groups:
+                group["lr"] = self.train.lr * lr_factor(step, self.train, steps)
+            self._optimiser.step()
+        return total.item() / len(self.data)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) in float, computed in the precision of the settings."""
+        with precision(self.device, self.autocast):
+            logits: Tensor = self.model(images)
+        return logits.float()

@@ -1,0 +1,283 @@
+"""A run's configuration, resolved: whatever needs the task, the backbone or the space is handed this."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import petlas
+from petlas.datasets import Task, View, check_overlap, open_store, open_task
+from petlas.petl import (
+    BackboneShape,
+    Design,
+    InputConfig,
+    count_params,
+    family_of,
+    fingerprint,
+    input_config,
+    load_backbone,
+    shape_by_name,
+)
+from petlas.search.config import RunConfig, space_of
+from petlas.search.objectives import Objective, ObjectiveError, objective_of
+from petlas.search.training.batches import EVAL_BATCH, ImageBatches, on_device
+from petlas.search.training.fidelity import Fidelity
+from petlas.search.training.precision import autocast_dtype, pick_device
+from petlas.spaces import Budget, Space
+
+log = logging.getLogger("petlas")
+
+
+class Workbench:
+    """What a run's configuration resolves to, each thing once, when it is first asked for.
+
+    Args:
+        config: The run's configuration.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self._prints: dict[View, str] = {}
+        self._folds: dict[int, tuple[tuple[View, View], ...]] = {}
+
+    @cached_property
+    def task(self) -> Task:
+        """What is learned; what is odd about its data is told in the log, once.
+
+        Raises:
+            DataError: When the data is at fault.
+        """
+        config = self.config.task
+        task = open_task(config.name, root=config.root, split_seed=config.split_seed, value_range=config.value_range)
+        self._tell(task.name, task.notes)
+        return task
+
+    @staticmethod
+    def _tell(task: str, notes: Iterable[str]) -> None:
+        for note in notes:
+            log.warning("task %s: %s", task, note)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What the task's kind asks for, with the run's metric.
+
+        Raises:
+            ObjectiveError: When the kind of task has no such metric.
+        """
+        return objective_of(self.task, self.config.task.metric)
+
+    @cached_property
+    def shape(self) -> BackboneShape:
+        """The backbone's sizes, without its weights.
+
+        Raises:
+            BackboneError: When the backbone is not known.
+        """
+        return shape_by_name(self.config.backbone.name, self.config.backbone.img_size)
+
+    @cached_property
+    def space(self) -> Space:
+        """The candidates that may be chosen.
+
+        Raises:
+            SpaceError: When the space cannot be built for this backbone.
+        """
+        return Space.from_dict(space_of(self.config), self.shape.depth, backbone=self.shape.name)
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The hard budget; the costs of designs are remembered."""
+        return Budget(
+            self.config.budget.params, lru_cache(maxsize=4096)(lambda design: count_params(design, self.shape))
+        )
+
+    def cost(self, design: Design) -> int:
+        """The trainable parameters of a design, head excluded.
+
+        Raises:
+            DesignError: When the design cannot be inserted into this backbone.
+        """
+        assert self.budget.cost is not None
+        return self.budget.cost(design)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where models are."""
+        return pick_device()
+
+    @cached_property
+    def autocast(self) -> torch.dtype | None:
+        """The precision that is computed in; None for the model's own."""
+        return autocast_dtype(self.config.train, self.device)
+
+    @cached_property
+    def inputs(self) -> InputConfig:
+        """What the backbone expects of its images: as its weights were pretrained, or as the configuration says."""
+        own = self.config.backbone
+        given = {"mean": own.mean, "std": own.std, "interpolation": own.interpolation}
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
+        return replace(input_config(self._pristine), **plain)  # type: ignore[arg-type]
+
+    @cached_property
+    def weights(self) -> str:
+        """Fingerprint of the backbone's pretrained weights, without what is computed anew for an image size."""
+        recomputed = family_of(self._pristine).recomputed
+        state = self._pristine.state_dict()
+        return fingerprint({name: value for name, value in state.items() if name not in recomputed})
+
+    @cached_property
+    def _pristine(self) -> nn.Module:
+        own = self.config.backbone
+        drop_path = self.config.train.drop_path
+        return _read_backbone(own.name, own.checkpoint, _state(own.checkpoint), own.img_size, drop_path)
+
+    def with_space(self, space: dict[str, Any]) -> Workbench:
+        """A workbench of the same run with another space; task, weights and images are shared.
+
+        Args:
+            space: As its YAML reads.
+        """
+        other = copy.copy(self)
+        other.config = self.config.model_copy(update={"space": space})
+        vars(other).pop("space", None)  # resolved anew; the budget is of designs, whatever the space
+        return other
+
+    def backbone(self) -> nn.Module:
+        """A fresh copy of the backbone, without a head; its weights are read once in a process.
+
+        Raises:
+            BackboneError: When the weights cannot be had, or do not fit.
+        """
+        return copy.deepcopy(self._pristine)
+
+    @cached_property
+    def _images(self) -> Tensor:
+        """The decoded images of train and val, on the device."""
+        return on_device(self._store(self.task.views["trainval"]), self.device)
+
+    def _store(self, view: View) -> Any:
+        return open_store(view.source, self.inputs.size, interpolation=self.inputs.interpolation)
+
+    def batches(self, view: View, size: int = EVAL_BATCH) -> ImageBatches:
+        """A view's images and targets, decoded once, normalised, on the device.
+
+        Args:
+            view: Of the run's task.
+            size: Of the batches.
+
+        Raises:
+            DataError: When an image cannot be read.
+        """
+        learned = view.source is self.task.views["trainval"].source
+        images = self._images if learned else self._store(view)
+        return ImageBatches(images, view.targets, self.inputs, self.device, size, view.indices)
+
+    def views(self, fidelity: Fidelity, train: str = "train", val: str = "val") -> tuple[View, View]:
+        """What is learned from, and what is measured on, at a fidelity.
+
+        Args:
+            fidelity: Its fold comes before the names; all runs of a task see the same folds.
+            train: The name of the view that is learned from without a fold.
+            val: That of the view that is measured on.
+        """
+        if fidelity.fold is None or fidelity.folds is None:
+            return self.task.views[train], self.task.views[val]
+        if fidelity.folds not in self._folds:
+            self._folds[fidelity.folds] = self.task.folds(fidelity.folds, self.config.task.split_seed)
+        return self._folds[fidelity.folds][fidelity.fold]
+
+    def fingerprint(self, view: View) -> str:
+        """Fingerprint of a view's images and targets, remembered."""
+        if view not in self._prints:
+            self._prints[view] = view.fingerprint()
+        return self._prints[view]
+
+    @property
+    def about_task(self) -> dict[str, str]:
+        """What an adapter file keeps of the data: name, fingerprint, and what is black and white in deep images."""
+        about = {"name": self.task.name, "fingerprint": self.task.fingerprint}
+        value_range = getattr(self.task.views["train"].source, "value_range", None)
+        return about if value_range is None else about | {"value_range": json.dumps(value_range)}
+
+    def stamp(self, **more: Any) -> dict[str, Any]:
+        """Everything of the run that determines the numbers of a training, as plain data.
+
+        What is learned from and the seed belong to it too, and are the caller's.
+
+        Args:
+            more: What the caller adds; it comes before the run's own entries.
+        """
+        return {
+            "version": petlas.__version__,
+            "backbone": self.shape.name,
+            "weights": self.weights,
+            "input": asdict(self.inputs),
+            "objective": self.objective.kind,
+            "classes": self.task.num_classes,
+            "train": self.config.train.model_dump(mode="json"),
+            "autocast": str(self.autocast),
+        } | more
+
+    def check(self, test: bool = False) -> None:
+        """Let everything that can be wrong with the run's surroundings be told now, and not by a trial.
+
+        The space is held against the backbone and the budget, the weights are read, all images for training are
+        decoded, and no image may be both learned from and tested on.
+
+        Args:
+            test: Whether the test images are decoded, too; nothing looks at them.
+
+        Raises:
+            UserError: Of the part that is at fault.
+        """
+        self.cost(self.space.largest)  # a method of the space that does not suit the backbone is refused here
+        self.space.check_budget(self.budget)
+        self._check_metric()
+        self._store(self.task.views["trainval"])  # not `_images`: where others train, the GPU is theirs
+        _ = self.weights
+        self._tell(self.task.name, check_overlap(self.task))
+        if test:
+            self._store(self.task.views["test"])
+
+    def _check_metric(self) -> None:
+        view, meter = self.task.views["val"], self.objective.meter()
+        meter.add(torch.zeros(len(view), self.objective.outputs(self.task.num_classes)), torch.tensor(view.targets))
+        if not math.isfinite(meter.value()):
+            name = self.objective.metric.name
+            raise ObjectiveError(
+                f"{name} needs images of some class, and val of task {self.task.name} has {len(view)} of none; "
+                "label them, or give val other images"
+            )
+
+
+@lru_cache(maxsize=2)
+def _read_backbone(
+    name: str, checkpoint: str | None, state: tuple[int, ...], img_size: int | None, drop_path: float
+) -> nn.Module:
+    """The backbone; `state` tells a file that was replaced."""
+    return load_backbone(name, checkpoint, img_size=img_size, drop_path_rate=drop_path)
+
+
+def _state(checkpoint: str | None) -> tuple[int, ...]:
+    """What of a file changes when it is replaced."""
+    try:
+        found = Path(checkpoint).stat() if checkpoint else None
+    except OSError:
+        found = None  # `load_backbone` says what is wrong
+    return (found.st_mtime_ns, found.st_size, found.st_ino) if found else ()
+
+
+@lru_cache(maxsize=4)
+def shared_workbench(config: str) -> Workbench:
+    """The workbench of a run, made once in a process; `config` is the run's JSON."""
+    return Workbench(RunConfig.model_validate_json(config))

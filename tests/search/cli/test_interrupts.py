@@ -1,0 +1,106 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petlas.search import api
+from petlas.search.cli.interrupts import heed_signals
+from petlas.search.config import load_config
+from petlas.search.study import StudyRecord
+
+Write = Callable[..., Path]
+Petlas = Callable[..., Any]
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Puts the handlers back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_interrupts_once_and_further_ones_are_ignored(signals: None, number: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    heed_signals()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+    for again in (signal.SIGINT, signal.SIGTERM, number):
+        os.kill(os.getpid(), again)
+    time.sleep(0.01)
+    assert signal.getsignal(number) is not signal.SIG_IGN  # a program that is started now would inherit that
+
+
+def test_a_signal_that_was_ignored_stays_ignored(signals: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    heed_signals()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("command", ["search", "score"])
+def test_ctrl_c_ends_with_status_130_and_says_how_to_go_on(
+    petlas: Petlas, write: Write, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def interrupt(configs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, command, interrupt)
+    path = write()
+    result = petlas(command, path, "search.trials=2")
+    assert result.status == 130
+    assert f"To go on: petlas {command} {path} search.trials=2" in result.err
+    assert result.err.strip().count("\n") == 0
+    assert "To go on: petlas search 'a b'" in _interrupted_with_a_blank(petlas, write, monkeypatch, interrupt)
+
+
+def _interrupted_with_a_blank(petlas: Petlas, write: Write, monkeypatch: pytest.MonkeyPatch, stop: Any) -> str:
+    monkeypatch.setattr(api, "search", stop)
+    write("a b")
+    text: str = petlas("search", "a b").err
+    return text
+
+
+def test_ctrl_c_in_a_trial_ends_the_search(petlas: Petlas, write: Write, training: Any) -> None:
+    def interrupt(design: object, epoch: int) -> float:
+        raise KeyboardInterrupt
+
+    training.curve = interrupt
+    path = write()
+    result = petlas("search", path, "search.trials=2")
+    assert result.status == 130
+    assert f"To go on: petlas search {path} search.trials=2" in result.err
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_real_search_with_status_130_and_finished_trials_stay(
+    write: Write, environment: dict[str, str], signal_number: int
+) -> None:
+    path = write(train={"epochs": 10}, search={"trials": 20})
+    config = load_config(str(path))
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # not so in the background
+    code = f"{heeded}; from petlas.search.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "search", str(path)], stdout=-1, stderr=-1, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any("trial   0  COMPLETE" in line for line in lines)
+        time.sleep(0.3)
+        process.send_signal(signal_number)
+        process.send_signal(signal_number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "To go on: petlas search" in err
+    assert "Traceback" not in out + err
+    trials = StudyRecord.read(config.folder).trials()
+    assert trials[0].state.name == "COMPLETE"
+    assert "RUNNING" not in {trial.state.name for trial in trials}

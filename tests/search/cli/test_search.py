@@ -1,0 +1,64 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Write = Callable[..., Path]
+Petlas = Callable[..., Any]
+ROW = {"number", "state", "stage", "design", "settings", "key", "params", "val", "epochs", "seconds"}
+
+
+def test_a_failing_run_ends_with_status_1(petlas: Petlas, write: Write, training: Any) -> None:
+    training.curve = lambda design, epoch: float("nan")
+    result = petlas("search", write(search={"trials": 1}))
+    assert result.status == 1
+    assert "came to its end" in result.err
+
+
+def test_search_prints_run_best_and_value_and_repeating_it_resumes(petlas: Petlas, write: Write, training: Any) -> None:
+    training.curve = lambda design, epoch: sum(p.size or 0 for p in design.placements) / 10
+    path = write()
+    first = petlas("search", path, "search.trials=3", "--format", "json")
+    assert first.status == 0
+    assert set(first.json) == {"run", "best", "value"}
+    assert ROW <= set(first.json["best"]) <= ROW | {"fold", "device"}
+    assert first.json["value"] == first.json["best"]["val"]
+    again = petlas("search", path, "search.trials=3", "--format", "json")
+    assert (again.status, again.json) == (0, first.json)
+    assert len(training.started) == 3
+    table = petlas("search", path, "search.trials=5")
+    assert table.status == 0
+    assert len(training.started) == 5
+    assert "COMPLETE" in table.out
+
+
+def test_several_configurations_are_searched_one_after_the_other(petlas: Petlas, write: Write, training: Any) -> None:
+    paths = [write(f"{name}.yaml", name=name) for name in ("a", "b")]
+    result = petlas("search", *paths, "search.trials=1", "-f", "json")
+    assert [Path(each["run"]).name for each in result.json] == ["a", "b"]
+
+
+def test_other_settings_are_refused_before_any_search(petlas: Petlas, write: Write, training: Any) -> None:
+    a, b = write("a.yaml", name="a"), write("b.yaml", name="b")
+    assert petlas("search", b, "search.trials=1").status == 0
+    result = petlas("search", a, b, "train.lr=0.5", "search.trials=1")
+    assert result.status == 2
+    assert "train.lr: 0.001 there, 0.5 now" in result.err
+    assert len(training.started) == 1
+
+
+def test_one_run_given_twice_is_refused_before_any_search(
+    petlas: Petlas, write: Write, training: Any, tmp_path: Path
+) -> None:
+    path = write()
+    assert petlas("search", path, path, "search.trials=1").status == 2
+    assert not training.started
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_an_odd_name_is_searched_shown_and_found(petlas: Petlas, write: Write, training: Any) -> None:
+    path = write()
+    for name in ("q?1", "x%20y", "[red]x", "a b#"):
+        result = petlas("search", path, f"name='{name}'", "search.trials=1")
+        assert result.status == 0
+        assert f"/{name}: " in result.out
+        assert len(petlas("study", f"runs/{name}", "-f", "json").json["trials"]) == 1

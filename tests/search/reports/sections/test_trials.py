@@ -1,0 +1,36 @@
+from collections.abc import Callable
+
+from petlas.search.objectives import Metric
+from petlas.search.reports.sections import trials
+from petlas.search.reports.study_report import StudyReport
+from petlas.search.study import TrialRow
+
+Row = Callable[..., TrialRow]
+Printed = Callable[..., list[str]]
+
+
+def test_every_trial_is_a_line_and_those_on_the_front_are_marked(row: Row, printed: Printed) -> None:
+    best = row(0, "COMPLETE", 0.9)
+    rows = [best, row(1, "PRUNED", 0.5), row(2, "FAIL", None, design={}, seconds=0.0)]
+    lines = printed(*trials.section(StudyReport(rows, best, [best])))
+    assert lines[1].split()[:7] == ["0*", "COMPLETE", "search", "90.0", "1,234", "2", "3"]
+    assert lines[2].split()[:2] == ["1", "PRUNED"]
+    assert lines[3].split()[:4] == ["2", "FAIL", "search", "-"]
+    assert "lora -,4" in lines[1]
+    assert lines[4] == "* on the Pareto front of accuracy and parameters"
+
+
+def test_settings_and_folds_are_shown_where_there_are_any(row: Row, printed: Printed) -> None:
+    rows = [row(0, "COMPLETE", 0.9, settings={"lr": 0.003}), row(1, "COMPLETE", 0.8, stage="folds", fold=2)]
+    lines = printed(*trials.section(StudyReport(rows, rows[0], [])))
+    assert lines[0].split()[:5] == ["trial", "state", "stage", "fold", "val"]
+    assert lines[1].endswith("lora -,4 | lr 0.003")
+    assert lines[2].split()[:5] == ["1", "COMPLETE", "folds", "2", "80.0"]
+
+
+def test_another_metric_is_told_as_it_is(row: Row, printed: Printed) -> None:
+    rows = [row(0, "COMPLETE", 1.25)]
+    lines = printed(*trials.section(StudyReport(rows, rows[0], rows, Metric("loss", percent=False))))
+    assert "%" not in lines[0]
+    assert lines[1].split()[3] == "1.25"
+    assert lines[2] == "* on the Pareto front of loss and parameters"

@@ -1,0 +1,92 @@
+from collections.abc import Callable
+from typing import Any
+
+from petlas.search.objectives import Metric
+from petlas.search.reports.tables import (
+    datasets_tables,
+    drawn,
+    methods_table,
+    outcome_table,
+    plan_tables,
+    sensitivity_tables,
+)
+
+DESIGN = {"backbone": "b", "placements": [{"method": "lora", "block": 1, "size": 4}]}
+Printed = Callable[..., list[str]]
+
+
+def test_number_columns_are_aligned_to_the_right(printed: Printed) -> None:
+    lines = printed(drawn(("name", "count#"), [("a", "5"), ("b", "1000")], title="things"))
+    assert lines == ["things", "name  count", "a         5", "b      1000"]
+
+
+def test_no_markup_is_meant_by_a_name_and_none_breaks_a_line(printed: Printed) -> None:
+    names = ["[red]x[/red]", "[/]", "[bold", ":smile:", "a\nb", "\x1b[31mred", "\udcff"]
+    lines = printed(drawn(("name",), [(name,) for name in names], title="[link=x] [/]"), "run [/b] :smile:")
+    assert lines == [
+        "[link=x] [/]", "name", "[red]x[/red]", "[/]", "[bold", ":smile:", "a\\nb", "\\x1b[31mred", "\\udcff",
+        "run [/b] :smile:",
+    ]  # fmt: skip
+
+
+def test_outcomes_have_a_spread_where_there_are_several_seeds(printed: Printed) -> None:
+    one: dict[str, Any] = {
+        "name": "found", "design": DESIGN, "params": 9, "val": None, "test_mean": 0.5, "test_std": 0, "seeds": [0],
+    }  # fmt: skip
+    many = one | {"name": "linear", "design": {"placements": []}, "val": 0.25, "test_std": 0.0123, "seeds": [0, 1]}
+    head, first, second = printed(outcome_table([one, many]))
+    assert head.split()[:4] == ["val", "%", "test", "%"]
+    assert first.split() == ["found", "-", "50.0", "9", "lora", "-,4"]
+    assert second.split() == ["linear", "25.0", "50.0", "±", "1.2", "9", "linear"]
+    tuned = one | {"settings": {"lr": 0.003}}
+    head, line = printed(outcome_table([tuned], Metric("loss", percent=False)))
+    assert line.split() == ["found", "-", "0.5", "9", "lora", "-,4", "|", "lr", "0.003"]
+    assert "%" not in head
+
+
+def test_sensitivities_are_shares_of_all(printed: Printed) -> None:
+    design = {"budget": 10, "params": 9, "design": DESIGN}
+    report = {"task": "t [x]", "backbone": "b", "sites": [{"q": 1.0, "k": 3.0}], "designs": [design],
+              "seconds": {"gradients": 1.0, "after": 2.0}}  # fmt: skip
+    lines = printed(*sensitivity_tables(report))
+    assert "sensitivity of t [x] to b, in percent of all" in " ".join(lines)
+    assert ["0", "25.00", "75.00"] in [line.split() for line in lines]
+    assert lines[-1].split() == ["10", "9", "lora", "-,4"]
+
+
+def test_a_plan_is_told_by_stage_and_in_all(printed: Printed) -> None:
+    stages = [{"stage": "search", "trials": 2, "R": 2.0, "seconds": 60.0}, {"stage": "retrain", "trials": 1, "R": 1.5,
+              "seconds": 90.0}]  # fmt: skip
+    plan = {"stages": stages, "params": {"smallest": 0, "largest": 5_000, "budget": None}, "R_seconds": 30.0,
+            "designs": 7, "flops": 2e9, "disk": 3e9}  # fmt: skip
+    lines = printed(*plan_tables("x", plan))
+    assert lines[0] == "x: at most"
+    assert lines[4].split() == ["all,", "one", "after", "the", "other", "3", "3.5", "2.5", "min"]
+    assert "designs: 7, of 0 to 5,000 parameters; no budget" in lines
+    assert any("2.00 GFLOPs" in line and "3.00 GB" in line for line in lines)
+
+
+def test_methods_are_listed_with_what_they_are(printed: Printed) -> None:
+    row = {"method": "lora", "size": 8, "size_means": "rank", "params": 1234, "zero_start": True, "mergeable": False,
+           "summary": "updates", "paper": "Hu"}  # fmt: skip
+    lines = printed(methods_table([row, row | {"method": "bitfit", "size": None}], "vit"))
+    assert lines[0] == "at default size on vit, head excluded"
+    assert lines[2].split() == ["lora", "8", "(rank)", "1,234", "yes", "no", "updates", "Hu"]
+    assert lines[3].split() == ["bitfit", "1,234", "yes", "no", "updates", "Hu"]
+
+
+def test_data_sets_are_listed_with_their_counts_their_faults_and_what_is_odd(printed: Printed) -> None:
+    row = {
+        "name": "a",
+        "found": True,
+        "fault": None,
+        "num_classes": 2,
+        "counts": {"train": 1000},
+        "notes": ["2 left out"],
+    }
+    gone = {"name": "b", "found": False, "fault": None, "num_classes": None, "counts": {}, "notes": []}
+    lines = printed(*datasets_tables([row, gone, row | {"name": "c", "fault": "broken", "notes": []}]))
+    assert lines[1].split() == ["a", "ok", "2", "train", "1,000"]
+    assert lines[2].split() == ["b", "not", "found"]
+    assert lines[3].split()[:2] == ["c", "broken"]
+    assert lines[4:] == ["a: 2 left out"]

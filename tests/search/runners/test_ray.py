@@ -1,0 +1,422 @@
+"""Ray takes seconds to start, so one local Ray serves the searches in this process, and one test starts its own."""
+
+import logging
+import math
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petlas import petl
+from petlas.datasets import DataError
+from petlas.petl.design import Design
+from petlas.search.config import RunConfig, load_config
+from petlas.search.driver import search
+from petlas.search.run_folder import RunError
+from petlas.search.runners import ray as ray_module
+from petlas.search.runners.ray import FaultStopper, StageScheduler, StageSearch, TrialWorker
+from petlas.search.stages.base import MOST_LOSSES, Proposal, SearchStopped
+from petlas.search.stages.train import TrainStage, whole
+from petlas.search.strategies.base import Search
+from petlas.search.study import SEARCH, StorageError, StudyRecord, entry_of, is_interrupted
+from petlas.search.training import EpochResult
+from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate
+
+Make = Callable[..., RunConfig]
+RAY = {"runner": "ray"}
+
+
+@pytest.fixture
+def started(bench: Callable[..., Workbench]) -> Callable[..., TrainStage]:
+    """The stage of trainings of a search with an open study."""
+
+    def started(**groups: Any) -> TrainStage:
+        found = bench(**groups)
+        found.config.folder.mkdir(parents=True)
+        return Search(found, StudyRecord.create(found.config.folder)).training(draws=True)
+
+    return started
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """The weights of the small backbone as a file of the user's."""
+    (mini,) = (Path(petl.__path__[0]) / "mini").glob("*.safetensors")
+    return Path(shutil.copy(mini, tmp_path / "weights.safetensors"))
+
+
+Started = Callable[..., TrainStage]
+
+
+def run(config: RunConfig) -> StudyRecord:
+    search(config)
+    return StudyRecord.read(config.folder)
+
+
+def rows(record: StudyRecord) -> list[tuple[Any, ...]]:
+    """What a study says, without the clock."""
+    return [
+        (t.number, t.state.name, t.user_attrs["key"], t.values, t.intermediate_values, t.user_attrs.get("epochs"))
+        for t in record.trials()
+    ]
+
+
+def test_a_search_through_ray_is_the_search_in_this_process(local_ray: None, make: Make) -> None:
+    options = {"train": {"epochs": 3, "batch_size": 100, "lr": 5e-3}, "search": {"trials": 6, "grace_epochs": 1}}
+    config = make(name="ray", resources=RAY, **options)
+    through_ray = run(config)
+    inline = run(make(name="inline", **options))
+    assert rows(through_ray) == rows(inline)
+    states = Counter(row[1] for row in rows(through_ray))
+    assert states.keys() == {"COMPLETE", "PRUNED"}
+    assert sum(states.values()) == 6
+    for _, state, _, values, intermediate, epochs in rows(through_ray):
+        assert list(intermediate) == list(range(1, epochs + 1))
+        assert (values[0] if state == "COMPLETE" else None) == (intermediate[3] if state == "COMPLETE" else None)
+        assert state == "COMPLETE" or epochs == 1
+    assert not (config.folder / "ray").exists()
+    assert {t.user_attrs["device"] for t in (*through_ray.trials(), *inline.trials())} == {"cpu"}
+
+
+def test_nan_fails_through_ray_and_the_search_goes_on(local_ray: None, make: Make) -> None:
+    record = run(make(train={"lr": 1e30, "clip_grad": None, "batch_size": 200}, search={"trials": 2}, resources=RAY))
+    assert [row[1] for row in rows(record)] == ["FAIL", "FAIL"]
+    assert all(t.user_attrs["error"] == "the loss is not finite" for t in record.trials())
+
+
+def test_a_trial_that_needs_more_than_there_is_is_refused(
+    local_ray: None, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1000)  # this machine's own count is no limit of a cluster
+    with pytest.raises(RunError, match=r"lower resources\.cpus"):
+        run(make(resources=RAY | {"cpus": 999}))
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_search_ends_as_if_it_had_not_been(
+    local_ray: None, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"train": {"epochs": 2, "batch_size": 200}, "search": {"trials": 3, "grace_epochs": 1}}
+    calm = rows(run(make(name="calm", **options)))
+    pids: list[int] = []
+    on_trial_result = StageScheduler.on_trial_result
+
+    def kill_once(scheduler: StageScheduler, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = on_trial_result(scheduler, controller, trial, result)
+        if trial.config["number"] == 1 and not pids:
+            pids.append(result["pid"])
+            os.kill(result["pid"], signal.SIGKILL)
+        return decision
+
+    monkeypatch.setattr(StageScheduler, "on_trial_result", kill_once)
+    record = run(make(name="stormy", resources=RAY, **options))
+    assert len(pids) == 1
+    stormy, lost = rows(record), record.trials()[1]
+    assert is_interrupted(lost)
+    assert lost.user_attrs["error"] == "the worker died"
+    assert record.count_trained() == 3
+    assert [row[1:] for row in stormy if row[0] != 1] == [row[1:] for row in calm]
+
+
+def test_weights_that_are_gone_when_a_worker_wants_them_stop_the_search_and_use_no_trial(
+    local_ray: None, make: Make, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(
+        backbone={"name": "vit_mini_patch16_64", "img_size": 32, "checkpoint": str(weights)},
+        train={"epochs": 1, "batch_size": 400},
+        search={"trials": 2},
+        resources=RAY,
+    )
+    begin, away = StudyRecord.begin, weights.with_name("elsewhere")
+
+    def take_away(record: StudyRecord, *args: Any) -> int:
+        weights.rename(away)
+        return begin(record, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyRecord, "begin", take_away)
+        with pytest.raises(SearchStopped, match=weights.name):
+            search(config)
+    (trial,) = StudyRecord.read(config.folder).trials()
+    assert is_interrupted(trial)
+    away.rename(weights)
+    record = run(config)
+    assert [t.state.name for t in record.trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert entry_of(record.trials()[1]) == entry_of(trial)
+
+
+@pytest.fixture
+def worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrialWorker]:
+    """Tune's worker in this process, which does what `open_work` is replaced by."""
+    monkeypatch.setattr(logging.getLogger("petlas"), "disabled", True)
+
+    def worker(open_work: Callable[..., Any], proposal: Proposal) -> TrialWorker:
+        monkeypatch.setattr(ray_module, "open_work", open_work)
+        found: TrialWorker = object.__new__(TrialWorker)
+        found.config = proposal.to_config()
+        found.setup(found.config, make().model_dump_json())
+        return found
+
+    return worker
+
+
+def proposal(bench: Workbench, number: int, design: Design) -> Proposal:
+    return Proposal(number, whole(bench, Candidate(design), SEARCH), "train")
+
+
+def test_a_fault_of_a_design_fails_this_trial_and_the_worker_stays(
+    worker: Callable[..., TrialWorker], bench: Callable[..., Workbench], lora: Callable[..., Design]
+) -> None:
+    class Fragile:
+        def __init__(self, bench: Workbench, proposal: Proposal) -> None:
+            if proposal.entry.candidate.design.placements:
+                raise MemoryError("too large")
+            self.finished = True
+
+        def epoch(self) -> EpochResult:
+            return EpochResult(1, 1.0, 0.5, 0.1)
+
+    found = worker(Fragile, proposal(bench(), 0, lora(b0=1)))
+    result = found.step()
+    assert result["done"]
+    assert (result["error"], result["fault"]) == ("MemoryError: too large", False)
+    assert math.isnan(result["val"])
+    found.config = proposal(bench(), 1, lora()).to_config()
+    assert found.reset_config(found.config)
+    result = found.step()
+    assert (result["done"], result["val"], result["device"]) == (True, 0.5, "cpu")
+    assert "error" not in result
+
+
+def test_a_fault_of_the_surroundings_is_told_as_such(
+    worker: Callable[..., TrialWorker], bench: Callable[..., Workbench], lora: Callable[..., Design]
+) -> None:
+    def gone(bench: Workbench, proposal: Proposal) -> None:
+        raise DataError("image 7 is cut off")
+
+    result = worker(gone, proposal(bench(), 0, lora(b0=1))).step()
+    assert (result["done"], result["error"], result["fault"]) == (True, "image 7 is cut off", True)
+
+
+@pytest.mark.parametrize(
+    ("result", "reason", "values"),
+    [
+        ({"epoch": 0, "loss": math.nan, "val": math.nan, "seconds": 0, "error": "E: e"}, "E: e", {}),
+        ({"epoch": 2, "loss": math.nan, "val": math.nan, "seconds": 0.1}, "the loss is not finite", {}),
+    ],
+)
+def test_a_trial_that_ended_badly_is_a_failure_with_its_reason(
+    started: Started, result: dict[str, Any], reason: str, values: dict[int, float]
+) -> None:
+    stage = started(search={"trials": 1})
+    searcher = StageSearch(stage)
+    assert searcher.suggest("a")["number"] == 0
+    assert searcher.suggest("b") == "FINISHED"
+    searcher.on_trial_complete("a", result, False)
+    (trial,) = stage.record.trials()
+    assert (trial.state.name, trial.user_attrs["error"]) == ("FAIL", reason)
+    assert trial.intermediate_values == values
+
+
+@pytest.mark.parametrize(
+    ("result", "values"), [(None, {}), ({"epoch": 1, "loss": 1.0, "val": 0.5, "seconds": 0.1}, {1: 0.5})]
+)
+def test_a_trial_whose_worker_died_each_time_is_a_failure_with_its_reason(
+    started: Started, result: dict[str, Any] | None, values: dict[int, float]
+) -> None:
+    """And until then it is tried again, with the values that it had."""
+    stage = started(search={"trials": 1})
+    searcher, scheduler = StageSearch(stage), StageScheduler(stage)
+    for number in range(MOST_LOSSES):
+        assert not stage.exhausted()
+        config = searcher.suggest(f"t{number}")
+        if result is not None:
+            scheduler.on_trial_result(None, tune_trial(config), result)
+        searcher.on_trial_complete(f"t{number}", result, True)
+    assert stage.exhausted()
+    *lost, failed = stage.record.trials()
+    assert all(is_interrupted(trial) for trial in lost)
+    assert (failed.state.name, failed.user_attrs["error"]) == ("FAIL", f"the worker died, {MOST_LOSSES} times")
+    assert failed.intermediate_values == values
+    assert stage.record.count_trained() == 1
+
+
+def tune_trial(config: dict[str, Any]) -> Any:
+    class TuneTrial:
+        def __init__(self, config: dict[str, Any]) -> None:
+            self.config = config
+
+    return TuneTrial(config)
+
+
+def test_the_scheduler_stops_what_the_stage_stops(started: Started) -> None:
+    stage = started(search={"grace_epochs": 1})
+    searcher, scheduler = StageSearch(stage), StageScheduler(stage)
+    decisions = []
+    for name, val in (("a", 0.5), ("b", 0.6), ("c", 0.4), ("d", math.nan)):
+        trial = tune_trial(searcher.suggest(name))
+        result = {"epoch": 1, "loss": 1.0, "val": val, "seconds": 0.1}
+        decisions.append(scheduler.on_trial_result(None, trial, result))
+    assert decisions == ["CONTINUE", "CONTINUE", "STOP", "STOP"]
+
+
+def test_a_fault_of_the_surroundings_ends_the_trials_beside_it_and_they_count_as_never_tried(started: Started) -> None:
+    stage = started(search={"trials": 5})
+    searcher, stopper = StageSearch(stage), FaultStopper(stage)
+    for name in "ab":
+        searcher.suggest(name)
+    assert not stopper("a", {})
+    assert not stopper.stop_all()
+    broken = {"epoch": 0, "val": math.nan, "error": "image 7 is cut off", "fault": True}
+    searcher.on_trial_complete("a", broken)
+    assert stopper.stop_all()
+    assert searcher.suggest("c") == "FINISHED"
+    searcher.on_trial_complete("b", {"epoch": 1, "loss": 1.0, "val": 0.5, "seconds": 0.1})
+    assert stage.fault == "image 7 is cut off"
+    assert all(is_interrupted(trial) for trial in stage.record.trials())
+    assert stage.record.count_trained() == 0
+
+
+def test_tunes_snapshots_hold_nothing_of_the_study(started: Started) -> None:
+    stage = started()
+    for part in (StageSearch(stage), StageScheduler(stage), FaultStopper(stage)):
+        assert pickle.loads(pickle.dumps(part)).__dict__ == {}
+
+
+def test_without_an_address_ray_is_this_searchs_own_even_beside_a_cluster(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_module.ray, "init", lambda **options: asked.append(options))
+    monkeypatch.setattr(ray_module.ray, "shutdown", lambda: None)
+    for address in (None, "10.0.0.1:6379"):
+        with ray_module._cluster(make(resources={"address": address})):
+            pass
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    with ray_module._cluster(make()):
+        pass
+    assert [options["address"] for options in asked] == ["local", "10.0.0.1:6379", "10.0.0.2:6379"]
+    assert ["object_store_memory" in options for options in asked] == [True, False, False]
+
+
+def test_a_cluster_that_is_not_there_is_the_users_fault(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: Any) -> None:
+        raise ConnectionError("Could not find any running Ray instance")
+
+    monkeypatch.setattr(ray_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_module.ray, "init", refuse)
+    with (
+        pytest.raises(RunError, match=r"running cluster, got '10\.0\.0\.1:6379'; start one"),
+        ray_module._cluster(make(resources={"address": "10.0.0.1:6379"})),
+    ):
+        pass
+
+
+def test_rays_own_signal_handlers_do_not_stay(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take_over(**options: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda *args: None)
+
+    monkeypatch.setattr(ray_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_module.ray, "init", take_over)
+    monkeypatch.setattr(ray_module.ray, "shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    with ray_module._cluster(make()):
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
+def finished(folder: Path) -> int:
+    """Finished trials in a study that another process writes."""
+    with suppress(StorageError):
+        return sum(t.state.is_finished() for t in StudyRecord.read(folder).trials())
+    return 0
+
+
+def of_session(session: int) -> list[int]:
+    """The processes of a session that are still alive."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _parent, _group, of = entry.read_text().rpartition(")")[2].split()[:4]
+            if int(of) == session and state != "Z":
+                found.append(int(entry.parent.name))
+    return found
+
+
+def clean_up(session: int) -> None:
+    """Give the processes of a killed driver time to see that it is gone, and end those that do not."""
+    until = time.monotonic() + 20
+    while of_session(session) and time.monotonic() < until:
+        time.sleep(0.2)
+    for pid in of_session(session):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds Ray's processes in /proc")
+def test_a_driver_that_is_killed_loses_nothing_and_trains_nothing_twice(
+    write: Callable[..., Path], tmp_path: Path, weights: Path, environment: dict[str, str]
+) -> None:
+    """Paths in the configuration are relative to where the command is run, for the workers too."""
+    path = write(
+        runs="runs",
+        backbone={"name": "vit_mini_patch16_64", "img_size": 32, "checkpoint": weights.name},
+        train={"epochs": 2, "batch_size": 200},
+        search={"trials": 4},
+        resources={"runner": "ray", "concurrent": 2},
+    )
+    folder = tmp_path / "runs" / "run"
+    command = [sys.executable, "-c", "from petlas.search.cli import main; main()", "search", path.name]
+
+    with (tmp_path / "first.log").open("w") as log:
+        driver = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        while finished(folder) < 2:
+            assert driver.poll() is None, (tmp_path / "first.log").read_text()
+            time.sleep(0.1)
+        driver.kill()
+        driver.wait()
+        before = {t.number: t for t in StudyRecord.read(folder).trials() if t.state.is_finished()}
+        assert len(before) >= 2
+
+        again = subprocess.run(
+            [*command, "resources.concurrent=1", "--format", "json"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        driver.kill()
+        clean_up(driver.pid)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("{"), again.stdout
+    assert "Traceback" not in again.stderr
+
+    record = StudyRecord.read(folder)
+    trials = {t.number: t for t in record.trials()}
+    assert {number: trials[number] for number in before} == before
+    assert {t.state.name for t in trials.values()} <= {"COMPLETE", "PRUNED", "FAIL"}
+    counted = [t for t in trials.values() if not is_interrupted(t)]
+    interrupted = [t for t in trials.values() if is_interrupted(t)]
+    assert len(counted) == record.count_trained() == 4
+    assert "FAIL" not in {t.state.name for t in counted}
+    keys = Counter(t.user_attrs["key"] for t in counted)
+    assert set(keys.values()) == {1}
+    assert 1 <= len(interrupted) <= 2
+    assert all(t.state.name == "FAIL" for t in interrupted)
+    assert all(keys[t.user_attrs["key"]] == 1 for t in interrupted)  # tried again, and each knows what it was
+    assert load_config(str(folder / "config.yaml")).backbone.checkpoint == weights.name

@@ -1,0 +1,84 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from petlas.petl import Design
+from petlas.search.stages.score import ScoreStage
+from petlas.search.stages.supernet import SupernetStage
+from petlas.search.stages.train import TrainStage
+from petlas.search.strategies.base import Prices, Search
+from petlas.search.strategies.supernet import SupernetStrategy
+from petlas.search.study import FINALIST, RANKING, SCORE, StudyRecord, design_of
+from petlas.search.training import EpochResult
+from petlas.search.workbench import Workbench
+
+SPACE = {"methods": {"lora": {"blocks": "all", "sizes": [0, 1, 2, 4]}}}
+Searching = Callable[..., Search]
+
+
+@pytest.fixture
+def searching(bench: Callable[..., Workbench]) -> Searching:
+    def searching(**search: Any) -> Search:
+        settings = {"sampler": "evolution", "scores": 20, "finalists": 3, "ranking_check": 5} | search
+        found = bench(strategy="supernet", space=SPACE, search=settings, budget={"params": 6000})
+        found.config.folder.mkdir(parents=True, exist_ok=True)
+        return Search(found, StudyRecord.create(found.config.folder))
+
+    return searching
+
+
+def worth(design: Design) -> float:
+    return sum((p.size or 0) * (1 + (p.block or 0)) for p in design.placements) / 100
+
+
+def score(stage: ScoreStage) -> None:
+    while not stage.exhausted():
+        proposal = stage.propose()
+        stage.on_end(proposal.number, EpochResult(1, 0.0, worth(proposal.entry.candidate.design), 0.1))
+
+
+def test_the_supernet_is_trained_before_the_scores_and_not_for_nothing(searching: Searching) -> None:
+    supernet, scores, *_ = SupernetStrategy().stages(searching())
+    assert isinstance(supernet, SupernetStage)
+    assert not supernet.exhausted()
+    score(scores)  # type: ignore[arg-type]
+    supernet, scores, _ = SupernetStrategy().stages(searching())
+    assert supernet.exhausted()
+    assert scores.exhausted()
+
+
+def test_the_best_by_score_and_designs_spread_over_the_scores_are_trained(searching: Searching) -> None:
+    search = searching()
+    stages = SupernetStrategy().stages(search)
+    next(stages)
+    scores = next(stages)
+    assert isinstance(scores, ScoreStage)
+    score(scores)
+    by_score = [design_of(t) for t in search.record.scored()]
+    assert [worth(design) for design in by_score] == sorted(map(worth, by_score), reverse=True)
+    training = next(stages)
+    assert isinstance(training, TrainStage)
+    *_, resumed = SupernetStrategy().stages(searching())
+    assert isinstance(resumed, TrainStage)
+    assert resumed.queued == training.queued
+    queued = [(entry.stage, entry.candidate.design) for entry in training.queued]
+    assert [d for stage, d in queued if stage == RANKING] == [by_score[i] for i in (0, 5, 10, 14, 19)]
+    assert [d for stage, d in queued if stage == FINALIST] == by_score[1:3]
+    tried = []
+    while not training.exhausted():
+        proposal = training.propose()
+        tried.append(proposal.entry.candidate.design)
+        training.on_end(proposal.number, EpochResult(2, 1.0, 0.5, 0.1))
+    assert tried == [design for _, design in queued]
+    best = search.record.best()
+    assert best is not None
+    assert best.user_attrs["stage"] in (RANKING, FINALIST)
+    assert search.record.count_trained() == len(queued)
+    assert len(search.record.counted(SCORE)) == 20
+
+
+def test_a_sandwich_costs_several_passes_in_a_step(searching: Searching) -> None:
+    prices = Prices(searching().bench, 0.03, 0.01, {"train": 800, "val": 200})
+    names = [cost.stage for cost in SupernetStrategy().costs(prices, 7)]
+    assert names == ["supernet", "scores", "baselines and finalists"]

@@ -1,0 +1,29 @@
+import subprocess
+import sys
+
+CALLS = ("search", "study", "retrain", "predict", "score", "plan")
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_calls_are_functions_whatever_was_imported_before() -> None:
+    code = (
+        "import petlas.search.study, petlas.search.plan, petlas.search.predict\n"
+        "from petlas import search\n"
+        f"print(all(type(getattr(search, name)).__name__ == 'function' for name in {CALLS}))"
+    )
+    assert run(code) == "True"
+
+
+def test_the_package_lists_its_names_and_comes_without_torch_and_ray() -> None:
+    code = (
+        "import sys, petlas.search as search\n"
+        f"print(set({CALLS}) <= set(dir(search)), 'torch' in sys.modules, 'ray' in sys.modules)"
+    )
+    assert run(code) == "True False False"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert run("import petlas.search as s\ntry: s.nothing\nexcept AttributeError as e: print(e)").endswith("'nothing'")
