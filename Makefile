@@ -19,8 +19,9 @@ check: $(VENV)/.installed-test
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	mkdir -p $(VENV)/types/petlas  # mypy does not see through editable installs
-	for room in datasets petl spaces search; do ln -sfn "$(CURDIR)/$$room" $(VENV)/types/petlas/$$room; done
-	MYPYPATH=$(VENV)/types $(BIN)/mypy -p petlas.datasets -p petlas.petl -p petlas.spaces -p petlas.search
+	for path in datasets petl spaces search petlas/*.py petlas/py.typed; do \
+		ln -sfn "$(CURDIR)/$$path" $(VENV)/types/petlas/$$(basename $$path); done
+	MYPYPATH=$(VENV)/types $(BIN)/mypy -p petlas
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -32,10 +32,11 @@ class Tuning(nn.Module):
     dict has every tensor once.
     """
 
-    def __init__(self, model: nn.Module, design: Design) -> None:
+    def __init__(self, model: nn.Module, design: Design, shape: BackboneShape) -> None:
         super().__init__()
         vars(self)["_model"] = model  # no submodule of its own submodule
         self.design = design
+        self.shape = shape
         self.handles: list[Handle] = []
         self.trainable = {path: p.requires_grad for path, p in model.named_parameters()}
         head = family_of(model).head_path
@@ -228,7 +229,7 @@ def apply(model: nn.Module, design: Design) -> nn.Module:
     check_design(design, shape)
     inputs = _head_inputs(family, model, design, shape)
     like = next(model.parameters())
-    tuning = Tuning(model, design)
+    tuning = Tuning(model, design, shape)
     model.requires_grad_(False)
     model.zero_grad()
     model.petl = tuning

@@ -17,7 +17,7 @@ from petlas.search.sensitivity.report import PARTS
 from petlas.search.strategies import get_strategy
 from petlas.search.strategies.base import Prices, StageCost, needs_sensitivity
 from petlas.search.strategies.baselines import baselines
-from petlas.search.training.precision import precision
+from petlas.search.training.numerics import precision
 from petlas.search.workbench import Workbench
 
 _MEASURED = 16  # Images in a step: enough for a figure, and quick for a large backbone on a CPU.

@@ -16,7 +16,7 @@ from petlas.petl import AdapterError, AdapterInfo, load_adapter, read_adapter_in
 from petlas.search.objectives import Objective, get_objective
 from petlas.search.objectives.base import ranked
 from petlas.search.training.batches import EVAL_BATCH, ImageBatches
-from petlas.search.training.precision import pick_device
+from petlas.search.training.numerics import pick_device
 
 ADAPTER = Path("best", "adapter.safetensors")
 """Where a run folder keeps its adapter file."""

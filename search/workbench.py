@@ -32,7 +32,7 @@ from petlas.search.config import RunConfig, space_of
 from petlas.search.objectives import Objective, ObjectiveError, objective_of
 from petlas.search.training.batches import EVAL_BATCH, ImageBatches, on_device
 from petlas.search.training.fidelity import Fidelity
-from petlas.search.training.precision import autocast_dtype, pick_device
+from petlas.search.training.numerics import autocast_dtype, pick_device
 from petlas.spaces import Budget, Space
 
 log = logging.getLogger("petlas")
@@ -58,7 +58,9 @@ class Workbench:
             DataError: When the data is at fault.
         """
         config = self.config.task
-        task = open_task(config.name, root=config.root, split_seed=config.split_seed, value_range=config.value_range)
+        task = open_task(
+            config.name, root=config.root, split_seed=config.split_seed, value_range=_pair(config.value_range)
+        )
         self._tell(task.name, task.notes)
         return task
 
@@ -258,6 +260,10 @@ class Workbench:
                 f"{name} needs images of some class, and val of task {self.task.name} has {len(view)} of none; "
                 "label them, or give val other images"
             )
+
+
+def _pair(values: list[float] | None) -> tuple[float, float] | None:
+    return None if values is None else (values[0], values[1])
 
 
 @lru_cache(maxsize=2)

@@ -233,10 +233,13 @@ def special(scratch: Path, first: Found) -> list[str]:
     fresh(folder)
     other = result(folder, "seed=1")
     same = other.splits == first.splits
-    cells = ("same" if same else "**differ**", "other, as they should" if other.trials != first.trials else "**differ not**")
+    cells = (
+        "same" if same else "**differ**",
+        "other, as they should" if other.trials != first.trials else "**differ not**",
+    )
     print("another seed", cells, flush=True)
     rows.append(f"| another seed | {cells[0]} | {cells[1]} | | |")
-    # Two workers end their trials in another order, so what a sampler that learns draws may differ: random draws may not.
+    # Two workers end their trials in another order, and a sampler that learns draws by that: random draws may not.
     plain = ("search.sampler=random", "search.grace_epochs=4")
     alone, pair = scratch / "alone", scratch / "pair"
     for each in (alone, pair):

@@ -185,107 +185,222 @@ def remove(name: str) -> Callable[[Path], None]:
     return make
 
 
+SEARCH, CHECK = ["search", "c.yaml"], ["validate", "c.yaml"]
+ADAPTER = "runs/run/best/adapter.safetensors"
+
+
 def cases() -> Iterator[Case]:
     """All of them."""
-    search, check = ["search", "c.yaml"], ["validate", "c.yaml"]
-    adapter = "runs/run/best/adapter.safetensors"
-    # Configurations
-    yield Case("an unknown key", check, 2, "did you mean", config(trian={"epochs": 3}))
-    yield Case("a wrong type", check, 2, "train.epochs", config(train={"epochs": "many"}))
-    yield Case("epochs of 0", [*check, "train.epochs=0"], 2, "greater than", config())
-    yield Case("a rate that is no number", [*check, "train.lr=.nan"], 2, "train.lr", config())
-    yield Case("one fold", [*check, "protocol.folds=1"], 2, "protocol.folds", config())
-    yield Case("a method that there is not", check, 2, "unknown method", config(space={"methods": {"lorra": {}}}))
-    yield Case("sizes that fall", check, 2, "must increase", config(
-        space={"methods": {"lora": {"blocks": "all", "sizes": [4, 1]}}}))  # fmt: skip
-    yield Case("a setting that is not searched", check, 2, "settings", config(
-        space=SMALL["space"] | {"settings": {"lrr": {"low": 1e-4, "high": 1e-2}}}))  # fmt: skip
-    yield Case("a strategy misspelt", [*check, "strategy=trails"], 2, "did you mean", config())
-    yield Case("a metric misspelt", [*search, "task.metric=acuracy"], 2, "did you mean accuracy", config())
-    yield Case("a name with a slash", [*check, "name=a/b"], 2, "plain folder name", config())
-    yield Case("a name of blanks", [*check, "name=' x'"], 2, "plain folder name", config())
-    yield Case("broken YAML", check, 2, "YAML", write("c.yaml", "a: [1\nb: 2"))
-    yield Case("a list in place of a mapping", check, 2, "mapping", write("c.yaml", "- 1"))
+    yield from of_configurations()
+    yield from of_folders()
+    yield from of_lists()
+    yield from of_weights()
+    yield from of_studies()
+
+
+def of_configurations() -> Iterator[Case]:
+    """Settings, and what they ask of the machine."""
+    yield Case("an unknown key", CHECK, 2, "did you mean", config(trian={"epochs": 3}))
+    yield Case("a wrong type", CHECK, 2, "train.epochs", config(train={"epochs": "many"}))
+    yield Case("epochs of 0", [*CHECK, "train.epochs=0"], 2, "greater than", config())
+    yield Case("a rate that is no number", [*CHECK, "train.lr=.nan"], 2, "train.lr", config())
+    yield Case("one fold", [*CHECK, "protocol.folds=1"], 2, "protocol.folds", config())
+    yield Case("a method that there is not", CHECK, 2, "unknown method", config(space={"methods": {"lorra": {}}}))
+    yield Case(
+        "sizes that fall",
+        CHECK,
+        2,
+        "must increase",
+        config(space={"methods": {"lora": {"blocks": "all", "sizes": [4, 1]}}}),
+    )
+    yield Case(
+        "a setting that is not searched",
+        CHECK,
+        2,
+        "settings",
+        config(space=SMALL["space"] | {"settings": {"lrr": {"low": 1e-4, "high": 1e-2}}}),
+    )
+    yield Case("a strategy misspelt", [*CHECK, "strategy=trails"], 2, "did you mean", config())
+    yield Case("a metric misspelt", [*SEARCH, "task.metric=acuracy"], 2, "did you mean accuracy", config())
+    yield Case("a name with a slash", [*CHECK, "name=a/b"], 2, "plain folder name", config())
+    yield Case("a name of blanks", [*CHECK, "name=' x'"], 2, "plain folder name", config())
+    yield Case("broken YAML", CHECK, 2, "YAML", write("c.yaml", "a: [1\nb: 2"))
+    yield Case("a list in place of a mapping", CHECK, 2, "mapping", write("c.yaml", "- 1"))
     yield Case("a configuration that is not there", ["search", "nothing"], 2, "must be a YAML file")
-    yield Case("a value twice", check, 2, "twice", write("c.yaml", "name: a\nname: b\n"))
-    yield Case("an override without a value", [*check, "train"], 2, "must be a YAML file", config())
-    yield Case("one run twice", [*search, "c.yaml"], 2, "twice", config())
-    yield Case("a budget that nothing fits", search, 2, "raise the limit", config(
-        budget={"params": 3}, space={"methods": {"lora": {"blocks": [0], "sizes": [1]}}}))  # fmt: skip
-    yield Case("more CPUs than there are", [*search, "resources.cpus=999"], 2, "resources.cpus", config())
-    yield Case("more GPUs than there are", [*search, "resources.gpus=64"], 2, "resources.gpus", config())
-    yield Case("a database without a driver", [*search, "storage=mysql://u:p@127.0.0.1/x"], 2, "driver", config())
-    yield Case("no database there", [*search, "storage=sqlite:////nowhere/x.db"], 2, "no database answers", config())
-    yield Case("an image size that patches do not divide", [*search, "backbone.img_size=40"], 2, "40", config())
-    yield Case("a backbone misspelt", [*search, "backbone.name=vit_mni_patch16_64"], 2, "did you mean", config())
-    # Data
-    yield Case("a task that is not there", [*search, "task=/nope"], 2, "petlas: .*/nope", config())
-    yield Case("validating a task that is not there", [*check, "task=/nope"], 2, "/nope", config())
-    yield Case("a known task without a root", [*search, "task=dtd"], 2, "root", config())
-    yield Case("an empty folder", search, 2, "petlas: .*data", both(images(), remove("data"), lambda f: (f / "data").mkdir()))
-    yield Case("a single class", search, 2, "two classes", images(("a",)))
-    yield Case("two images of a class", search, 2, "image", images(count=2))
-    yield Case("a class without images", search, 2, "no image", both(images(), lambda f: (f / "data/c").mkdir()))
-    yield Case("a truncated image", search, 2, "data/a/3.png", both(images(), truncate("data/a/3.png")))
-    yield Case("an empty file", search, 2, "data/a/3.png", both(images(), write("data/a/3.png", b"")))
-    yield Case("a pointer of git-lfs", search, 2, "lfs", both(
-        images(), write("data/a/3.png", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")))  # fmt: skip
-    yield Case("12 bits in 16", search, 2, "white is not known", deep("16"))
-    yield Case("12 bits in 16, with their range", [*search, "task.value_range=[0, 4095]"], 0, "best", deep("16"))
-    yield Case("floats of an unknown range", search, 2, "range", deep("float"))
-    yield Case("loose files beside the classes", search, 0, "notes.txt|1 ", both(
-        images(), write("data/notes.txt", "x")))  # fmt: skip
-    yield Case("folders of tools", search, 0, "trial", both(
-        images(), write("data/__MACOSX/._a.png", "x"), write("data/.DS_Store", "x")))  # fmt: skip
-    yield Case("splits in capitals", search, 0, "best", both(
-        images(below="data/Train"), images(below="data/Test"), lambda f: differ(f / "data/Test")))  # fmt: skip
-    yield Case("training and testing", search, 0, "best", both(
-        images(below="data/training"), images(below="data/testing"), lambda f: differ(f / "data/testing")))  # fmt: skip
-    yield Case("the test images are those of train", search, 2, "also|same|twice", both(
-        images(below="data/train"), images(below="data/test")))  # fmt: skip
-    yield Case("classes of odd names", search, 0, "best", images(("[bold]a", "b\nc", "100%", "ü", "-x")))
-    yield Case("a name that is no UTF-8", search, 0, "best", images(("a", os.fsdecode(b"\xff\xfe"))))
-    yield Case("a linked class", search, 0, "best", both(
-        images(), lambda f: (f / "data/b").rename(f / "b"), lambda f: (f / "data/b").symlink_to(f / "b")))  # fmt: skip
-    yield Case("a folder linked into itself", search, 0, "best", both(
-        images(), lambda f: (f / "data/a/loop").symlink_to(f / "data/a")))  # fmt: skip
-    yield Case("lists", search, 0, "best", lists())
-    yield Case("labels from 1", search, 2, "number the classes from 0", lists(
-        train="images/0.png 1\nimages/1.png 2\n", val="images/2.png 1\n",
-        trainval="images/0.png 1\nimages/1.png 2\nimages/2.png 1\n", test="images/21.png 2\n"))  # fmt: skip
-    yield Case("a column too many", search, 2, "line 1", lists(train="images/0.png 0 x\n"))
-    yield Case("a list that is missing", search, 2, "test.txt", lists(test=""))
-    yield Case("an image that is listed but missing", search, 2, "does not exist", lists(val="images/99.png 0\n"))
-    yield Case("an image in train and test", search, 2, "images/0.png", lists(test="images/0.png 0\nimages/21.png 1\n"))
-    yield Case("an unwritable cache", search, 2, "PETLAS_CACHE", both(config(), write("cache", "a file")))
-    # Weights
+    yield Case("a value twice", CHECK, 2, "twice", write("c.yaml", "name: a\nname: b\n"))
+    yield Case("an override without a value", [*CHECK, "train"], 2, "must be a YAML file", config())
+    yield Case("one run twice", [*SEARCH, "c.yaml"], 2, "twice", config())
+    yield Case(
+        "a budget that nothing fits",
+        SEARCH,
+        2,
+        "raise the limit",
+        config(budget={"params": 3}, space={"methods": {"lora": {"blocks": [0], "sizes": [1]}}}),
+    )
+    yield Case("more CPUs than there are", [*SEARCH, "resources.cpus=999"], 2, "resources.cpus", config())
+    yield Case("more GPUs than there are", [*SEARCH, "resources.gpus=64"], 2, "resources.gpus", config())
+    yield Case("a database without a driver", [*SEARCH, "storage=mysql://u:p@127.0.0.1/x"], 2, "driver", config())
+    yield Case("no database there", [*SEARCH, "storage=sqlite:////nowhere/x.db"], 2, "no database answers", config())
+    yield Case("an image size that patches do not divide", [*SEARCH, "backbone.img_size=40"], 2, "40", config())
+    yield Case("a backbone misspelt", [*SEARCH, "backbone.name=vit_mni_patch16_64"], 2, "did you mean", config())
+
+
+def of_folders() -> Iterator[Case]:
+    """Folders of images."""
+    yield Case("a task that is not there", [*SEARCH, "task=/nope"], 2, "petlas: .*/nope", config())
+    yield Case("validating a task that is not there", [*CHECK, "task=/nope"], 2, "/nope", config())
+    yield Case("a known task without a root", [*SEARCH, "task=dtd"], 2, "root", config())
+    yield Case(
+        "an empty folder", SEARCH, 2, "petlas: .*data", both(images(), remove("data"), lambda f: (f / "data").mkdir())
+    )
+    yield Case("a single class", SEARCH, 2, "two classes", images(("a",)))
+    yield Case("two images of a class", SEARCH, 2, "image", images(count=2))
+    yield Case("a class without images", SEARCH, 2, "no image", both(images(), lambda f: (f / "data/c").mkdir()))
+    yield Case("a truncated image", SEARCH, 2, "data/a/3.png", both(images(), truncate("data/a/3.png")))
+    yield Case("an empty file", SEARCH, 2, "data/a/3.png", both(images(), write("data/a/3.png", b"")))
+    yield Case(
+        "a pointer of git-lfs",
+        SEARCH,
+        2,
+        "lfs",
+        both(images(), write("data/a/3.png", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")),
+    )
+    yield Case("12 bits in 16", SEARCH, 2, "white is not known", deep("16"))
+    yield Case("12 bits in 16, with their range", [*SEARCH, "task.value_range=[0, 4095]"], 0, "best", deep("16"))
+    yield Case("floats of an unknown range", SEARCH, 2, "range", deep("float"))
+    yield Case(
+        "loose files beside the classes", SEARCH, 0, "notes.txt|1 ", both(images(), write("data/notes.txt", "x"))
+    )
+    yield Case(
+        "folders of tools",
+        SEARCH,
+        0,
+        "trial",
+        both(images(), write("data/__MACOSX/._a.png", "x"), write("data/.DS_Store", "x")),
+    )
+    yield Case(
+        "splits in capitals",
+        SEARCH,
+        0,
+        "best",
+        both(images(below="data/Train"), images(below="data/Test"), lambda f: differ(f / "data/Test")),
+    )
+    yield Case(
+        "training and testing",
+        SEARCH,
+        0,
+        "best",
+        both(images(below="data/training"), images(below="data/testing"), lambda f: differ(f / "data/testing")),
+    )
+    yield Case(
+        "the test images are those of train",
+        SEARCH,
+        2,
+        "also|same|twice",
+        both(images(below="data/train"), images(below="data/test")),
+    )
+    yield Case("classes of odd names", SEARCH, 0, "best", images(("[bold]a", "b\nc", "100%", "ü", "-x")))
+    yield Case("a name that is no UTF-8", SEARCH, 0, "best", images(("a", os.fsdecode(b"\xff\xfe"))))
+    yield Case(
+        "a linked class",
+        SEARCH,
+        0,
+        "best",
+        both(images(), lambda f: (f / "data/b").rename(f / "b"), lambda f: (f / "data/b").symlink_to(f / "b")),
+    )
+    yield Case(
+        "a folder linked into itself",
+        SEARCH,
+        0,
+        "best",
+        both(images(), lambda f: (f / "data/a/loop").symlink_to(f / "data/a")),
+    )
+
+
+def of_lists() -> Iterator[Case]:
+    """Lists of images, and the cache."""
+    yield Case("lists", SEARCH, 0, "best", lists())
+    yield Case(
+        "labels from 1",
+        SEARCH,
+        2,
+        "number the classes from 0",
+        lists(
+            train="images/0.png 1\nimages/1.png 2\n",
+            val="images/2.png 1\n",
+            trainval="images/0.png 1\nimages/1.png 2\nimages/2.png 1\n",
+            test="images/21.png 2\n",
+        ),
+    )
+    yield Case("a column too many", SEARCH, 2, "line 1", lists(train="images/0.png 0 x\n"))
+    yield Case("a list that is missing", SEARCH, 2, "test.txt", lists(test=""))
+    yield Case("an image that is listed but missing", SEARCH, 2, "does not exist", lists(val="images/99.png 0\n"))
+    yield Case("an image in train and test", SEARCH, 2, "images/0.png", lists(test="images/0.png 0\nimages/21.png 1\n"))
+    yield Case("an unwritable cache", SEARCH, 2, "PETLAS_CACHE", both(config(), write("cache", "a file")))
+
+
+def of_weights() -> Iterator[Case]:
+    """Checkpoints."""
     here = "backbone.checkpoint=w.safetensors"
-    yield Case("weights", [*search, here], 0, "best", both(config(), weights("whole")))
-    yield Case("weights with a prefix", [*search, here], 0, "best", both(config(), weights("prefix")))
-    yield Case("weights of NaN", [*search, here], 2, "finite|NaN", both(config(), weights("nan")))
-    yield Case("weights of another shape", [*search, here], 2, "does not hold the weights", both(config(), weights("other")))
-    yield Case("weights that are not there", [*search, here], 2, "there is none", config())
-    yield Case("text as weights", [*search, "backbone.checkpoint=w.pth"], 2, "w.pth", both(config(), write("w.pth", "hi")))
-    yield Case("nonsense as .npz", [*search, "backbone.checkpoint=w.npz"], 2, "w.npz", both(config(), write("w.npz", "hi")))
-    yield Case("a .pth", [*search, "backbone.checkpoint=w.pth"], 0, "best", both(config(), weights("pth")))
-    # Studies, retraining, predicting
+    yield Case("weights", [*SEARCH, here], 0, "best", both(config(), weights("whole")))
+    yield Case("weights with a prefix", [*SEARCH, here], 0, "best", both(config(), weights("prefix")))
+    yield Case("weights of NaN", [*SEARCH, here], 2, "finite|NaN", both(config(), weights("nan")))
+    yield Case(
+        "weights of another shape", [*SEARCH, here], 2, "does not hold the weights", both(config(), weights("other"))
+    )
+    yield Case("weights that are not there", [*SEARCH, here], 2, "there is none", config())
+    yield Case(
+        "text as weights", [*SEARCH, "backbone.checkpoint=w.pth"], 2, "w.pth", both(config(), write("w.pth", "hi"))
+    )
+    yield Case(
+        "nonsense as .npz", [*SEARCH, "backbone.checkpoint=w.npz"], 2, "w.npz", both(config(), write("w.npz", "hi"))
+    )
+    yield Case("a .pth", [*SEARCH, "backbone.checkpoint=w.pth"], 0, "best", both(config(), weights("pth")))
+
+
+def of_studies() -> Iterator[Case]:
+    """Studies, retraining, predicting, names of runs."""
     yield Case("a run that is not there", ["study", "nothing"], 2, "none yet")
-    yield Case("retraining a trial that there is not", ["retrain", "run", "--trial", "9"], 2, "--trial", config(), search)
-    yield Case("a design of another backbone", ["retrain", "run", "--design", "d.yaml"], 2, "vit_base", both(
-        config(), write("d.yaml", "{backbone: vit_base_patch16_224, placements: []}")), search)  # fmt: skip
-    yield Case("a design that is none", ["retrain", "run", "--design", "c.yaml"], 2, "design", config(), search)
-    yield Case("a design in a block too many", ["retrain", "run", "--design", "d.yaml"], 2, "0..5", both(
-        config(), write("d.yaml", "placements: [{method: lora, block: 9, size: 1}]")), search)  # fmt: skip
-    yield Case("other settings under the same name", [*search, "train.lr=0.5"], 2, "train.lr", config(), search)
-    yield Case("a study with a torn last line", [*search, "search.trials=2"], 0, "best", config(), search)
-    yield Case("predicting with a run folder", ["predict", "runs/run", "x.png"], 2, "adapter", config(), search)
+    yield Case(
+        "retraining a trial that there is not", ["retrain", "run", "--trial", "9"], 2, "--trial", config(), SEARCH
+    )
+    yield Case(
+        "a design of another backbone",
+        ["retrain", "run", "--design", "d.yaml"],
+        2,
+        "vit_base",
+        both(config(), write("d.yaml", "{backbone: vit_base_patch16_224, placements: []}")),
+        SEARCH,
+    )
+    yield Case("a design that is none", ["retrain", "run", "--design", "c.yaml"], 2, "design", config(), SEARCH)
+    yield Case(
+        "a design in a block too many",
+        ["retrain", "run", "--design", "d.yaml"],
+        2,
+        "0..5",
+        both(config(), write("d.yaml", "placements: [{method: lora, block: 9, size: 1}]")),
+        SEARCH,
+    )
+    yield Case("other settings under the same name", [*SEARCH, "train.lr=0.5"], 2, "train.lr", config(), SEARCH)
+    yield Case("a study with a torn last line", [*SEARCH, "search.trials=2"], 0, "best", config(), SEARCH)
+    yield Case("predicting with a run folder", ["predict", "runs/run", "x.png"], 2, "adapter", config(), SEARCH)
     yield Case("predicting with a YAML file", ["predict", "c.yaml", "x.png"], 2, "adapter", config())
-    yield Case("predicting a file that is no image", ["predict", adapter, "c.yaml"], 2, "c.yaml", config(), ["retrain"])
-    yield Case("predicting a file that is not there", ["predict", adapter, "no.png"], 2, "no.png", config(), ["retrain"])
-    yield Case("an adapter file that is cut short", ["predict", adapter, "x.png"], 2, "adapter", both(
-        config(), lambda f: picture(f / "x.png")), ["retrain", "cut"])  # fmt: skip
+    yield Case("predicting a file that is no image", ["predict", ADAPTER, "c.yaml"], 2, "c.yaml", config(), ["retrain"])
+    yield Case(
+        "predicting a file that is not there", ["predict", ADAPTER, "no.png"], 2, "no.png", config(), ["retrain"]
+    )
+    yield Case(
+        "an adapter file that is cut short",
+        ["predict", ADAPTER, "x.png"],
+        2,
+        "adapter",
+        both(config(), lambda f: picture(f / "x.png")),
+        ["retrain", "cut"],
+    )
     for name in ("q?1", "[bold]x", "a%20b", "ü #1", "x" * 200):
-        yield Case(f"a run called {name[:20]}", [*search, f"name={yaml.safe_dump(name).splitlines()[0]}"], 0, "best", config())
+        yield Case(
+            f"a run called {name[:20]}", [*SEARCH, f"name={yaml.safe_dump(name).splitlines()[0]}"], 0, "best", config()
+        )
 
 
 def differ(folder: Path) -> None:
@@ -301,8 +416,13 @@ def petlas(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[st
     environment.pop("PETLAS_DATA", None)
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, errors="backslashreplace", check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        check=False,
+    )
 
 
 def run(case: Case, folder: Path) -> tuple[int, str, str]:
@@ -353,7 +473,9 @@ def main() -> None:
     if arguments.out:
         head = "# Bad and odd inputs\n\n`python benchmarks/faults/sweep.py --out benchmarks/faults/sweep.md`\n\n"
         table = "| given | command | status | what was said |\n|---|---|---|---|\n"
-        arguments.out.write_text(head + table + "\n".join(rows) + f"\n\n{len(rows)} cases, {failures} not as they should be.\n")
+        arguments.out.write_text(
+            head + table + "\n".join(rows) + f"\n\n{len(rows)} cases, {failures} not as they should be.\n"
+        )
     sys.exit(bool(failures))
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from petlas.petl import MINI, input_config, load_backbone, shape_of
 from petlas.search.config import TrainConfig
-from petlas.search.training.precision import autocast_dtype, pick_device, precision
+from petlas.search.training.numerics import autocast_dtype, pick_device, precision
 
 DEVICE = pick_device()
 

@@ -314,6 +314,10 @@ class Family(ABC):
 
     def shape(self, model: nn.Module) -> BackboneShape:
         """The sizes of a model, for formulas; whatever `apply` inserted and the head are left out."""
+        known: BackboneShape | None = getattr(getattr(model, "petl", None), "shape", None)
+        return known or self._shape(model)  # a design does not change it
+
+    def _shape(self, model: nn.Module) -> BackboneShape:
         paths = tuple(self.block_paths(model))
         apart = ("petl.", self.head_path, *self.apart)
         layers = [

@@ -115,7 +115,7 @@ class TaskConfig(Group):
     root: Text | None = None
     metric: str | None = None
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    value_range: tuple[Number, Number] | None = None
+    value_range: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
 
 
 class BackboneConfig(Group):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petlas.petl import Batch, Loss, family_of, reset_head, shape_of
 from petlas.petl.sensitivity import Criterion, sensitivities
 from petlas.petl.shape import BackboneShape, BlockTensor, block_tensors
-from petlas.search.training.precision import deterministic
+from petlas.search.training.numerics import deterministic
 
 if TYPE_CHECKING:
     from petlas.search.workbench import Workbench

@@ -14,7 +14,7 @@ from petlas.petl import Design, Family, Supernet, family_of, methods_of
 from petlas.search.objectives import Objective
 from petlas.search.stages.supernet import shared_supernet
 from petlas.search.training import EpochResult, ImageBatches
-from petlas.search.training.precision import precision
+from petlas.search.training.numerics import precision
 from petlas.search.workbench import Workbench
 
 _UNRANKED = (math.inf, 0)

@@ -16,7 +16,7 @@ from petlas.search.config import SETTINGS, TrainConfig
 from petlas.search.training.evaluation import evaluate
 from petlas.search.training.fidelity import Fidelity
 from petlas.search.training.learner import Learner
-from petlas.search.training.precision import deterministic, full_precision
+from petlas.search.training.numerics import deterministic, full_precision
 from petlas.search.training.work import EpochResult
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate

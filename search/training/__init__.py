@@ -1,4 +1,4 @@
-"""Training: batches, schedule, precision, optimiser, learner, checkpoints, and the run of one candidate.
+"""Training: batches, schedule, precision, optimiser, learner and checkpoints.
 
 Names are looked up when they are first used, so that `Fidelity` and `EpochResult` come without torch.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from petlas.search.training.evaluation import evaluate
     from petlas.search.training.fidelity import Fidelity
     from petlas.search.training.learner import Learner
-    from petlas.search.training.precision import autocast_dtype, deterministic, full_precision, pick_device, precision
+    from petlas.search.training.numerics import autocast_dtype, deterministic, full_precision, pick_device, precision
     from petlas.search.training.work import EpochResult, Work
 
 _HOME = {
@@ -23,7 +23,7 @@ _HOME = {
     "evaluation": ("evaluate",),
     "fidelity": ("Fidelity",),
     "learner": ("Learner",),
-    "precision": ("autocast_dtype", "deterministic", "full_precision", "pick_device", "precision"),
+    "numerics": ("autocast_dtype", "deterministic", "full_precision", "pick_device", "precision"),
     "work": ("EpochResult", "Work"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

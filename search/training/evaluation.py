@@ -7,7 +7,7 @@ from torch import nn
 
 from petlas.search.objectives import Objective
 from petlas.search.training.batches import ImageBatches
-from petlas.search.training.precision import precision
+from petlas.search.training.numerics import precision
 
 
 @torch.inference_mode()

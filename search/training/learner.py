@@ -16,8 +16,8 @@ from petlas.search.config import TrainConfig
 from petlas.search.objectives import Objective
 from petlas.search.training.batches import ImageBatches
 from petlas.search.training.checkpoint import Progress, Stamp, load_checkpoint, save_checkpoint
+from petlas.search.training.numerics import autocast_dtype, deterministic, precision
 from petlas.search.training.optimiser import make_optimiser
-from petlas.search.training.precision import autocast_dtype, deterministic, precision
 from petlas.search.training.schedule import lr_factor
 
 

@@ -155,6 +155,31 @@ def test_weights_that_are_gone_when_a_worker_wants_them_stop_the_search_and_use_
     assert entry_of(record.trials()[1]) == entry_of(trial)
 
 
+def test_work_that_is_no_trial_is_done_in_a_process_of_its_own_and_its_error_is_told(
+    local_ray: None, bench: Callable[..., Workbench]
+) -> None:
+    class Count:
+        def __init__(self, bench: Workbench) -> None:
+            self.done = 0
+
+        @property
+        def finished(self) -> bool:
+            return self.done == 5
+
+        def epoch(self) -> EpochResult:
+            self.done += 1
+            if self.done == 3:
+                raise RunError("the supernet diverged in epoch 3")
+            return EpochResult(self.done, 1.0, 0.5, float(os.getpid()))
+
+    found, results = bench(resources=RAY), []
+    with ray_module.opened(found.config) as runner, pytest.raises(RunError, match="diverged in epoch 3"):
+        for result in runner.epochs(Count, found):
+            results.append(result)
+    assert [result.epoch for result in results] == [1, 2]
+    assert len({result.seconds for result in results} - {float(os.getpid())}) == 1
+
+
 @pytest.fixture
 def worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrialWorker]:
     """Tune's worker in this process, which does what `open_work` is replaced by."""

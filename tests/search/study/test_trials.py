@@ -4,7 +4,17 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
 from petlas.petl.design import Design, Placement
-from petlas.search.study import FOLDS, SCORE, Entry, candidate_of, design_of, entry_of, is_interrupted, is_trained, row_of
+from petlas.search.study import (
+    FOLDS,
+    SCORE,
+    Entry,
+    candidate_of,
+    design_of,
+    entry_of,
+    is_interrupted,
+    is_trained,
+    row_of,
+)
 from petlas.search.study.trials import DRAWN, complete, value_of
 from petlas.search.training.fidelity import Fidelity
 from petlas.spaces import Candidate

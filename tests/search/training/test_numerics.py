@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from petlas.search.config import TrainConfig
-from petlas.search.training.precision import autocast_dtype, deterministic, full_precision, pick_device, precision
+from petlas.search.training.numerics import autocast_dtype, deterministic, full_precision, pick_device, precision
 
 CPU = torch.device("cpu")
 

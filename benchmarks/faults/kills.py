@@ -1,0 +1,129 @@
+"""Killed in every stage, by every signal, through Ray and in process: the resumed run is that which was not killed.
+
+python benchmarks/faults/kills.py --out benchmarks/faults/kills.md
+
+A search with a supernet, scores, finalists and folds, and its retraining, is ended in one stage and repeated. Its trials,
+its choice and its value on test are held against those of the same search without an interruption. SIGTERM and Ctrl-C
+must end with status 130 within ten seconds, in one line and without a traceback, and leave no process behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+from audit import CONFIG, Found, command, result, start, write_data
+
+STAGES = {
+    "supernet": ("search", "supernet  epoch 1"),
+    "scores": ("search", "scored 50"),
+    "finalists": ("search", "finalist"),
+    "folds": ("search", "folds"),
+    "retraining": ("retrain", ""),
+}
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SETTINGS = CONFIG | {
+    "strategy": "supernet",
+    "supernet": {"epochs": 3, "warmup_epochs": 0},
+    "search": {"scores": 80, "finalists": 3, "baselines": False, "sampler": "evolution", "trials": 3},
+}
+SETTINGS["search"]["evolution"] = {"population": 20, "parents": 5, "mutations": 10, "crossovers": 10}
+SETTINGS["space"] = {"methods": CONFIG["space"]["methods"]}
+
+
+def fresh(folder: Path, runner: str) -> None:
+    """A folder with the data and the configuration."""
+    folder.mkdir(parents=True)
+    write_data(folder)
+    resources = {"runner": runner, "concurrent": 1}
+    (folder / "c.yaml").write_text(yaml.safe_dump(SETTINGS | {"resources": resources}))
+
+
+def end(folder: Path, stage: str, number: signal.Signals) -> str:
+    """Start the command of a stage and send it the signal there; what is wrong with how it ended."""
+    what, line = STAGES[stage]
+    if what == "retrain":
+        command(folder, "search", "c.yaml")
+    process = start(folder, *(("search", "c.yaml") if what == "search" else ("retrain", "runs/run")))
+    log, until = folder / "runs/run/log.txt", time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < until:
+        if what == "retrain" and list((folder / "runs/run/checkpoints").glob("*trainval*")):
+            break
+        if line and log.exists() and line in log.read_text():
+            break
+        time.sleep(0.02)
+    if process.poll() is not None:
+        return "it had ended before"
+    began = time.monotonic()
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    wrong = [] if number == signal.SIGKILL else judged(process, said, time.monotonic() - began)
+    clean_up(process.pid, wrong, wait=20 if number == signal.SIGKILL else 3)
+    return "; ".join(wrong)
+
+
+def judged(process: subprocess.Popen[str], said: str, seconds: float) -> list[str]:
+    """What is wrong with the end of a command that was asked to stop."""
+    wrong = [f"status {process.returncode}"] if process.returncode != 130 else []
+    wrong += [f"{seconds:.0f} s"] if seconds > 10 else []
+    wrong += ["a traceback"] if "Traceback" in said or "***" in said else []
+    wrong += ["no line on how to go on"] if "To go on:" not in said else []
+    return wrong
+
+
+def clean_up(session: int, wrong: list[str], wait: float) -> None:
+    """Wait for the processes of a session to end; name those that do not."""
+    until = time.monotonic() + wait
+    while time.monotonic() < until:
+        left = subprocess.run(["pgrep", "-s", str(session)], capture_output=True, text=True, check=False).stdout.split()
+        if not left:
+            return
+        time.sleep(0.2)
+    wrong.append(f"{len(left)} processes left")
+    for pid in left:
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def main() -> None:
+    """Run all and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    rows, failures = [], 0
+    with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
+        whole: dict[str, Found] = {}
+        for runner in ("inline", "ray"):
+            fresh(Path(scratch, runner), runner)
+            whole[runner] = result(Path(scratch, runner))
+        print("in process and through Ray alike:", whole["inline"] == whole["ray"], flush=True)
+        for runner in whole:
+            for stage in STAGES:
+                for number in SIGNALS:
+                    folder = Path(scratch, f"{runner}-{stage}-{number.name}")
+                    fresh(folder, runner)
+                    wrong = end(folder, stage, number)
+                    found = result(folder)
+                    same = found == whole[runner]
+                    failures += bool(wrong) or not same
+                    cells = (runner, stage, number.name, wrong or "as it should", "same" if same else "**differ**")
+                    print(*cells, flush=True)
+                    rows.append("| " + " | ".join(cells) + " |")
+    if arguments.out:
+        head = "# Killed in every stage\n\n`python benchmarks/faults/kills.py --out benchmarks/faults/kills.md`\n\n"
+        table = "| runner | stage | signal | how it ended | trials, choice and test after going on |\n|---|---|---|---|---|\n"
+        arguments.out.write_text(head + table + "\n".join(rows) + "\n")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
