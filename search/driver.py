@@ -87,7 +87,7 @@ def claim(record: StudyRecord, bench: Workbench) -> None:
         "contents of train and val": task.fingerprint,
         "weights of the backbone": bench.weights,
     }
-    if before := record.about:
+    if (before := record.about) and record.trials():  # a start that failed before its first trial binds nobody
         refuse_changes(before["identity"], identity, f"the study {record.name!r}, begun {before['begun']},")
         return
     record.claim(

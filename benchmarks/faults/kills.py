@@ -2,9 +2,9 @@
 
 python benchmarks/faults/kills.py --out benchmarks/faults/kills.md
 
-A search with a supernet, scores, finalists and folds, and its retraining, is ended in one stage and repeated. Its trials,
-its choice and its value on test are held against those of the same search without an interruption. SIGTERM and Ctrl-C
-must end with status 130 within ten seconds, in one line and without a traceback, and leave no process behind.
+A search with a supernet, scores, finalists and folds, and its retraining, is ended in one stage and repeated. Its
+trials, its choice and its value on test are held against those of the same search without an interruption. SIGTERM and
+Ctrl-C must end with status 130 within ten seconds, in one line and without a traceback, and leave no process behind.
 """
 
 from __future__ import annotations
@@ -106,21 +106,22 @@ def main() -> None:
             fresh(Path(scratch, runner), runner)
             whole[runner] = result(Path(scratch, runner))
         print("in process and through Ray alike:", whole["inline"] == whole["ray"], flush=True)
-        for runner in whole:
+        for runner, expected in whole.items():
             for stage in STAGES:
                 for number in SIGNALS:
                     folder = Path(scratch, f"{runner}-{stage}-{number.name}")
                     fresh(folder, runner)
                     wrong = end(folder, stage, number)
                     found = result(folder)
-                    same = found == whole[runner]
+                    same = found == expected
                     failures += bool(wrong) or not same
                     cells = (runner, stage, number.name, wrong or "as it should", "same" if same else "**differ**")
                     print(*cells, flush=True)
                     rows.append("| " + " | ".join(cells) + " |")
     if arguments.out:
         head = "# Killed in every stage\n\n`python benchmarks/faults/kills.py --out benchmarks/faults/kills.md`\n\n"
-        table = "| runner | stage | signal | how it ended | trials, choice and test after going on |\n|---|---|---|---|---|\n"
+        columns = "runner", "stage", "signal", "how it ended", "trials, choice and test after going on"
+        table = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
         arguments.out.write_text(head + table + "\n".join(rows) + "\n")
     sys.exit(bool(failures))
 

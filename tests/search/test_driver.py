@@ -20,6 +20,7 @@ from petlas.search import driver as driver_module
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
 from petlas.search.run_folder import RunError
+from petlas.search.samplers import SAMPLERS
 from petlas.search.stages import training_run as run_module
 from petlas.search.stages.base import SearchStopped
 from petlas.search.stages.training_run import TrainingRun
@@ -193,6 +194,17 @@ def test_two_runs_of_one_name_in_one_database_are_told_apart(make: Make, trainin
     assert len(trials(first)) == 3
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_start_that_failed_before_its_first_trial_leaves_the_corrected_run_free(
+    make: Make, training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'shared.db'}" if elsewhere else None
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="no room"):
+        patch.setattr(driver_module, "open_runner", lambda config: (_ for _ in ()).throw(RunError("no room")))
+        search(make(storage=storage, search={"trials": 2}))
+    assert search(make(storage=storage, search={"trials": 2}, train={"epochs": 1})) is not None
+
+
 def test_a_search_never_looks_at_the_test_split(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """With real training: digits has 1,000 images for training and selection, and 797 test images."""
     opened: list[int] = []
@@ -298,7 +310,45 @@ def test_a_limit_of_time_that_is_over_still_lets_the_baselines_run(make: Make, t
     assert len(trials(config)) > 3
 
 
-# Cut off and taken up, with real training
+# Cut off and taken up
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_wherever_a_search_is_cut_off_it_ends_as_if_it_had_not_been(make: Make, training: Any, sampler: str) -> None:
+    """What is drawn, also after the samplers' random beginnings, what is stopped, and every value."""
+    options = {
+        "space": {
+            "methods": {"lora": {"blocks": "all", "sizes": [0, 1, 2, 4]}},
+            "settings": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+        },
+        "search": {
+            "sampler": sampler,
+            "trials": 18,
+            "baselines": True,
+            "evolution": {"population": 5, "parents": 2, "mutations": 2, "crossovers": 2},
+        },
+        "train": {"epochs": 9},
+    }
+    whole, cut = (make(name=name, **options) for name in ("whole", "cut"))
+    training.curve = by_size
+    search(whole)
+    assert {state for _, state, *_ in tried(whole)} == {"COMPLETE", "PRUNED"}
+    training.started.clear()
+    for trial, epoch in ((4, 2), (11, 1), (13, 1), (17, 1)):
+
+        def interrupt(design: Design, now: int, trial: int = trial, epoch: int = epoch) -> float:
+            if (len(tried(cut)), now) == (trial + 1, epoch):
+                raise KeyboardInterrupt
+            return by_size(design, now)
+
+        training.curve = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            search(cut)
+    training.curve = by_size
+    search(cut)
+    assert tried(cut) == tried(whole)
+    assert len(training.started) == 18 + 4
+    assert [t.state.name for t in trials(cut) if is_interrupted(t)] == ["FAIL"] * 4
 
 
 def cut_at(monkeypatch: pytest.MonkeyPatch, when: str, trial: int) -> None:
@@ -349,8 +399,8 @@ def test_a_search_that_is_killed_in_an_epoch_ends_as_if_it_had_not_been(
     """
     options = {
         "space": {"methods": {"lora": {"blocks": [0, 5], "sizes": [0, 1, 2]}}, "settings": {"lr": [1e-5, 2e-3, 5e-3]}},
-        "search": {"sampler": "tpe", "trials": 6, "grace_epochs": 1},
-        "train": {"epochs": 3, "batch_size": 200},
+        "search": {"sampler": "tpe", "trials": 5, "grace_epochs": 1},
+        "train": {"epochs": 2, "batch_size": 200},
     }
     if not uninterrupted:
         whole = make(name="whole", **options)
@@ -532,9 +582,6 @@ def test_real_folds_hold_out_every_image_once(make: Make) -> None:
     assert [t.user_attrs["fold"] for t in folds] == [0, 1, 2]
     assert sum(t.user_attrs["images"] for t in folds) == 1000
     assert all(0 <= t.values[0] <= 1 for t in folds)
-
-
-# A strategy and a kind of work of others
 
 
 def test_nothing_is_started_where_nothing_is_left(make: Make, training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
