@@ -18,7 +18,13 @@ _log = logging.getLogger(__name__)
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Pass `items` on and report how many of `total` have gone by."""
+    """Pass items on and report how many of them have gone by.
+
+    Args:
+        items: The items.
+        total: How many there are.
+        what: What is done with them, as in "decoding images".
+    """
     report: Report | None = None
     due = time.monotonic() + SHORT_SECONDS
     with ExitStack() as stack:

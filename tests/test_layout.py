@@ -88,15 +88,18 @@ LONGEST_FUNCTION = 90
 LIBRARIES = ("optuna", "ray", "timm", "torch", "sqlalchemy")
 
 TESTED_TOGETHER = {
-    "datasets": {"errors"},
+    "datasets": set(),
     "petl": set(),
-    "spaces": {"errors"},
+    "spaces": {"dimension", "errors"},
     "search": set(),
 }
 """Modules without a test file of their own: other tests of their room cover them."""
 
-ACROSS = {"petl": {"conformance", "counts"}}
+ACROSS = {"conformance", "counts"}
 """Test files that hold for all modules of a folder, not for one."""
+
+ISOLATED = {"petl/tuning.py": {"torch._dynamo"}}
+"""Private names that stand in one module, which has a test that fails when they move."""
 
 
 def sources(folder: str) -> list[Path]:
@@ -197,8 +200,8 @@ def test_no_private_names_of_libraries_are_used(file: str) -> None:
         first, *rest = name.split(".")
         private = [part for part in rest if part.startswith("_") and not part.startswith("__")]
         assert first not in LIBRARIES or not private, f"{file} imports {name}"
-    reached = re.findall(rf"\b(?:{'|'.join(LIBRARIES)}|study|storage|trial|model|block)\._(?!_)\w+", text)
-    assert not reached, f"{file} uses {reached}"
+    reached = set(re.findall(rf"\b(?:{'|'.join(LIBRARIES)}|study|storage|trial|model|block)\._(?!_)\w+", text))
+    assert reached <= ISOLATED.get(file, set()), f"{file} uses {reached}"
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -210,7 +213,7 @@ def test_tests_mirror_the_sources(room: str) -> None:
     }
     packages = {module for module in modules if module.endswith("__init__")}
     offered = {str(Path(package).parent / "init") for package in packages}  # a package's own test, if it has one
-    assert tested - ACROSS.get(room, set()) - offered <= modules
+    assert {test for test in tested if Path(test).name not in ACROSS} - offered <= modules
     missing = modules - tested - TESTED_TOGETHER[room] - packages
     assert not missing, f"no test file for {', '.join(sorted(missing))} of {room}"
     assert TESTED_TOGETHER[room] <= modules - tested, "the list of modules without a test file is out of date"

@@ -97,7 +97,12 @@ class Method(ABC, Generic[OptionsT]):
         """
 
     def paths(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> list[str]:
-        """The paths of the backbone's own parameters that it trains: only one method of a design may."""
+        """The paths of the backbone's own parameters that it trains: only one method of a design may.
+
+        Args:
+            shape: The backbone's.
+            placements: The method's placements.
+        """
         return []
 
     def enters(self, placements: Sequence[Placement], block: int) -> Hashable:
@@ -121,7 +126,12 @@ class Method(ABC, Generic[OptionsT]):
         return False
 
     def head_inputs(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> int | None:
-        """Channels of the head's input, where the method replaces it by one of another width than the backbone's."""
+        """Channels of the head's input, where the method replaces it by one of another width than the backbone's.
+
+        Args:
+            shape: The backbone's.
+            placements: The method's placements.
+        """
         return None
 
     def narrow(self, module: nn.Module, placements: Sequence[Placed[OptionsT]]) -> None:

@@ -37,9 +37,12 @@ class Halving:
         return tuple(found)
 
     def keeps(self, epoch: int, value: float, others: Sequence[float]) -> bool:
-        """Whether a trial with `value` after `epoch` goes on, given the other trials' values there.
+        """Whether a trial goes on: at a rung it must be among the best 1 / `reduction` of all values seen there so far.
 
-        It stops at a rung if it is not among the best 1 / `reduction` of all values seen there so far.
+        Args:
+            epoch: Of the trial.
+            value: Its value after that epoch, the more the better.
+            others: The other trials' values there.
         """
         if epoch not in self.rungs or not others:
             return True

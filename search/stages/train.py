@@ -163,7 +163,12 @@ class FoldStage(TrainStage):
 
 
 def folds_of_finalists(bench: Workbench, record: StudyRecord) -> list[Entry]:
-    """All folds of the best candidates by their value on the selection split, candidate by candidate."""
+    """All folds of the best candidates by their value on the selection split, candidate by candidate.
+
+    Args:
+        bench: The run's workbench.
+        record: Its study.
+    """
     protocol = bench.config.protocol
     found = []
     for trial in record.leaders(protocol.finalists):
