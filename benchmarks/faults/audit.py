@@ -87,7 +87,7 @@ def command(folder: Path, *arguments: str, cache: Path | None = None) -> str:
 
 def result(folder: Path, *overrides: str, name: str = "run", cache: Path | None = None) -> Found:
     """Search and retrain from where they stand, and read what came of it."""
-    command(folder, "search", "c.yaml", *overrides, f"name={name}", cache=cache)
+    command(folder, "search", "c.yaml", *overrides, f"name={json.dumps(name)}", cache=cache)
     outcome = json.loads(command(folder, "retrain", f"runs/{name}", "--format", "json", cache=cache))
     return read(folder, name, outcome)
 

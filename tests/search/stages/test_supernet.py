@@ -142,7 +142,7 @@ def test_a_supernet_is_taken_up_where_all_that_determines_its_numbers_is_equal(
             load_supernet(changed)
 
 
-def test_methods_that_fit_themselves_look_at_a_sample_of_every_class(
+def test_methods_that_fit_themselves_see_every_class_in_the_first_batches(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
@@ -153,9 +153,8 @@ def test_methods_that_fit_themselves_look_at_a_sample_of_every_class(
     monkeypatch.setattr("petlas.search.stages.supernet.prepare", prepare)
     few = FEW | {"train": FEW["train"] | {"batch_size": 10}}
     SupernetRun(bench(**few))
-    assert len(torch.cat(seen)) == 160
-    assert torch.bincount(seen[0], minlength=10).min() >= 0
-    assert torch.bincount(torch.cat(seen), minlength=10).tolist() == [16] * 10
+    assert len(torch.cat(seen)) == 800
+    assert torch.bincount(torch.cat(seen[:16]), minlength=10).min() >= 8  # some methods look at the first ones only
 
 
 def test_the_stage_trains_what_is_left_and_tells_each_epoch(
