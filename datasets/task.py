@@ -190,6 +190,11 @@ class Task:
         return Task, (*fields, self.tolerated_overlap)
 
     @property
+    def splits(self) -> Mapping[str, "View"]:
+        """The four views, by the word that other libraries have for them."""
+        return self.views
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)

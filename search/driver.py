@@ -6,18 +6,17 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 
 import yaml
 from optuna.trial import FrozenTrial
 
-import petlas
 from petlas.files import write_text
 from petlas.search.config import RunConfig
+from petlas.search.identity import claim
 from petlas.search.plan import outline
-from petlas.search.run_folder import clear_checkpoints, opened, refuse_changes, settings_of
+from petlas.search.run_folder import clear_checkpoints, opened
 from petlas.search.runners import check_resources, open_runner
 from petlas.search.sensitivity import SensitivityReport, report_of, with_pruned_space
 from petlas.search.stages.base import Stage
@@ -69,37 +68,6 @@ def search(config: RunConfig) -> FrozenTrial | None:
         if config.storage is None:
             export_database(record.storage, record.name, folder / DATABASE)
         return best
-
-
-def claim(record: StudyRecord, bench: Workbench) -> None:
-    """Write down what a study is of; in a database of several runs, or after a change of data, it may be another's.
-
-    Args:
-        record: The study.
-        bench: The workbench of the run that wants to go on with it.
-
-    Raises:
-        RunError: When its trials would not compare with those to come, naming what differs.
-    """
-    task, metric = bench.task, bench.objective.metric
-    identity = settings_of(bench.config) | {
-        "petlas": petlas.__version__,
-        "contents of train and val": task.fingerprint,
-        "weights of the backbone": bench.weights,
-    }
-    if (before := record.about) and record.trials():  # a start that failed before its first trial binds nobody
-        refuse_changes(before["identity"], identity, f"the study {record.name!r}, begun {before['begun']},")
-        return
-    record.claim(
-        {
-            "identity": identity,
-            "begun": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
-            "classes": task.num_classes,
-            "images": {name: len(task.views[name]) for name in ("train", "val")},
-            "metric": metric.to_dict(),
-            "split_seed": task.split_seed,
-        }
-    )
 
 
 class _Clock:

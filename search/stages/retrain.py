@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 from petlas.files import write_bytes, write_json, write_text
 from petlas.petl import AdapterError, read_adapter_info, save_adapter
 from petlas.search.config import RunConfig
+from petlas.search.identity import check_identity
 from petlas.search.objectives import Metric
 from petlas.search.reports.card import model_card
 from petlas.search.reports.provenance import provenance
@@ -119,6 +121,7 @@ def retrain(config: RunConfig, candidate: Candidate, seeds: int, val: float | No
     bench = Workbench(config)
     bench.check(test=True)
     with opened(config) as folder:
+        _check_study(bench)
         outcome = Retraining(bench, folder).measure("found", candidate, seeds, val)
         best, metric = folder / "best", bench.objective.metric
         first = adapter_path(folder, candidate, outcome.seeds[0])
@@ -145,6 +148,7 @@ def retrain_baselines(config: RunConfig, seeds: int) -> list[Outcome]:
     bench = Workbench(config)
     bench.check(test=True)
     with opened(config) as folder:
+        _check_study(bench)
         retraining = Retraining(bench, folder)
         outcomes = []
         for trial in complete(StudyRecord.read(folder, config.storage).counted(BASELINE)):
@@ -153,6 +157,15 @@ def retrain_baselines(config: RunConfig, seeds: int) -> list[Outcome]:
             outcomes.append(retraining.measure(name, candidate, seeds, trial.values[0]))
         write_json(folder / "baselines.json", [asdict(outcome) for outcome in outcomes])
         return outcomes
+
+
+def _check_study(bench: Workbench) -> None:
+    """Refuse to retrain what was selected on other data: test images may have been among those it was selected on."""
+    try:
+        record = StudyRecord.read(bench.config.folder, bench.config.storage)
+    except StorageError:
+        return  # a design of a file may be retrained without a search
+    check_identity(record, bench)
 
 
 def adapter_path(folder: Path, candidate: Candidate, seed: int) -> Path:
@@ -226,6 +239,8 @@ class Retraining:
         )
         for left in (self._folder / CHECKPOINTS).glob(f"{candidate.key}-trainval-*"):
             left.unlink()
+        with suppress(OSError):  # others may be kept there
+            (self._folder / CHECKPOINTS).rmdir()
         return test
 
     def _train(self, name: str, candidate: Candidate, seed: int) -> TrainingRun:
