@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from petlas.lazy import offered
 
 if TYPE_CHECKING:
     from petlas.petl.adapter_file import AdapterError, AdapterInfo, load_adapter, read_adapter_info, save_adapter
@@ -122,7 +123,6 @@ _HOME = {
         "undecayed",
     ),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "FAMILIES",
@@ -183,11 +183,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module at first use."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = offered(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

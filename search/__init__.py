@@ -6,9 +6,10 @@ Names are looked up when they are first used, so that nothing heavy comes before
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from petlas.lazy import offered
 
 if TYPE_CHECKING:
     from petlas.search.api import RetrainResult, SearchResult, plan, predict, retrain, score, search, study
@@ -22,7 +23,6 @@ _HOME = {
     "run_folder": ("RunError", "find_run"),
     "workbench": ("Workbench",),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "ConfigError",
@@ -42,11 +42,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module at first use."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = offered(__name__, _HOME)
 
 
 def __dir__() -> list[str]:
@@ -60,7 +56,7 @@ class _Room(ModuleType):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _MODULE_OF and isinstance(value, ModuleType)):
+        if not (name in __all__ and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from petlas.lazy import look_up
 
 if TYPE_CHECKING:
     from petlas.datasets.readers.base import Reader
@@ -41,8 +42,7 @@ def is_certain(folder: Path) -> bool:
 
 @cache
 def _load(place: str) -> Reader:
-    module, _, attribute = place.partition(":")
-    reader: Reader = getattr(import_module(module), attribute)()
+    reader: Reader = look_up(place)()
     return reader
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from petlas.lazy import look_up
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,8 +19,7 @@ FAMILIES: dict[str, str] = {
 
 @cache
 def _family(home: str) -> Family:
-    module, _, attribute = home.partition(":")
-    family: Family = getattr(import_module(module), attribute)()
+    family: Family = look_up(home)()
     return family
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from petlas.lazy import look_up
 
 if TYPE_CHECKING:
     from petlas.petl.parts.method import AnyMethod
@@ -56,8 +57,7 @@ METHODS: dict[str, str] = {
 
 @cache
 def _method(home: str) -> AnyMethod:
-    module, _, attribute = home.partition(":")
-    method: AnyMethod = getattr(import_module(module), attribute)()
+    method: AnyMethod = look_up(home)()
     return method
 
 

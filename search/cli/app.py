@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 import petlas
 from petlas.errors import UserError
+from petlas.lazy import look_up
 from petlas.search.cli.interrupts import heed_signals, resumable
 
 log = logging.getLogger("petlas")
@@ -59,8 +59,7 @@ def _app() -> typer.Typer:
     )
     app.callback()(_options)
     for name, place in COMMANDS.items():
-        module, _, attribute = place.partition(":")
-        command: Callable[..., Any] = getattr(import_module(module), attribute)
+        command: Callable[..., Any] = look_up(place)
         app.command(name)(resumable(command))
     return app
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from petlas.lazy import look_up
 from petlas.search.objectives.base import Meter, Metric, Objective, ObjectiveError
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ def get_objective(kind: str, metric: str | None = None) -> Objective:
     """
     if kind not in OBJECTIVES:
         raise ObjectiveError(f"the kind of a task must be one of {', '.join(OBJECTIVES)}, got {kind}")
-    module, _, attribute = OBJECTIVES[kind].partition(":")
-    objective: Objective = getattr(import_module(module), attribute)(metric)
+    objective: Objective = look_up(OBJECTIVES[kind])(metric)
     return objective
 
 

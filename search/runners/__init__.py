@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from petlas.lazy import look_up
 
 if TYPE_CHECKING:
     from petlas.search.config import RunConfig
@@ -23,8 +24,7 @@ def open_runner(config: RunConfig) -> AbstractContextManager[Runner]:
     Raises:
         RunError: When there is no room for a single trial.
     """
-    module, _, name = RUNNERS[choose_runner(config)].partition(":")
-    runner: AbstractContextManager[Runner] = getattr(import_module(module), name)(config)
+    runner: AbstractContextManager[Runner] = look_up(RUNNERS[choose_runner(config)])(config)
     return runner
 
 

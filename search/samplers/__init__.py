@@ -6,9 +6,9 @@ A sampler is a `feasible.FeasibleSampler` that is made from a space, a budget, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from petlas.lazy import look_up
 from petlas.spaces import Budget, Space, SpaceError
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def make_sampler(
     """
     if name not in SAMPLERS:
         raise SpaceError(f"a sampler is one of {', '.join(SAMPLERS)}, got {name!r}")
-    module, _, attribute = SAMPLERS[name].partition(":")
-    sampler: FeasibleSampler = getattr(import_module(module), attribute)(space, budget, seed, **(settings or {}))
+    sampler: FeasibleSampler = look_up(SAMPLERS[name])(space, budget, seed, **(settings or {}))
     return sampler
 
 

@@ -5,8 +5,9 @@ Functions are looked up when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from petlas.lazy import look_up
 
 if TYPE_CHECKING:
     from petlas.search.stages.base import Proposal
@@ -26,8 +27,7 @@ def open_work(bench: Workbench, proposal: Proposal) -> Work:
         bench: The run's workbench.
         proposal: The trial.
     """
-    module, _, name = WORKS[proposal.work].partition(":")
-    work: Work = getattr(import_module(module), name)(bench, proposal)
+    work: Work = look_up(WORKS[proposal.work])(bench, proposal)
     return work
 
 

@@ -6,8 +6,9 @@ Strategies are looked up when they are first used, so that their names come with
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from petlas.lazy import look_up
 
 if TYPE_CHECKING:
     from petlas.search.strategies.base import Strategy
@@ -27,8 +28,7 @@ def get_strategy(name: str) -> Strategy:
     Raises:
         KeyError: When no strategy has that name.
     """
-    module, _, attribute = STRATEGIES[name].partition(":")
-    strategy: Strategy = getattr(import_module(module), attribute)()
+    strategy: Strategy = look_up(STRATEGIES[name])()
     return strategy
 
 

@@ -5,8 +5,9 @@ Names are looked up when they are first used, so that `Fidelity` and `EpochResul
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from petlas.lazy import offered
 
 if TYPE_CHECKING:
     from petlas.search.training.batches import EVAL_BATCH, ImageBatches
@@ -26,7 +27,6 @@ _HOME = {
     "numerics": ("autocast_dtype", "deterministic", "full_precision", "pick_device", "precision"),
     "work": ("EpochResult", "Work"),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "EVAL_BATCH",
@@ -48,11 +48,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module at first use."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = offered(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

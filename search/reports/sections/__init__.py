@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from petlas.lazy import look_up
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,8 +25,7 @@ SECTIONS: dict[str, str] = {
 def sections(report: StudyReport) -> Iterator[RenderableType]:
     """All that is to be said of a study: texts without markup, and tables."""
     for place in SECTIONS.values():
-        module, _, name = place.partition(":")
-        section: Section = getattr(import_module(module), name)
+        section: Section = look_up(place)
         yield from section(report)
 
 
