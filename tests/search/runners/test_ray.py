@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -335,23 +336,37 @@ def test_without_an_address_ray_is_this_searchs_own_even_beside_a_cluster(
 
 
 @pytest.mark.parametrize("by", ["setting", "environment"])
+@pytest.mark.parametrize(
+    ("listens", "answer", "why"),
+    [(False, b"", "refused"), (True, b"", "timed out"), (True, b"HTTP/1.1 400 Bad Request", "is not Ray")],
+    ids=["nobody", "a server that hangs", "another service"],
+)
 def test_a_cluster_that_is_not_there_is_the_users_fault_and_told_at_once(
-    monkeypatch: pytest.MonkeyPatch, by: str
+    monkeypatch: pytest.MonkeyPatch, by: str, listens: bool, answer: bytes, why: str
 ) -> None:
-    """Whether nobody listens there, or somebody who knows nothing of Ray; also where the environment names it."""
     monkeypatch.setattr(ray_module.ray, "is_initialized", lambda: False)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        nobody = f"127.0.0.1:{free.getsockname()[1]}"
-    if by == "environment":
-        monkeypatch.setenv("RAY_ADDRESS", nobody)
-    start = time.monotonic()
-    with (
-        pytest.raises(RunError, match=rf"running cluster, got '{nobody}' \(.*refused.*start one with ray start --head"),
-        ray_module._cluster(nobody if by == "setting" else None),
-    ):
-        pass
-    assert time.monotonic() - start < 15
+    monkeypatch.setattr(ray_module.ray, "init", lambda **options: pytest.fail("Ray would try for minutes"))
+    monkeypatch.setattr(ray_module, "_KNOCKS_FOR", 1.0)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        if listens:
+            server.listen()
+        if answer:
+            threading.Thread(target=lambda: server.accept()[0].sendall(answer), daemon=True).start()
+        if by == "environment":
+            monkeypatch.setenv("RAY_ADDRESS", place)
+        with (
+            pytest.raises(
+                RunError, match=rf"running cluster, got '{place}' \(.*{why}.*start one with ray start --head"
+            ),
+            ray_module._cluster(place if by == "setting" else None),
+        ):
+            pass
+
+
+def test_rays_own_servers_answer(local_ray: None) -> None:
+    ray_module._knock(ray_module.ray.get_runtime_context().gcs_address)
 
 
 def test_that_ray_finds_no_cluster_is_told_in_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
