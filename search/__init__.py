@@ -12,14 +12,34 @@ from typing import TYPE_CHECKING, Any
 from petlas.lazy import offered
 
 if TYPE_CHECKING:
-    from petlas.search.api import RetrainResult, SearchResult, plan, predict, retrain, score, search, study
-    from petlas.search.config import ConfigError, RunConfig, load_config
+    from petlas.search.api import (
+        RetrainResult,
+        SearchesStopped,
+        SearchResult,
+        plan,
+        predict,
+        retrain,
+        score,
+        search,
+        study,
+    )
+    from petlas.search.config import ConfigError, RunConfig, load_config, load_configs
     from petlas.search.run_folder import RunError, find_run
     from petlas.search.workbench import Workbench
 
 _HOME = {
-    "api": ("RetrainResult", "SearchResult", "plan", "predict", "retrain", "score", "search", "study"),
-    "config": ("ConfigError", "RunConfig", "load_config"),
+    "api": (
+        "RetrainResult",
+        "SearchResult",
+        "SearchesStopped",
+        "plan",
+        "predict",
+        "retrain",
+        "score",
+        "search",
+        "study",
+    ),
+    "config": ("ConfigError", "RunConfig", "load_config", "load_configs"),
     "run_folder": ("RunError", "find_run"),
     "workbench": ("Workbench",),
 }
@@ -30,9 +50,11 @@ __all__ = [
     "RunConfig",
     "RunError",
     "SearchResult",
+    "SearchesStopped",
     "Workbench",
     "find_run",
     "load_config",
+    "load_configs",
     "plan",
     "predict",
     "retrain",

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from petlas.errors import UserError
 from petlas.search.config import RunConfig
 from petlas.search.run_folder import check_distinct, check_same, opened
 from petlas.search.study import StudyRecord, TrialRow, row_of
@@ -29,10 +30,12 @@ class SearchResult:
     Args:
         folder: The run folder.
         best: The trial of the chosen candidate; None if no trial came to its end.
+        error: Why the search stopped before its end; None if it did not.
     """
 
     folder: Path
     best: TrialRow | None
+    error: Exception | None = None
 
     @property
     def value(self) -> float | None:
@@ -43,7 +46,27 @@ class SearchResult:
         """What `petlas search --format json` prints."""
         from petlas.search.reports.study_report import row_dict
 
-        return {"run": str(self.folder), "best": row_dict(self.best) if self.best else None, "value": self.value}
+        found = {"run": str(self.folder), "best": row_dict(self.best) if self.best else None, "value": self.value}
+        return found | ({} if self.error is None else {"error": str(self.error)})
+
+
+class SearchesStopped(RuntimeError):
+    """Some of several searches stopped before their end, and the others came to theirs.
+
+    Args:
+        results: Of all of them.
+    """
+
+    def __init__(self, results: Sequence[SearchResult]) -> None:
+        self.results = list(results)
+        stopped = [result for result in results if result.error is not None]
+        lines = [f"{result.folder}: {result.error}" for result in stopped]
+        super().__init__("\n".join([f"{len(stopped)} of {len(results)} searches stopped before their end", *lines]))
+
+    @property
+    def of_user(self) -> bool:
+        """Whether the user can mend all of it."""
+        return all(isinstance(result.error, UserError | None) for result in self.results)
 
 
 @dataclass(frozen=True)
@@ -67,24 +90,33 @@ class RetrainResult:
 
 
 def search(configs: Sequence[RunConfig]) -> list[SearchResult]:
-    """Run or resume the search of each configuration, one after the other.
+    """Run or resume the search of each configuration, all of them at once.
 
     Args:
-        configs: The runs, as `petlas.search.load_config` reads them.
+        configs: The runs, as `petlas.search.load_configs` reads them.
 
     Raises:
-        UserError: When a configuration, its data, its backbone or the machine is at fault.
+        UserError: When a configuration, its data, its backbone or the machine is at fault; with several runs, only
+            where that is found before the first of them starts.
+        SearchesStopped: When some of several runs stopped before their end; the others came to theirs.
     """
-    from petlas.search.driver import search as search_one
+    from petlas.search.driver import search_together
 
     check_distinct(configs)
     for config in configs:
         check_same(config)
-    results = []
     for config in configs:
         log.info("searching %s in %s", config.task.name, config.folder)
-        best = search_one(config)
-        results.append(SearchResult(config.folder, row_of(best) if best else None))
+    found = search_together(configs)
+    results = [
+        SearchResult(config.folder, row_of(each.best) if each.best else None, each.error)
+        for config, each in zip(configs, found, strict=True)
+    ]
+    errors = [each.error for each in found if each.error is not None]
+    if errors and len(configs) == 1:
+        raise errors[0]
+    if errors:
+        raise SearchesStopped(results)
     return results
 
 

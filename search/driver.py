@@ -1,28 +1,31 @@
-"""One search from its start, or from where it stands, to its end."""
+"""Searches from their start, or from where they stand, to their end: one, or several at once."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from optuna.trial import FrozenTrial
 
+from petlas.errors import UserError
 from petlas.files import write_text
 from petlas.search.config import RunConfig
 from petlas.search.identity import claim
 from petlas.search.plan import outline
 from petlas.search.run_folder import clear_checkpoints, opened
-from petlas.search.runners import check_resources, open_runner
-from petlas.search.sensitivity import SensitivityReport, report_of, with_pruned_space
+from petlas.search.runners import check_resources, check_together, open_runner
+from petlas.search.sensitivity import with_pruned_space
 from petlas.search.stages.base import Stage
+from petlas.search.stages.rounds import Rounds, Turns
+from petlas.search.stages.sensitivity import SensitivityStage
 from petlas.search.stages.train import FoldStage
 from petlas.search.strategies import get_strategy
-from petlas.search.strategies.base import Search, Strategy, needs_sensitivity, objectives_of
+from petlas.search.strategies.base import Search, needs_sensitivity, objectives_of
 from petlas.search.study import DATABASE, StudyRecord, candidate_of, export_database, mend_journal
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
@@ -30,43 +33,146 @@ from petlas.spaces import Candidate
 log = logging.getLogger("petlas")
 
 
-def search(config: RunConfig) -> FrozenTrial | None:
-    """Run or resume the search of a configuration.
+@dataclass(frozen=True)
+class Found:
+    """What the search of a run came to.
 
     Args:
-        config: The run's configuration. Whatever can be wrong with it, the data, the backbone or the machine is found
-            before the run folder is made.
+        best: The best trial; None if no trial came to its end.
+        error: Why the search stopped before its end; None if it did not.
+    """
+
+    best: FrozenTrial | None
+    error: Exception | None = None
+
+
+def search(config: RunConfig) -> FrozenTrial | None:
+    """Run or resume the search of one configuration.
+
+    Args:
+        config: The run's configuration.
 
     Returns:
         The best trial, or None if no trial came to its end.
 
     Raises:
-        UserError: When something is wrong with them, or the surroundings fail on the way.
+        UserError: When something is wrong with the configuration, the data, the backbone or the machine, or the
+            surroundings fail on the way.
     """
-    bench = Workbench(config)
-    check_resources(config)
-    bench.check()
-    with opened(config) as folder:
+    (found,) = search_together([config])
+    if found.error is not None:
+        raise found.error
+    return found.best
+
+
+def search_together(configs: Sequence[RunConfig]) -> list[Found]:
+    """Run or resume the searches of several configurations, all at once; one that stops does not take others along.
+
+    Args:
+        configs: Of the runs. Whatever can be wrong with them, their data, their backbones or the machine is found
+            before a run folder is made.
+
+    Raises:
+        UserError: When something is wrong with any of them at the start.
+    """
+    benches = [Workbench(config) for config in configs]
+    check_together(configs)
+    _check(benches)
+    with ExitStack() as stack:
+        several = len(benches) > 1
+        runs = [_Run(bench, stack.enter_context(opened(bench.config)), several) for bench in benches]
+        rounds = Rounds([run.turns for run in runs])
+        try:
+            if not rounds.over:  # Ray starts only if something is left to run
+                with open_runner(configs) as runner:
+                    runner.run(rounds)
+        finally:
+            for run in runs:
+                run.leave()
+        return [run.found() for run in runs]
+
+
+def _check(benches: Sequence[Workbench]) -> None:
+    """Let all that is wrong with any of the runs be told at once, before the first of them starts."""
+    faults: dict[str, UserError] = {}
+    for bench in benches:
+        try:
+            check_resources(bench.config)
+            bench.check()
+        except UserError as error:
+            faults[bench.config.name] = error
+    if len(faults) > 1:
+        raise UserError("\n".join(f"{name}: {error}" for name, error in faults.items()))
+    for fault in faults.values():
+        raise fault
+
+
+class _Run:
+    """One of the runs that are searched together.
+
+    Args:
+        bench: Its workbench.
+        folder: Its folder, held by this process.
+        several: Whether there are others.
+    """
+
+    def __init__(self, bench: Workbench, folder: Path, several: bool) -> None:
+        self._bench, self._folder = bench, folder
         mend_journal(folder)
         objectives, maximize = objectives_of(bench)
-        record = StudyRecord.create(folder, config.storage, objectives, maximize)
-        claim(record, bench)
-        if stale := record.recover():
-            log.info("%d interrupted trials are tried again, from where they stood", stale)
-        strategy = get_strategy(config.strategy)
-        found = report_of(bench) if needs_sensitivity(strategy, config) else None
-        narrowed = bench if found is None else with_pruned_space(bench, found.sites)
-        try:
-            _run(strategy, narrowed, record, found)
-        except KeyboardInterrupt:
-            record.recover()
-            raise
-        clear_checkpoints(folder)
-        best = record.best()
+        self._record = StudyRecord.create(folder, bench.config.storage, objectives, maximize)
+        claim(self._record, bench)
+        self.turns = Turns(bench, self._stages, bench.config.name if several else "")
+        with self.turns.at_work():
+            if stale := self._record.recover():
+                log.info("%d interrupted trials are tried again, from where they stood", stale)
+        self._clock = _Clock(self._record, bench.config.search.seconds)
+
+    def _stages(self) -> Iterator[Stage]:
+        """What is left of the search, each stage from where it stands."""
+        started = False
+        for stage in self._all_stages():
+            if not stage.exhausted():
+                if not started:
+                    log.info("%s", outline(self._bench))
+                started = True
+                yield stage
+        if not started:
+            log.info("%s has all its trials; raise search.trials to go on", self._folder)
+
+    def _all_stages(self) -> Iterator[Stage]:
+        """The sensitivity where something needs it, the stages of the strategy, and then the folds of the finalists."""
+        strategy, bench, found = get_strategy(self._bench.config.strategy), self._bench, None
+        if needs_sensitivity(strategy, bench.config):
+            measured = SensitivityStage(bench)
+            yield measured
+            found = measured.found
+            assert found is not None, "a search that goes on has measured"
+            bench = with_pruned_space(bench, found.sites)
+        yield from strategy.stages(Search(bench, self._record, self._clock.late, found))
+        if bench.config.protocol.folds:
+            yield FoldStage(bench, self._record)
+
+    def leave(self) -> None:
+        """Write down what would be lost, however the search ended."""
+        with self.turns.at_work():
+            self._clock.note()
+            self._record.recover()
+
+    def found(self) -> Found:
+        """Hand over what was found."""
+        with self.turns.at_work():
+            if self.turns.error is None:
+                return Found(self._hand_over())
+        return Found(None, self.turns.error)
+
+    def _hand_over(self) -> FrozenTrial | None:
+        clear_checkpoints(self._folder)
+        best = self._record.best()
         if best is not None:
-            _hand_over(candidate_of(best), folder / "best")
-        if config.storage is None:
-            export_database(record.storage, record.name, folder / DATABASE)
+            _write_best(candidate_of(best), self._folder / "best")
+        if self._bench.config.storage is None:
+            export_database(self._record.storage, self._record.name, self._folder / DATABASE)
         return best
 
 
@@ -88,31 +194,7 @@ class _Clock:
         return spent
 
 
-def _run(strategy: Strategy, bench: Workbench, record: StudyRecord, found: SensitivityReport | None) -> None:
-    """The stages of a search, each from where it stands."""
-    config = bench.config
-    started, clock = False, _Clock(record, config.search.seconds)
-    with ExitStack() as stack:
-        stack.callback(clock.note)
-        runner = cache(lambda: stack.enter_context(open_runner(config)))  # Ray starts only if something is left to run
-        for stage in _stages(strategy, Search(bench, record, clock.late, found)):
-            if not stage.exhausted():
-                if not started:
-                    log.info("%s", outline(bench))
-                started = True
-                stage.run(runner())
-    if not started:
-        log.info("%s has all its trials; raise search.trials to go on", config.folder)
-
-
-def _stages(strategy: Strategy, search: Search) -> Iterator[Stage]:
-    """Those of the strategy, and then the folds of the finalists."""
-    yield from strategy.stages(search)
-    if search.bench.config.protocol.folds:
-        yield FoldStage(search.bench, search.record)
-
-
-def _hand_over(candidate: Candidate, folder: Path) -> None:
+def _write_best(candidate: Candidate, folder: Path) -> None:
     """Write the best candidate; an adapter of another one that lies beside it is named as such."""
     path, adapter = folder / "design.yaml", folder / "adapter.safetensors"
     if adapter.exists() and Candidate.load(path) != candidate:

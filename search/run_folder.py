@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import socket
@@ -22,9 +21,8 @@ from petlas.errors import UserError
 from petlas.files import write_json, write_text
 from petlas.search.config import ConfigError, RunConfig, dump_config, load_config
 from petlas.search.reports.provenance import provenance_lines
+from petlas.search.run_log import logging_to
 from petlas.search.study import DATABASE, JOURNAL, StorageError, StudyRecord
-
-log = logging.getLogger("petlas")
 
 CHECKPOINTS = "checkpoints"
 """Where trainings are kept until their stage is over."""
@@ -72,7 +70,7 @@ def opened(config: RunConfig) -> Iterator[Path]:
             for left in (*folder.glob(f"{JOURNAL}*"), folder / DATABASE):
                 left.unlink(missing_ok=True)
         write_text(folder / _CONFIG, dump_config(config))
-        with _logging_to(folder / _LOG, provenance_lines(config)):
+        with logging_to(folder / _LOG, provenance_lines(config)):
             yield folder
 
 
@@ -107,24 +105,6 @@ def _read_holder(path: Path) -> str:
         return f"process {told['process']} on {told['host']}, since {told['since']},"
     except (OSError, ValueError, KeyError, TypeError):
         return "another one"
-
-
-@contextmanager
-def _logging_to(path: Path, first: Sequence[str]) -> Iterator[None]:
-    """Append what is logged to a file, which begins with some lines that no one else is told."""
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for line in first:
-        handler.handle(logging.LogRecord(log.name, logging.INFO, __file__, 0, line, None, None))
-    level = log.level
-    log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a program that set up no logging still gets its log
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        handler.close()
 
 
 # Whether it is of this configuration

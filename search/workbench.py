@@ -37,6 +37,9 @@ from petlas.spaces import Budget, Space
 
 log = logging.getLogger("petlas")
 
+SERVED = 4
+"""How many runs a process serves without making anything twice; of more, the one that waited longest is dropped."""
+
 
 class Workbench:
     """What a run's configuration resolves to, each thing once, when it is first asked for.
@@ -266,7 +269,7 @@ def _pair(values: list[float] | None) -> tuple[float, float] | None:
     return None if values is None else (values[0], values[1])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=SERVED)
 def _read_backbone(
     name: str, checkpoint: str | None, state: tuple[int, ...], img_size: int | None, drop_path: float
 ) -> nn.Module:
@@ -283,7 +286,7 @@ def _state(checkpoint: str | None) -> tuple[int, ...]:
     return (found.st_mtime_ns, found.st_size, found.st_ino) if found else ()
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=SERVED)
 def shared_workbench(config: str) -> Workbench:
     """The workbench of a run, made once in a process; `config` is the run's JSON."""
     return Workbench(RunConfig.model_validate_json(config))

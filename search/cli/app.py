@@ -16,6 +16,7 @@ import petlas
 from petlas.errors import UserError
 from petlas.lazy import look_up
 from petlas.search.cli.interrupts import heed_signals, resumable
+from petlas.search.run_log import Naming
 
 log = logging.getLogger("petlas")
 
@@ -95,7 +96,7 @@ def _fail(error: Exception, debug: bool) -> NoReturn:
 
 def _log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(Naming("%(message)s"))
     log.addHandler(handler)
     log.setLevel(level)
     log.propagate = False

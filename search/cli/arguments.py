@@ -45,10 +45,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def load_configs(arguments: Sequence[str]) -> list[RunConfig]:
     """The checked configurations that the arguments name, each with all overrides."""
-    from petlas.search.config import load_config
+    from petlas.search import config
 
     names, overrides = split_arguments(arguments)
-    return [load_config(name, overrides) for name in names]
+    return [found for name in names for found in config.load_configs(name, overrides)]
 
 
 def _exists(text: str) -> bool:

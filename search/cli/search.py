@@ -11,9 +11,11 @@ from petlas.search.cli.output import print_json_of
 
 
 def search(arguments: Configs, format: FormatOption = Format.TABLE) -> None:
-    """Run or resume the search of each configuration. Repeating the command resumes.
+    """Run or resume the search of each configuration, all of them at once. Repeating the command resumes.
 
-    Example: petlas search demo search.trials=40
+    A configuration with several tasks is several runs. Example: petlas search demo search.trials=40
+
+    Example: petlas search vtab task.root=data "task.name=[dtd, svhn]"
     """
     configs = load_configs(arguments)
     from petlas.search import api
@@ -21,16 +23,25 @@ def search(arguments: Configs, format: FormatOption = Format.TABLE) -> None:
     from petlas.search.reports.tables import show
     from petlas.search.reports.text import candidate_text, shown
 
-    results = api.search(configs)
+    stopped: api.SearchesStopped | None = None
+    try:
+        results = api.search(configs)
+    except api.SearchesStopped as error:
+        stopped, results = error, error.results
     if format is Format.JSON:
         print_json_of([result.to_dict() for result in results])
     for config, result in zip(configs, results, strict=True):
         folder = shown(config.folder)
+        if result.error is not None:
+            continue
         if result.best is None:
             log_file = shown(config.folder / "log.txt")
             print(f"no trial of {folder} came to its end; see {log_file}", file=sys.stderr)
         elif format is Format.TABLE:
             show(*sections(api.study(config)))
             show(f"{folder}: {candidate_text(result.best.design, result.best.settings)}")
+    if stopped is not None:
+        print(f"petlas: {stopped}", file=sys.stderr)
+        raise typer.Exit(2 if stopped.of_user else 1)
     if any(result.best is None for result in results):
         raise typer.Exit(1)

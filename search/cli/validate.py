@@ -15,13 +15,14 @@ def validate(arguments: Configs, format: FormatOption = Format.TABLE) -> None:
 
     Example: petlas validate configs/demo.yaml train.epochs=20
     """
-    from petlas.search.config import ConfigError, load_config, missing_inputs
+    from petlas.search.config import ConfigError, load_configs, missing_inputs
 
     names, overrides = split_arguments(arguments)
     listed = []
     for name in names:
         try:
-            if missing := missing_inputs(load_config(name, overrides)):
+            configs = load_configs(name, overrides)
+            if missing := [fault for config in configs for fault in missing_inputs(config)]:
                 raise ConfigError(name, missing)
         except ConfigError as error:
             listed += [{"config": name} | vars(fault) for fault in error.faults]

@@ -147,10 +147,39 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: Listing every fault with its path, its value and the rule.
     """
+    return _checked(*_read(name, overrides))
+
+
+def load_configs(name: str, overrides: Sequence[str] = ()) -> list[RunConfig]:
+    """The checked configurations of a file: one, or where `task.name` is a list one run for each, named NAME-TASK.
+
+    Args:
+        name: As for `load_config`.
+        overrides: `key=value` pairs, for all of them.
+
+    Raises:
+        ConfigError: Listing every fault with its path, its value and the rule.
+    """
+    path, data = _read(name, overrides)
+    task = data.get("task")
+    names = task.get("name") if isinstance(task, dict) else None
+    if not isinstance(task, dict) or not isinstance(names, list):
+        return [_checked(path, data)]
+    if not names or not all(isinstance(each, str) and Path(each).name for each in names):
+        raise ConfigError(str(path), [Fault("task.name", names, "must be the name of a task, or a list of names")])
+    runs = ({"name": f"{data['name']}-{Path(each).name}", "task": task | {"name": each}} for each in names)
+    return [_checked(path, data | run) for run in runs]
+
+
+def _read(name: str, overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """Where a configuration lies, and what it says with the overrides, unchecked."""
     path = find_config(name)
     data = {"name": path.stem} | read_yaml(path)
     data.pop(VERSION, None)
-    apply_overrides(data, overrides)
+    return path, apply_overrides(data, overrides)
+
+
+def _checked(path: Path, data: dict[str, Any]) -> RunConfig:
     faults: list[Fault] = []
     try:
         config = RunConfig.model_validate(data)

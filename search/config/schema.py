@@ -260,8 +260,9 @@ class ResourcesConfig(Group):
     """Where trials run: through Ray Tune, or one after the other in this process.
 
     `runner: auto` takes this process where only one trial at a time would run on this machine. `gpus: auto` is one for
-    each trial where this machine has any. `cache_gb` bounds the activations that a worker keeps to score designs that
-    share their first blocks.
+    each trial where this machine has any. `concurrent` bounds the trials that run at once, of all runs that are
+    searched together. A trial that is not done `trial_timeout` seconds after it began hangs: it is ended, and failed.
+    `cache_gb` bounds the activations that a worker keeps of a run to score designs that share their first blocks.
     """
 
     runner: Literal["auto", "ray", "inline"] = "auto"
@@ -271,6 +272,7 @@ class ResourcesConfig(Group):
     gpus: Annotated[float, BeforeValidator(_gpus), Field(ge=0, allow_inf_nan=False)] = Field(
         default_factory=lambda: float(_has_gpu())
     )
+    trial_timeout: Positive | None = None
     cache_gb: Annotated[Number, Field(ge=0)] = 1.0
 
 

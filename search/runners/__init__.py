@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from petlas.lazy import look_up
 
 if TYPE_CHECKING:
     from petlas.search.config import RunConfig
-    from petlas.search.stages.base import Runner
+    from petlas.search.stages.rounds import Runner
 
 RUNNERS: dict[str, str] = {
     "inline": "petlas.search.runners.inline:opened",
@@ -18,14 +19,34 @@ RUNNERS: dict[str, str] = {
 }
 
 
-def open_runner(config: RunConfig) -> AbstractContextManager[Runner]:
-    """The run's runner, to be used in a `with` block.
+def open_runner(configs: Sequence[RunConfig]) -> AbstractContextManager[Runner]:
+    """The runner of runs that are searched together, to be used in a `with` block.
 
     Raises:
         RunError: When there is no room for a single trial.
     """
-    runner: AbstractContextManager[Runner] = look_up(RUNNERS[choose_runner(config)])(config)
+    names = {choose_runner(config) for config in configs}
+    name = "ray" if "ray" in names else "inline"
+    runner: AbstractContextManager[Runner] = look_up(RUNNERS[name])(configs)
     return runner
+
+
+def check_together(configs: Sequence[RunConfig]) -> None:
+    """Refuse to search runs together that are to be done in different places.
+
+    Raises:
+        RunError: Naming the setting.
+    """
+    from petlas.search.run_folder import RunError
+
+    for key in ("runner", "address", "concurrent"):
+        values = {getattr(config.resources, key): config.name for config in configs}
+        if len(values) > 1:
+            told = ", ".join(f"{value!r} of {name}" for value, name in values.items())
+            raise RunError(
+                f"resources.{key} must be the same for runs that are searched together, got {told}; "
+                f"set resources.{key}=VALUE for all, or search them one by one"
+            )
 
 
 def choose_runner(config: RunConfig) -> str:
@@ -66,4 +87,4 @@ def check_resources(config: RunConfig) -> None:
     raise RunError(f"a trial needs {needs}, and this machine has {has}; lower resources.cpus or resources.gpus")
 
 
-__all__ = ["RUNNERS", "check_resources", "choose_runner", "open_runner", "rooms"]
+__all__ = ["RUNNERS", "check_resources", "check_together", "choose_runner", "open_runner", "rooms"]

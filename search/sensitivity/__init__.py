@@ -12,10 +12,13 @@ from petlas.search.sensitivity.report import (
     Allocated,
     SensitivityReport,
     budgets_of,
+    keep_report,
+    kept_report,
     make_report,
     read_report,
     report_of,
     seed_designs,
+    tell,
     with_pruned_space,
 )
 from petlas.search.sensitivity.sizing import Sites, proportional_design, pruned, sensitivity_at
@@ -29,6 +32,8 @@ __all__ = [
     "SensitivityReport",
     "Sites",
     "budgets_of",
+    "keep_report",
+    "kept_report",
     "make_report",
     "proportional_design",
     "pruned",
@@ -36,5 +41,6 @@ __all__ = [
     "report_of",
     "seed_designs",
     "sensitivity_at",
+    "tell",
     "with_pruned_space",
 ]

@@ -119,16 +119,38 @@ def _settings(bench: Workbench) -> dict[str, Any]:
     return kept | {"images": images, "weights": bench.weights, "version": petlas.__version__}
 
 
+def kept_report(bench: Workbench) -> SensitivityReport | None:
+    """The report in the run folder; None if there is none of these settings, these images and these weights."""
+    path = bench.config.folder / FILE
+    kept = read_report(path) if path.exists() else None
+    return kept if kept is not None and kept.settings == _settings(bench) else None
+
+
+def keep_report(bench: Workbench) -> SensitivityReport:
+    """Make the report, and keep it in the run folder."""
+    made = make_report(bench)
+    write_json(bench.config.folder / FILE, asdict(made))
+    return made
+
+
 def report_of(bench: Workbench) -> SensitivityReport:
     """The report in the run folder, made if there is none of these settings, these images and these weights."""
-    path = bench.config.folder / FILE
-    if path.exists() and (kept := read_report(path)).settings == _settings(bench):
+    if (kept := kept_report(bench)) is not None:
         return kept
-    made = make_report(bench)
-    write_json(path, asdict(made))
-    took = made.seconds["gradients"] + made.seconds["after"]
-    log.info("sensitivity of %s in %.1f s: %s", made.task, took, path)
+    made = keep_report(bench)
+    tell(made, bench)
     return made
+
+
+def tell(made: SensitivityReport, bench: Workbench) -> None:
+    """Say that a report was made.
+
+    Args:
+        made: The report.
+        bench: The run's workbench.
+    """
+    took = made.seconds["gradients"] + made.seconds["after"]
+    log.info("sensitivity of %s in %.1f s: %s", made.task, took, bench.config.folder / FILE)
 
 
 def read_report(path: Path) -> SensitivityReport:

@@ -1,4 +1,4 @@
-"""The stages of searches, and the kinds of work that their trials are. To add a kind of work: write it, add its line.
+"""The stages of searches, and the kinds of work that they propose. To add a kind of work: write it, add its line.
 
 Functions are looked up when they are first used.
 """
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 WORKS: dict[str, str] = {
     "train": "petlas.search.stages.train:open_training",
     "score": "petlas.search.stages.score:open_scoring",
+    "supernet": "petlas.search.stages.supernet:open_supernet",
+    "sensitivity": "petlas.search.stages.sensitivity:open_measuring",
 }
 
 
 def open_work(bench: Workbench, proposal: Proposal) -> Work:
-    """Begin what a trial does, in the process that does it.
+    """Begin what was proposed, in the process that does it.
 
     Args:
         bench: The run's workbench.
-        proposal: The trial.
+        proposal: The work.
     """
     work: Work = look_up(WORKS[proposal.work])(bench, proposal)
     return work

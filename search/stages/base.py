@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from petlas.errors import UserError
 from petlas.search.stages.proposer import Draw, Proposer
-from petlas.search.study import Ending, Entry, StudyRecord
-from petlas.search.training import EpochResult, Work
+from petlas.search.study import Ending, Entry, Identity, StudyRecord
+from petlas.search.training import EpochResult
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
@@ -22,59 +22,174 @@ MOST_LOSSES = 3
 """How often a trial whose worker dies is tried before that is held to be its own fault."""
 
 
+NOT_BEGUN = -1
+"""The number of a trial that still waits for a worker, and has none in the study."""
+
+
 class SearchStopped(UserError):
     """The surroundings failed, and no candidate is to blame: the message says what happened; no trial was used up."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to run.
+    """Work to do: a trial, or something that trials need.
 
     Args:
-        number: Its number in the study.
-        entry: What it tries.
+        number: The trial's number in the study; NOT_BEGUN before it has one.
+        entry: What is tried; None where the work is no trial.
         work: The kind of work: a name in `petlas.search.stages.WORKS`.
     """
 
     number: int
-    entry: Entry
+    entry: Entry | None
     work: str
+
+    @property
+    def tried(self) -> Entry:
+        """What the trial tries."""
+        assert self.entry is not None, "work of trials is proposed with what is tried"
+        return self.entry
 
     def to_config(self) -> dict[str, Any]:
         """The proposal as the plain data that travels to a worker."""
-        return {"number": self.number, "entry": self.entry.attributes(), "work": self.work}
+        entry = None if self.entry is None else self.entry.attributes()
+        return {"number": self.number, "entry": entry, "work": self.work}
 
     @classmethod
     def from_config(cls, data: dict[str, Any]) -> Proposal:
         """The proposal of plain data: the inverse of `to_config`."""
-        return cls(data["number"], Entry.of_attributes(data["entry"]), data["work"])
-
-
-class Runner(Protocol):
-    """What executes the work of stages: Ray Tune, or this process."""
-
-    def run(self, stage: TrialStage) -> None:
-        """Run trials until the stage is exhausted."""
-
-    def epochs(self, make: Callable[[Workbench], Work], bench: Workbench) -> Iterator[EpochResult]:
-        """The epochs of one piece of work that is no trial.
-
-        Args:
-            make: Begins it, in the process that does it.
-            bench: The run's workbench.
-        """
+        entry = None if data["entry"] is None else Entry.of_attributes(data["entry"])
+        return cls(data["number"], entry, data["work"])
 
 
 class Stage(ABC):
-    """A part of a search, to be done from where the study stands."""
+    """A part of a search, to be done from where the study stands.
+
+    Args:
+        bench: The run's workbench.
+    """
+
+    work: ClassVar[str]
+    """The kind of its work: a name in `petlas.search.stages.WORKS`."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+        self.fault = ""
+        """What the surroundings did that stops the search."""
+
+    def on_open(self) -> None:  # noqa: B027 (most have nothing to say)
+        """Say what is to be said before its first work."""
+
+    def on_close(self) -> None:  # noqa: B027
+        """Say what is to be said when all its work is done."""
 
     @abstractmethod
     def exhausted(self) -> bool:
-        """Whether nothing more may start, beside what is running."""
+        """Whether nothing more may start, beside what is proposed or running."""
 
     @abstractmethod
-    def run(self, runner: Runner) -> None:
-        """Do what is left of it."""
+    def propose(self) -> Proposal:
+        """What is to be done next; it may have to wait for a worker."""
+
+    @abstractmethod
+    def begin(self, proposal: Proposal) -> Proposal:
+        """Take note that a worker begins with what was proposed; the proposal with its number."""
+
+    @abstractmethod
+    def on_epoch(self, number: int, result: EpochResult) -> bool:
+        """Take note of an epoch.
+
+        Args:
+            number: The trial.
+            result: What the epoch gave.
+
+        Returns:
+            Whether the work goes on.
+        """
+
+    @abstractmethod
+    def on_end(self, number: int, result: EpochResult | None, error: str = "", device: str | None = None) -> None:
+        """Write down an end.
+
+        Args:
+            number: The trial.
+            result: The last epoch; None if none was finished.
+            error: What failed, if it was the work's own fault.
+            device: Where it ran.
+        """
+
+    @abstractmethod
+    def on_lost(self, number: int, why: str) -> None:
+        """Take note that a worker is gone: its work is tried again, up to a limit.
+
+        Args:
+            number: The trial.
+            why: What is known of it.
+        """
+
+    @abstractmethod
+    def on_fault(self, number: int, message: str) -> None:
+        """Take note that the surroundings failed, which no candidate is to blame for: the stage stops.
+
+        Args:
+            number: The trial; it counts as never tried. NOT_BEGUN if it never began.
+            message: What happened.
+        """
+
+
+class Chore(Stage):
+    """A stage of one piece of work that is no trial; nothing of the search goes on without it.
+
+    Args:
+        bench: The run's workbench.
+        needed: Whether anything is still to be done with what comes of it.
+    """
+
+    def __init__(self, bench: Workbench, needed: bool) -> None:
+        super().__init__(bench)
+        self._needed, self._losses = needed, 0
+
+    def exhausted(self) -> bool:
+        """Whether it is done, being done, or not needed."""
+        return bool(self.fault) or not self._needed
+
+    def propose(self) -> Proposal:
+        """The work."""
+        self._needed = False
+        return Proposal(NOT_BEGUN, None, self.work)
+
+    def begin(self, proposal: Proposal) -> Proposal:
+        """Nothing is written down."""
+        return proposal
+
+    def on_epoch(self, number: int, result: EpochResult) -> bool:
+        """It goes on to its end."""
+        return True
+
+    def on_end(self, number: int, result: EpochResult | None, error: str = "", device: str | None = None) -> None:
+        """Its end, without which the search cannot go on.
+
+        Raises:
+            RuntimeError: When it failed by its own fault.
+        """
+        if error:
+            raise RuntimeError(f"{self.work}: {error}")
+
+    def on_lost(self, number: int, why: str) -> None:
+        """Let it be done again, from where it is kept.
+
+        Raises:
+            RuntimeError: When it was lost too often.
+        """
+        self._losses += 1
+        if self._losses >= MOST_LOSSES:
+            raise RuntimeError(f"{self.work}: {why}, {self._losses} times")
+        self._needed = True
+        log.warning("%s: %s; it is tried again (%d of %d)", self.work, why, self._losses + 1, MOST_LOSSES)
+
+    def on_fault(self, number: int, message: str) -> None:
+        """The search stops."""
+        self.fault = self.fault or message
 
 
 class TrialStage(Stage):
@@ -88,9 +203,6 @@ class TrialStage(Stage):
         again: What is tried once more, first of all, although the study has it.
     """
 
-    work: ClassVar[str]
-    """The kind of work of its trials: a name in `petlas.search.stages.WORKS`."""
-
     def __init__(
         self,
         bench: Workbench,
@@ -99,9 +211,9 @@ class TrialStage(Stage):
         proposer: Proposer | None = None,
         again: Iterable[Entry] = (),
     ) -> None:
-        self.bench, self.record, self._proposer = bench, record, proposer
-        self.fault = ""
-        """What the surroundings did that stops the search."""
+        super().__init__(bench)
+        self.record, self._proposer = record, proposer
+        self._proposed: dict[Identity, Draw] = {}
         self._running: dict[int, Draw] = {}
         self._queue: deque[tuple[Entry, Draw | None]] = deque((entry, None) for entry in again)
         self._again = {entry.identity for entry, _ in self._queue}
@@ -133,22 +245,17 @@ class TrialStage(Stage):
         return bool(self._queue) and self._queue[0][0].identity in self._again
 
     @property
+    def waiting(self) -> int:
+        """How many of its trials are proposed, and wait for a worker."""
+        return len(self._proposed)
+
+    @property
     def running(self) -> int:
         """How many of its trials are running."""
         return len(self._running)
 
-    def run(self, runner: Runner) -> None:
-        """Run trials until the stage is exhausted.
-
-        Raises:
-            SearchStopped: When the surroundings failed.
-        """
-        runner.run(self)
-        if self.fault:
-            raise SearchStopped(self.fault)
-
     def propose(self) -> Proposal:
-        """The next trial, written down as running."""
+        """The next trial; nothing is written down before it begins."""
         if self._queue:
             entry, draw = self._queue.popleft()
             if draw is None:
@@ -157,40 +264,18 @@ class TrialStage(Stage):
             assert self._proposer is not None, "exhausted() says whether there is anything to propose"
             draw = self._proposer.draw()
             entry = self.entry(draw.candidate)
-        number = self.record.begin(entry, draw.parameters, draw.distributions, draw.system)
+        self._proposed[entry.identity] = draw
+        return Proposal(NOT_BEGUN, entry, self.work)
+
+    def begin(self, proposal: Proposal) -> Proposal:
+        """Write a trial down as running."""
+        draw = self._proposed.pop(proposal.tried.identity)
+        number = self.record.begin(proposal.tried, draw.parameters, draw.distributions, draw.system)
         self._running[number] = draw
-        return Proposal(number, entry, self.work)
-
-    @abstractmethod
-    def on_epoch(self, number: int, result: EpochResult) -> bool:
-        """Take note of an epoch.
-
-        Args:
-            number: The trial.
-            result: What the epoch gave.
-
-        Returns:
-            Whether the trial goes on.
-        """
-
-    @abstractmethod
-    def on_end(self, number: int, result: EpochResult | None, error: str = "", device: str | None = None) -> None:
-        """Write down a trial's end.
-
-        Args:
-            number: The trial.
-            result: Its last epoch; None if it never finished one.
-            error: Its own fault, if it failed.
-            device: Where it ran.
-        """
+        return replace(proposal, number=number)
 
     def on_lost(self, number: int, why: str) -> None:
-        """Take note that a trial's worker is gone: it is tried again, up to a limit.
-
-        Args:
-            number: The trial.
-            why: What is known of it.
-        """
+        """Let the trial be tried again, with the values that it had."""
         draw, entry = self._running.pop(number), Entry.of_attributes(self.record.trials()[number].user_attrs)
         lost = self.record.losses(entry) + 1
         if lost >= MOST_LOSSES:
@@ -202,15 +287,11 @@ class TrialStage(Stage):
         log.warning("trial %3d  %s; it is tried again (%d of %d)", number, why, lost + 1, MOST_LOSSES)
 
     def on_fault(self, number: int, message: str) -> None:
-        """Take note that the surroundings failed a trial, which no candidate is to blame for: the stage stops.
-
-        Args:
-            number: The trial; it counts as never tried.
-            message: What happened.
-        """
-        self._running.pop(number, None)
-        self.record.lose(number)
+        """Write the trial down as cut off."""
         self.fault = self.fault or message
+        if number != NOT_BEGUN:
+            self._running.pop(number, None)
+            self.record.lose(number)
 
     def _report(self, number: int, epoch: int, value: float) -> None:
         self.record.report(number, epoch, value)

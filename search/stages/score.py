@@ -45,7 +45,7 @@ class ScoreStage(TrialStage):
 
     def exhausted(self) -> bool:
         """Whether no further design may be scored, beside those that are being scored."""
-        return bool(self.fault) or self._done + self.running >= self._wanted
+        return bool(self.fault) or self._done + self.running + self.waiting >= self._wanted
 
     def on_epoch(self, number: int, result: EpochResult) -> bool:
         """A score is one epoch."""
@@ -69,4 +69,4 @@ def open_scoring(bench: Workbench, proposal: Proposal) -> Work:
         bench: The run's workbench.
         proposal: The trial.
     """
-    return ScoringRun(bench, proposal.entry.candidate.design)
+    return ScoringRun(bench, proposal.tried.candidate.design)

@@ -15,7 +15,7 @@ from petlas.search.objectives import Objective
 from petlas.search.stages.supernet import shared_supernet
 from petlas.search.training import EpochResult, ImageBatches
 from petlas.search.training.numerics import precision
-from petlas.search.workbench import Workbench
+from petlas.search.workbench import SERVED, Workbench
 
 _UNRANKED = (math.inf, 0)
 
@@ -146,7 +146,7 @@ def _prefixes(design: Design, depth: int) -> list[Hashable]:
     return [(block, *filter(None, entering)) for block, entering in enumerate(parts)]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=SERVED)
 def shared_scorer(bench: Workbench) -> Scorer:
     """The scorer of a run, made once in a process."""
     cache = int(bench.config.resources.cache_gb * 2**30)

@@ -15,14 +15,14 @@ from torch import Tensor
 from petlas.petl import Design, Supernet, prepare, reset_head
 from petlas.search.config import TrainConfig, space_of
 from petlas.search.run_folder import RunError
-from petlas.search.stages.base import Runner, Stage
-from petlas.search.training import EpochResult, Learner, load_checkpoint
-from petlas.search.workbench import Workbench
+from petlas.search.stages.base import Chore, Proposal
+from petlas.search.training import EpochResult, Learner, Work, load_checkpoint
+from petlas.search.workbench import SERVED, Workbench
 
 log = logging.getLogger("petlas")
 
 
-class SupernetStage(Stage):
+class SupernetStage(Chore):
     """The supernet's training, from where it stands.
 
     Args:
@@ -31,19 +31,28 @@ class SupernetStage(Stage):
         tick: Called after each epoch, so that the time it took is written down.
     """
 
+    work = "supernet"
+
     def __init__(self, bench: Workbench, needed: bool, tick: Callable[[], object] = lambda: None) -> None:
-        self._bench, self._needed, self._tick = bench, needed, tick
+        super().__init__(bench, needed)
+        self._tick = tick
 
-    def exhausted(self) -> bool:
-        """Whether nothing needs it any more."""
-        return not self._needed
+    def on_epoch(self, number: int, result: EpochResult) -> bool:
+        """Tell the epoch."""
+        self._tick()
+        epochs = f"{result.epoch}/{self.bench.config.supernet.epochs}"
+        log.info("supernet  epoch %-7s loss %.3f  %5.0f s", epochs, result.loss, result.seconds)
+        return True
 
-    def run(self, runner: Runner) -> None:
-        """Train what epochs are left."""
-        whole = self._bench.config.supernet.epochs
-        for result in runner.epochs(SupernetRun, self._bench):
-            self._tick()
-            log.info("supernet  epoch %-7s loss %.3f  %5.0f s", f"{result.epoch}/{whole}", result.loss, result.seconds)
+
+def open_supernet(bench: Workbench, proposal: Proposal) -> Work:
+    """The training of the run's supernet.
+
+    Args:
+        bench: The run's workbench.
+        proposal: Says no more than that.
+    """
+    return SupernetRun(bench)
 
 
 class SupernetRun(Learner):
@@ -163,7 +172,7 @@ def load_supernet(bench: Workbench) -> Supernet:
     return supernet
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=SERVED)
 def shared_supernet(bench: Workbench) -> Supernet:
     """The trained supernet of a run, read once in a process."""
     return load_supernet(bench)

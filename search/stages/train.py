@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from petlas.search.run_folder import CHECKPOINTS
-from petlas.search.stages.base import Proposal, Runner, TrialStage
+from petlas.search.stages.base import Proposal, TrialStage
 from petlas.search.stages.halving import Halving
 from petlas.search.stages.proposer import Proposer
 from petlas.search.stages.supernet import shared_supernet
@@ -75,7 +75,7 @@ class TrainStage(TrialStage):
         super().__init__(bench, record, queue, proposer, again)
         search = bench.config.search
         self.halving = Halving(bench.config.train.epochs, search.reduction, search.grace_epochs)
-        self._late = late
+        self._late, self._known = late, 0
 
     def owns(self, stage: str) -> bool:
         """All trials that are trained on train."""
@@ -85,13 +85,16 @@ class TrainStage(TrialStage):
         """All epochs."""
         return whole(self.bench, candidate, SEARCH)
 
-    def run(self, runner: Runner) -> None:
-        """Run trials until the stage is exhausted; where nothing is left of it for the search, that is told."""
-        trials, known = self.bench.config.search.trials, self.record.count_trained() + len(self.queued)
-        if self._proposer is not None and known >= trials and not self.record.counted(SEARCH):
-            log.warning("search.trials=%d goes to %d known designs: nothing is searched; raise it", trials, known)
-        super().run(runner)
-        if self._proposer is not None and known < trials and not self.record.counted(SEARCH):
+    def on_open(self) -> None:
+        """Say so where nothing is left of it for the search."""
+        trials, self._known = self.bench.config.search.trials, self.record.count_trained() + len(self.queued)
+        if self._proposer is not None and self._known >= trials and not self.record.counted(SEARCH):
+            log.warning("search.trials=%d goes to %d known designs: nothing is searched; raise it", trials, self._known)
+
+    def on_close(self) -> None:
+        """Say so where nothing was left of its time for the search."""
+        left = self._known < self.bench.config.search.trials
+        if self._proposer is not None and left and not self.record.counted(SEARCH):
             log.warning("search.seconds went to known designs: nothing was searched; raise it")
 
     def exhausted(self) -> bool:
@@ -100,7 +103,7 @@ class TrainStage(TrialStage):
             return True
         if self.repeats:
             return False
-        if self.record.count_trained() >= self.bench.config.search.trials:
+        if self.record.count_trained() + self.waiting >= self.bench.config.search.trials:
             return True
         if self._queue:
             return False
@@ -186,7 +189,7 @@ def open_training(bench: Workbench, proposal: Proposal) -> Work:
         bench: The run's workbench.
         proposal: The trial.
     """
-    entry = proposal.entry
+    entry = proposal.tried
     inherits = bench.config.search.inherit and entry.stage in (FINALIST, RANKING)
     initial = shared_supernet(bench).inherited(entry.candidate.design) if inherits else None
     folder = bench.config.folder / CHECKPOINTS

@@ -16,8 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from petlas.search.selection import Agreement, Evidence, Measurement, agreement_of, choose, pareto
 from petlas.search.study.storage import StorageError, open_storage
-from petlas.search.study.trials import RANKING, SCORE, Entry, complete, entry_of, is_interrupted, is_trained
-from petlas.search.training.fidelity import Fidelity
+from petlas.search.study.trials import RANKING, SCORE, Entry, Identity, complete, entry_of, is_interrupted, is_trained
 
 ACCURACY, PARAMS = "accuracy", "params"
 """What a search may optimise: the task's metric, and trainable parameters."""
@@ -168,7 +167,7 @@ class StudyRecord:
         whole = self._whole().values()
         return sorted(whole, key=lambda t: (sign * t.values[0], t.user_attrs["params"], t.number))[:count]
 
-    def known(self) -> set[tuple[str, Fidelity, bool]]:
+    def known(self) -> set[Identity]:
         """What need not be tried again: the identity of every entry that is running or came to an end."""
         return {entry_of(trial).identity for trial in self.counted()}
 

@@ -31,6 +31,10 @@ DRAWN = (SEARCH, FINALIST)
 """Trials that halving may stop; the others are there to be compared with."""
 
 
+Identity = tuple[str, Fidelity, bool]
+"""A candidate's key, at what price it is measured, and whether it is trained: no two trials have the same."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """What is to be tried: a candidate at a fidelity, and which stage asks for it.
@@ -48,7 +52,7 @@ class Entry:
     params: int
 
     @property
-    def identity(self) -> tuple[str, Fidelity, bool]:
+    def identity(self) -> Identity:
         """What may be tried once: the candidate, its fidelity, and whether it is trained or only scored."""
         return self.candidate.key, self.fidelity, self.stage != SCORE
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from petlas import search as room
+from petlas.errors import UserError
 from petlas.search.api import SearchResult
 from petlas.search.config import RunConfig
 from petlas.search.reports.study_report import StudyReport
@@ -15,7 +16,7 @@ from petlas.search.run_folder import RunError
 Make = Callable[..., RunConfig]
 
 
-def test_runs_are_searched_one_after_the_other_and_say_what_they_found(make: Make, training: Any) -> None:
+def test_runs_are_searched_together_and_say_what_they_found(make: Make, training: Any) -> None:
     training.curve = lambda design, epoch: 0.5 + len(design.placements) / 10
     configs = [make(name=name, search={"trials": count}) for name, count in (("a", 2), ("b", 3))]
     results = room.search(configs)
@@ -26,6 +27,33 @@ def test_runs_are_searched_one_after_the_other_and_say_what_they_found(make: Mak
         data = json.loads(json.dumps(result.to_dict()))
         assert data["run"] == str(config.folder)
         assert (data["best"]["number"], data["value"]) == (result.best.number, result.value)
+
+
+def test_of_several_runs_those_that_stopped_are_named_and_the_others_have_their_results(
+    make: Make, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from petlas.datasets import DataError
+
+    error: Exception = DataError("image 7 is cut off")
+
+    def broken(bench: Any, proposal: Any) -> Any:
+        if bench.config.name == "b":
+            raise error
+        return training(bench, proposal)
+
+    monkeypatch.setattr("petlas.search.runners.inline.open_work", broken)
+    configs = [make(name=name, search={"trials": 2}) for name in "ab"]
+    with pytest.raises(room.SearchesStopped, match=r"(?s)1 of 2 searches .*b: image 7 is cut off") as caught:
+        room.search(configs)
+    good, bad = caught.value.results
+    assert good.best is not None
+    assert good.error is None
+    assert (bad.best, str(bad.error)) == (None, "image 7 is cut off")
+    assert bad.to_dict()["error"] == "image 7 is cut off"
+    assert "error" not in good.to_dict()
+    assert caught.value.of_user
+    with pytest.raises(UserError, match=r"^image 7 is cut off$"):
+        room.search(configs[1:])
 
 
 def test_a_search_without_a_result_says_so(make: Make, training: Any) -> None:

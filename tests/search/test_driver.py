@@ -14,11 +14,12 @@ import yaml
 from PIL import Image
 
 from petlas.datasets import DataError
+from petlas.errors import UserError
 from petlas.petl import BackboneError, DesignError
 from petlas.petl.design import Design
 from petlas.search import driver as driver_module
 from petlas.search.config import RunConfig
-from petlas.search.driver import search
+from petlas.search.driver import search, search_together
 from petlas.search.run_folder import RunError
 from petlas.search.stages.base import SearchStopped
 from petlas.search.stages.training_run import TrainingRun
@@ -490,3 +491,154 @@ def test_a_design_that_is_no_longer_the_best_is_named_where_its_adapter_lies(
     assert "no longer the best" in (config.folder / "log.txt").read_text()
     assert json.loads(json.dumps(Design.load(config.folder / "best" / "design.yaml").to_dict()))
     assert sqlite3.connect(config.folder / "study.db").execute("select count(*) from trials").fetchone() == (9,)
+
+
+# Several searches at once
+
+
+def one_by_one(make: Make, runs: dict[str, dict[str, Any]]) -> dict[str, list[tuple[Any, ...]]]:
+    """What each run tries when it is searched on its own."""
+    for name, options in runs.items():
+        search(make(name=f"{name}-alone", **options))
+    return {name: tried(make(name=f"{name}-alone")) for name in runs}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "evolution"])
+def test_searches_at_once_take_turns_and_try_what_they_try_one_after_the_other(
+    make: Make, training: Any, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    """Each is fair to the others by seconds of work: the run with half the epochs has twice as many trials by then."""
+    evolution = {"population": 5, "parents": 2, "mutations": 2, "crossovers": 2}
+    settings = {"sampler": sampler, "baselines": True, "evolution": evolution}
+    space = {"methods": {"lora": {"blocks": "all", "sizes": [0, 1, 2, 4]}}}
+    runs = {
+        "long": {"seed": 1, "train": {"epochs": 9}, "search": settings | {"trials": 14, "reduction": 100}},
+        "short": {"seed": 2, "train": {"epochs": 3}, "search": settings | {"trials": 14, "reduction": 100}},
+        "few": {"seed": 3, "train": {"epochs": 9}, "search": settings | {"trials": 10}},
+    }
+    runs = {name: options | {"space": space} for name, options in runs.items()}
+    training.curve = by_size
+    alone = one_by_one(make, runs)
+    order: list[str] = []
+    begin = StudyRecord.begin
+    monkeypatch.setattr(StudyRecord, "begin", lambda record, *args: order.append(record.name) or begin(record, *args))
+    configs = [make(name=name, **options) for name, options in runs.items()]
+    found = search_together(configs)
+    assert {config.name: tried(config) for config in configs} == alone
+    assert set(order[:3]) == set(runs)
+    assert order[:12].count("short") > order[:12].count("long") > 0
+    assert order != sorted(order, key=list(runs).index)
+    for config, each in zip(configs, found, strict=True):
+        assert each.error is None
+        assert each.best is not None
+        assert Design.load(config.folder / "best" / "design.yaml") == design_of(each.best)
+        assert (config.folder / "study.db").exists()
+        assert not (config.folder / "checkpoints").exists()
+
+
+def test_searches_of_every_strategy_at_once_with_real_training_have_the_values_of_searches_alone(make: Make) -> None:
+    """To the digit, though the process trains one after the other what differs in task, space, rate and seed."""
+    few = {
+        "train": {"epochs": 2, "batch_size": 400},
+        "supernet": {"epochs": 1, "warmup_epochs": 0},
+        "sensitivity": {"batches": 1, "batch_size": 10, "budgets": [600, 2000]},
+        "search": {"trials": 2, "scores": 3, "finalists": 2},
+    }
+    runs = {
+        "trials": few | {"strategy": "trials", "seed": 1},
+        "rate": few | {"strategy": "trials", "train": {"epochs": 1, "batch_size": 200, "lr": 5e-3}},
+        "supernet": few | {"strategy": "supernet", "task": {"name": "digits", "metric": "mean_per_class"}},
+        "sensitivity": few | {"strategy": "sensitivity", "seed": 2},
+    }
+    alone = one_by_one(make, runs)
+    found = search_together([make(name=name, **options) for name, options in runs.items()])
+    assert [each.error for each in found] == [None] * 4
+    assert {name: tried(make(name=name)) for name in runs} == alone
+
+
+def test_each_of_several_searches_has_its_own_log(make: Make, training: Any) -> None:
+    configs = [make(name=name, search={"trials": count}) for name, count in (("a", 2), ("b", 3))]
+    search_together(configs)
+    logs = [(config.folder / "log.txt").read_text() for config in configs]
+    assert [text.count("INFO trial ") for text in logs] == [2, 3]
+    assert [text.count("at most 2 ") + text.count("at most 3 ") for text in logs] == [1, 1]
+
+
+def test_a_search_that_stops_does_not_take_the_others_along_and_goes_on_when_it_is_mended(
+    make: Make, monkeypatch: pytest.MonkeyPatch, training: Any
+) -> None:
+    runs = {name: {"seed": seed, "search": {"trials": 4}} for seed, name in enumerate("abc")}
+    training.curve = by_size
+    alone = one_by_one(make, runs)
+    configs = [make(name=name, **options) for name, options in runs.items()]
+
+    def broken(bench: Workbench, proposal: Any) -> Any:
+        if bench.config.name == "b" and len(trials(bench.config)) == 3:
+            raise DataError("image 7 is cut off")
+        return training(bench, proposal)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("petlas.search.runners.inline.open_work", broken)
+        a, b, c = search_together(configs)
+    assert isinstance(b.error, SearchStopped)
+    assert "image 7" in str(b.error)
+    assert b.best is None
+    assert all(each.error is None and each.best is not None for each in (a, c))
+    assert [len(tried(config)) for config in configs] == [4, 2, 4]
+    assert all("image 7" in (config.folder / "log.txt").read_text() for config in configs[1:2])
+    assert not any("image 7" in (config.folder / "log.txt").read_text() for config in (configs[0], configs[2]))
+    assert [each.error for each in search_together(configs)] == [None] * 3
+    assert {config.name: tried(config) for config in configs} == alone
+
+
+def test_a_disk_that_is_full_for_one_study_stops_that_search_alone(
+    make: Make, monkeypatch: pytest.MonkeyPatch, training: Any
+) -> None:
+    finish = StudyRecord.finish
+
+    def full(record: StudyRecord, *args: Any) -> None:
+        if record.name == "a":
+            raise OSError(28, "No space left on device")
+        finish(record, *args)
+
+    configs = [make(name=name, search={"trials": 3}) for name in "ab"]
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyRecord, "finish", full)
+        first, second = search_together(configs)
+    assert isinstance(first.error, OSError)
+    assert second.error is None
+    assert [len(tried(config)) for config in configs] == [0, 3]
+    assert "RUNNING" not in {t.state.name for t in trials(configs[0])}
+
+
+def test_all_that_is_wrong_with_several_searches_is_told_before_the_first_starts(make: Make, training: Any) -> None:
+    """One alone in its own words, several each behind its name."""
+    good, bad = make(name="good"), make(name="bad", task={"name": "digist"})
+    with pytest.raises(DataError, match="digits"):
+        search_together([good, bad])
+    worse = make(name="worse", backbone={"name": "vit_mni_patch16_64"})
+    with pytest.raises(UserError, match=r"(?s)^bad: .*digits.*\nworse: .*did you mean vit_mini_patch16_64"):
+        search_together([good, bad, worse])
+    assert training.started == []
+    assert not good.folder.exists()
+
+
+def test_ctrl_c_leaves_no_running_trial_in_any_of_several_studies(make: Make, training: Any) -> None:
+    def interrupt(design: Design, epoch: int) -> float:
+        if len(training.started) == 4:
+            raise KeyboardInterrupt
+        return by_size(design, epoch)
+
+    runs = {name: {"seed": seed, "search": {"trials": 4}} for seed, name in enumerate("ab")}
+    training.curve = by_size
+    alone = one_by_one(make, runs)
+    training.started.clear()
+    training.curve = interrupt
+    configs = [make(name=name, **options) for name, options in runs.items()]
+    with pytest.raises(KeyboardInterrupt):
+        search_together(configs)
+    assert all("RUNNING" not in {t.state.name for t in trials(config)} for config in configs)
+    assert sum(len(tried(config)) for config in configs) == 3
+    training.curve = by_size
+    search_together(configs)
+    assert {config.name: tried(config) for config in configs} == alone

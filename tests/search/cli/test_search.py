@@ -2,6 +2,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from PIL import Image
+
 Write = Callable[..., Path]
 Petlas = Callable[..., Any]
 ROW = {"number", "state", "stage", "design", "settings", "key", "params", "val", "epochs", "seconds"}
@@ -31,7 +34,7 @@ def test_search_prints_run_best_and_value_and_repeating_it_resumes(petlas: Petla
     assert "COMPLETE" in table.out
 
 
-def test_several_configurations_are_searched_one_after_the_other(petlas: Petlas, write: Write, training: Any) -> None:
+def test_several_configurations_are_searched_together(petlas: Petlas, write: Write, training: Any) -> None:
     paths = [write(f"{name}.yaml", name=name) for name in ("a", "b")]
     result = petlas("search", *paths, "search.trials=1", "-f", "json")
     assert [Path(each["run"]).name for each in result.json] == ["a", "b"]
@@ -62,3 +65,40 @@ def test_a_run_of_an_odd_name_is_searched_shown_and_found(petlas: Petlas, write:
         assert result.status == 0
         assert f"/{name}: " in result.out
         assert len(petlas("study", f"runs/{name}", "-f", "json").json["trials"]) == 1
+
+
+def test_a_configuration_of_several_tasks_is_a_run_for_each(
+    petlas: Petlas, write: Write, training: Any, tmp_path: Path
+) -> None:
+    for name in ("reds", "blues"):
+        for part, count in (("train", 3), ("val", 2), ("test", 2)):
+            for label, shade in (("bright", 200), ("dark", 30)):
+                folder = tmp_path / "data" / name / part / label
+                folder.mkdir(parents=True)
+                for index in range(count):
+                    image = Image.new("RGB", (32, 32), (shade + index, shade, 10 * len(part) + len(name)))
+                    image.save(folder / f"{index}.png")
+    path = write()
+    result = petlas("search", path, "task.name=[data/reds, data/blues, digits]", "search.trials=1", "-f", "json")
+    assert result.status == 0
+    assert [Path(each["run"]).name for each in result.json] == ["run-reds", "run-blues", "run-digits"]
+    lines = [line for line in result.err.splitlines() if "trial   0" in line]
+    assert sorted(line.partition(":")[0] for line in lines) == ["run-blues", "run-digits", "run-reds"]
+
+
+def test_a_run_that_stops_among_others_decides_the_status_and_the_others_are_shown(
+    petlas: Petlas, write: Write, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(bench: Any, proposal: Any) -> Any:
+        if bench.config.name == "b":
+            raise OSError(28, "No space left on device")
+        return training(bench, proposal)
+
+    monkeypatch.setattr("petlas.search.runners.inline.open_work", broken)
+    paths = [write(f"{name}.yaml", name=name) for name in "ab"]
+    result = petlas("search", *paths, "search.trials=1")
+    assert result.status == 2
+    assert "petlas: 1 of 2 searches stopped before their end\n" in result.err
+    assert "/b: OSError: [Errno 28] No space left on device" in result.err
+    assert "COMPLETE" in result.out
+    assert [each["best"] is None for each in petlas("search", *paths, "-f", "json").json] == [False, True]

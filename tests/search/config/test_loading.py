@@ -12,6 +12,7 @@ from petlas.search.config import (
     dump_config,
     find_config,
     load_config,
+    load_configs,
     read_yaml,
     space_of,
 )
@@ -142,3 +143,19 @@ def test_a_key_that_is_no_text_is_refused_wherever_it_stands(write: Write) -> No
     path.write_text(path.read_text() + "budget: {1: 2}\n")
     with pytest.raises(ConfigError, match="budget"):
         load_config(str(path))
+
+
+def test_a_list_of_tasks_is_a_run_for_each(write: Write) -> None:
+    path = str(write(name="all"))
+    assert load_configs(path) == [load_config(path)]
+    found = load_configs(path, ["task.name=[dtd, data/mine/]", "task.root=/x", "train.epochs=7"])
+    assert [(c.name, c.task.name, c.task.root, c.train.epochs) for c in found] == [
+        ("all-dtd", "dtd", "/x", 7),
+        ("all-mine", "data/mine/", "/x", 7),
+    ]
+    with pytest.raises(ConfigError, match=r"task\.name = \[\]: must be the name of a task, or a list of names"):
+        load_configs(path, ["task.name=[]"])
+    with pytest.raises(ConfigError, match=r"task\.name"):
+        load_configs(path, ["task.name=[dtd, 3]"])
+    with pytest.raises(ConfigError, match=r"train\.epochs"):
+        load_configs(path, ["task.name=[dtd, svhn]", "train.epochs=0"])

@@ -8,7 +8,7 @@ from petlas.search import runners as runners_module
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
 from petlas.search.run_folder import RunError
-from petlas.search.runners import check_resources, choose_runner, open_runner, rooms
+from petlas.search.runners import check_resources, check_together, choose_runner, open_runner, rooms
 from petlas.search.runners.inline import InlineRunner
 
 Make = Callable[..., RunConfig]
@@ -69,6 +69,14 @@ def test_a_machine_without_room_is_refused_before_the_folder_is_made_and_the_cor
 
 
 def test_the_runner_is_opened_by_its_name(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_runner(make()) as runner:
+    with open_runner([make()]) as runner:
         assert isinstance(runner, InlineRunner)
     assert set(runners_module.RUNNERS) == {"inline", "ray"}
+
+
+@pytest.mark.parametrize("other", [{"runner": "ray"}, {"address": "10.0.0.1:6379"}, {"concurrent": 1}])
+def test_runs_that_are_searched_together_are_done_in_one_place(make: Make, other: dict[str, Any]) -> None:
+    (key,) = other
+    with pytest.raises(RunError, match=rf"resources\.{key} must be the same .* of a, .* of b"):
+        check_together([make(name="a"), make(name="b", resources=other)])
+    check_together([make(name="a", resources=other), make(name="b", resources=other | {"cpus": 2})])

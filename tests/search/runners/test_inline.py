@@ -1,4 +1,5 @@
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,6 @@ from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
 from petlas.search.reports.study_report import StudyReport
-from petlas.search.runners.inline import opened
 from petlas.search.stages.base import SearchStopped
 from petlas.search.stages.halving import Halving
 from petlas.search.study import StudyRecord, design_of, is_interrupted
@@ -173,22 +173,33 @@ def test_the_threads_are_those_of_the_configuration_and_afterwards_those_of_befo
     assert torch.get_num_threads() == before
 
 
-def test_the_epochs_of_work_that_is_no_trial_come_one_by_one(make: Make) -> None:
-    class Count:
-        def __init__(self, bench: Workbench) -> None:
-            self.done, self.bench = 0, bench
+class Hangs:
+    """A trial whose second epoch takes forever."""
 
-        @property
-        def finished(self) -> bool:
-            return self.done == 3
+    def __init__(self, bench: Workbench, proposal: Any) -> None:
+        self._epochs, self._done = proposal.tried.fidelity.epochs, 0
 
-        def epoch(self) -> EpochResult:
-            self.done += 1
-            return EpochResult(self.done, 1.0, math.nan, 0.1)
+    @property
+    def finished(self) -> bool:
+        return self._done == self._epochs
 
-    bench = Workbench(make())
-    with opened(bench.config) as runner:
-        assert [result.epoch for result in runner.epochs(Count, bench)] == [1, 2, 3]
+    def epoch(self) -> EpochResult:
+        self._done += 1
+        if self._done == 2:
+            time.sleep(60)
+        return EpochResult(self._done, 1.0, 0.5, 0.1)
+
+
+def test_a_trial_that_hangs_is_ended_and_fails_with_the_reason_and_the_search_goes_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petlas.search.runners.inline.open_work", Hangs)
+    record = searched(make(search={"trials": 2}, resources={"trial_timeout": 0.2}))
+    assert states(record) == ["FAIL", "FAIL"]
+    for trial in record.trials():
+        assert "resources.trial_timeout=0.2 s" in trial.user_attrs["error"]
+        assert trial.intermediate_values == {1: 0.5}
+        assert not is_interrupted(trial)
 
 
 def test_the_same_seed_gives_the_same_search_twice_and_another_seed_another(make: Make) -> None:

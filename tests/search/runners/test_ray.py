@@ -6,13 +6,16 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,11 +24,12 @@ from petlas import petl
 from petlas.datasets import DataError
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig, load_config
-from petlas.search.driver import search
+from petlas.search.driver import search, search_together
 from petlas.search.run_folder import RunError
 from petlas.search.runners import ray as ray_module
-from petlas.search.runners.ray import FaultStopper, StageScheduler, StageSearch, TrialWorker
+from petlas.search.runners.ray import FaultStopper, JobScheduler, JobSearch, Starts, TrialWorker
 from petlas.search.stages.base import MOST_LOSSES, Proposal, SearchStopped
+from petlas.search.stages.rounds import Rounds, Turns
 from petlas.search.stages.train import TrainStage, whole
 from petlas.search.strategies.base import Search
 from petlas.search.study import SEARCH, StorageError, StudyRecord, entry_of, is_interrupted
@@ -109,16 +113,16 @@ def test_a_worker_that_is_killed_is_replaced_and_the_search_ends_as_if_it_had_no
     options = {"train": {"epochs": 2, "batch_size": 200}, "search": {"trials": 3, "grace_epochs": 1}}
     calm = rows(run(make(name="calm", **options)))
     pids: list[int] = []
-    on_trial_result = StageScheduler.on_trial_result
+    on_trial_result = JobScheduler.on_trial_result
 
-    def kill_once(scheduler: StageScheduler, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def kill_once(scheduler: JobScheduler, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = on_trial_result(scheduler, controller, trial, result)
-        if trial.config["number"] == 1 and not pids:
+        if scheduler._search.jobs[trial.trial_id].proposal.number == 1 and not pids:
             pids.append(result["pid"])
             os.kill(result["pid"], signal.SIGKILL)
         return decision
 
-    monkeypatch.setattr(StageScheduler, "on_trial_result", kill_once)
+    monkeypatch.setattr(JobScheduler, "on_trial_result", kill_once)
     record = run(make(name="stormy", resources=RAY, **options))
     assert len(pids) == 1
     stormy, lost = rows(record), record.trials()[1]
@@ -155,31 +159,6 @@ def test_weights_that_are_gone_when_a_worker_wants_them_stop_the_search_and_use_
     assert entry_of(record.trials()[1]) == entry_of(trial)
 
 
-def test_work_that_is_no_trial_is_done_in_a_process_of_its_own_and_its_error_is_told(
-    local_ray: None, bench: Callable[..., Workbench]
-) -> None:
-    class Count:
-        def __init__(self, bench: Workbench) -> None:
-            self.done = 0
-
-        @property
-        def finished(self) -> bool:
-            return self.done == 5
-
-        def epoch(self) -> EpochResult:
-            self.done += 1
-            if self.done == 3:
-                raise RunError("the supernet diverged in epoch 3")
-            return EpochResult(self.done, 1.0, 0.5, float(os.getpid()))
-
-    found, results = bench(resources=RAY), []
-    with ray_module.opened(found.config) as runner, pytest.raises(RunError, match="diverged in epoch 3"):
-        for result in runner.epochs(Count, found):
-            results.append(result)
-    assert [result.epoch for result in results] == [1, 2]
-    assert len({result.seconds for result in results} - {float(os.getpid())}) == 1
-
-
 @pytest.fixture
 def worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrialWorker]:
     """Tune's worker in this process, which does what `open_work` is replaced by."""
@@ -188,11 +167,16 @@ def worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrialWo
     def worker(open_work: Callable[..., Any], proposal: Proposal) -> TrialWorker:
         monkeypatch.setattr(ray_module, "open_work", open_work)
         found: TrialWorker = object.__new__(TrialWorker)
-        found.config = proposal.to_config()
-        found.setup(found.config, make().model_dump_json())
+        found.config = about(proposal, make())
+        found.setup(found.config)
         return found
 
     return worker
+
+
+def about(proposal: Proposal, config: RunConfig) -> dict[str, Any]:
+    """What travels to a worker."""
+    return proposal.to_config() | {"run": config.model_dump_json(), "needs": {"CPU": 1}, "limit": None}
 
 
 def proposal(bench: Workbench, number: int, design: Design) -> Proposal:
@@ -216,7 +200,7 @@ def test_a_fault_of_a_design_fails_this_trial_and_the_worker_stays(
     assert result["done"]
     assert (result["error"], result["fault"]) == ("MemoryError: too large", False)
     assert math.isnan(result["val"])
-    found.config = proposal(bench(), 1, lora()).to_config()
+    found.config = about(proposal(bench(), 1, lora()), bench().config)
     assert found.reset_config(found.config)
     result = found.step()
     assert (result["done"], result["val"], result["device"]) == (True, 0.5, "cpu")
@@ -244,10 +228,14 @@ def test_a_trial_that_ended_badly_is_a_failure_with_its_reason(
     started: Started, result: dict[str, Any], reason: str, values: dict[int, float]
 ) -> None:
     stage = started(search={"trials": 1})
-    searcher = StageSearch(stage)
-    assert searcher.suggest("a")["number"] == 0
-    assert searcher.suggest("b") == "FINISHED"
+    searcher = search_of(stage)
+    assert searcher.suggest("a")["work"] == "train"
+    assert stage.record.trials() == []
+    assert searcher.suggest("b") is None
+    searcher.start("a")
+    assert [t.state.name for t in stage.record.trials()] == ["RUNNING"]
     searcher.on_trial_complete("a", result, False)
+    assert searcher.suggest("b") == "FINISHED"
     (trial,) = stage.record.trials()
     assert (trial.state.name, trial.user_attrs["error"]) == ("FAIL", reason)
     assert trial.intermediate_values == values
@@ -261,12 +249,14 @@ def test_a_trial_whose_worker_died_each_time_is_a_failure_with_its_reason(
 ) -> None:
     """And until then it is tried again, with the values that it had."""
     stage = started(search={"trials": 1})
-    searcher, scheduler = StageSearch(stage), StageScheduler(stage)
+    searcher = search_of(stage)
+    scheduler = JobScheduler(searcher)
     for number in range(MOST_LOSSES):
         assert not stage.exhausted()
-        config = searcher.suggest(f"t{number}")
+        searcher.suggest(f"t{number}")
+        searcher.start(f"t{number}")
         if result is not None:
-            scheduler.on_trial_result(None, tune_trial(config), result)
+            scheduler.on_trial_result(None, tune_trial(f"t{number}"), result)
         searcher.on_trial_complete(f"t{number}", result, True)
     assert stage.exhausted()
     *lost, failed = stage.record.trials()
@@ -276,79 +266,123 @@ def test_a_trial_whose_worker_died_each_time_is_a_failure_with_its_reason(
     assert stage.record.count_trained() == 1
 
 
-def tune_trial(config: dict[str, Any]) -> Any:
-    class TuneTrial:
-        def __init__(self, config: dict[str, Any]) -> None:
-            self.config = config
+def search_of(stage: TrainStage, most: int = 99) -> JobSearch:
+    """What Tune asks, of a single run of one stage."""
+    return JobSearch(Rounds([Turns(stage.bench, lambda: iter([stage]))]), lambda: most)
 
-    return TuneTrial(config)
+
+def tune_trial(name: str) -> Any:
+    return SimpleNamespace(trial_id=name)
 
 
 def test_the_scheduler_stops_what_the_stage_stops(started: Started) -> None:
     stage = started(search={"grace_epochs": 1})
-    searcher, scheduler = StageSearch(stage), StageScheduler(stage)
-    decisions = []
+    searcher = search_of(stage)
+    scheduler, decisions = JobScheduler(searcher), []
     for name, val in (("a", 0.5), ("b", 0.6), ("c", 0.4), ("d", math.nan)):
-        trial = tune_trial(searcher.suggest(name))
+        searcher.suggest(name)
+        Starts(searcher).on_trial_start(0, [], tune_trial(name))
         result = {"epoch": 1, "loss": 1.0, "val": val, "seconds": 0.1}
-        decisions.append(scheduler.on_trial_result(None, trial, result))
+        decisions.append(scheduler.on_trial_result(None, tune_trial(name), result))
     assert decisions == ["CONTINUE", "CONTINUE", "STOP", "STOP"]
 
 
 def test_a_fault_of_the_surroundings_ends_the_trials_beside_it_and_they_count_as_never_tried(started: Started) -> None:
     stage = started(search={"trials": 5})
-    searcher, stopper = StageSearch(stage), FaultStopper(stage)
-    for name in "ab":
+    searcher = search_of(stage)
+    stopper = FaultStopper(searcher.rounds)
+    for name in "abw":
         searcher.suggest(name)
+    for name in "ab":
+        searcher.start(name)
     assert not stopper("a", {})
     assert not stopper.stop_all()
     broken = {"epoch": 0, "val": math.nan, "error": "image 7 is cut off", "fault": True}
     searcher.on_trial_complete("a", broken)
     assert stopper.stop_all()
-    assert searcher.suggest("c") == "FINISHED"
+    assert searcher.suggest("c") is None
     searcher.on_trial_complete("b", {"epoch": 1, "loss": 1.0, "val": 0.5, "seconds": 0.1})
+    searcher.on_trial_complete("w")
+    assert searcher.suggest("c") == "FINISHED"
     assert stage.fault == "image 7 is cut off"
-    assert all(is_interrupted(trial) for trial in stage.record.trials())
+    assert [is_interrupted(trial) for trial in stage.record.trials()] == [True, True]
     assert stage.record.count_trained() == 0
 
 
 def test_tunes_snapshots_hold_nothing_of_the_study(started: Started) -> None:
-    stage = started()
-    for part in (StageSearch(stage), StageScheduler(stage), FaultStopper(stage)):
+    search = search_of(started())
+    for part in (search, JobScheduler(search), FaultStopper(search.rounds), Starts(search)):
         assert pickle.loads(pickle.dumps(part)).__dict__ == {}
 
 
 def test_without_an_address_ray_is_this_searchs_own_even_beside_a_cluster(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(ray_module.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_module.ray, "init", lambda **options: asked.append(options))
     monkeypatch.setattr(ray_module.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_module, "_knock", lambda address: None)
+    shared = []
     for address in (None, "10.0.0.1:6379"):
-        with ray_module._cluster(make(resources={"address": address})):
-            pass
+        with ray_module._cluster(address) as others:
+            shared.append(others)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
-    with ray_module._cluster(make()):
-        pass
+    with ray_module._cluster(None) as others:
+        shared.append(others)
+    assert shared == [False, True, True]
     assert [options["address"] for options in asked] == ["local", "10.0.0.1:6379", "10.0.0.2:6379"]
     assert ["object_store_memory" in options for options in asked] == [True, False, False]
 
 
-def test_a_cluster_that_is_not_there_is_the_users_fault(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by", ["setting", "environment"])
+@pytest.mark.parametrize(
+    ("listens", "answer", "why"),
+    [(False, b"", "refused"), (True, b"", "timed out"), (True, b"HTTP/1.1 400 Bad Request", "is not Ray")],
+    ids=["nobody", "a server that hangs", "another service"],
+)
+def test_a_cluster_that_is_not_there_is_the_users_fault_and_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, by: str, listens: bool, answer: bytes, why: str
+) -> None:
+    monkeypatch.setattr(ray_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_module.ray, "init", lambda **options: pytest.fail("Ray would try for minutes"))
+    monkeypatch.setattr(ray_module, "_KNOCKS_FOR", 1.0)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        if listens:
+            server.listen()
+        if answer:
+            threading.Thread(target=lambda: server.accept()[0].sendall(answer), daemon=True).start()
+        if by == "environment":
+            monkeypatch.setenv("RAY_ADDRESS", place)
+        with (
+            pytest.raises(
+                RunError, match=rf"running cluster, got '{place}' \(.*{why}.*start one with ray start --head"
+            ),
+            ray_module._cluster(place if by == "setting" else None),
+        ):
+            pass
+
+
+def test_rays_own_servers_answer(local_ray: None) -> None:
+    ray_module._knock(ray_module.ray.get_runtime_context().gcs_address)
+
+
+def test_that_ray_finds_no_cluster_is_told_in_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**options: Any) -> None:
-        raise ConnectionError("Could not find any running Ray instance")
+        raise ConnectionError("Could not find any running Ray instance.\nSee the manual")
 
     monkeypatch.setattr(ray_module.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_module.ray, "init", refuse)
     with (
-        pytest.raises(RunError, match=r"running cluster, got '10\.0\.0\.1:6379'; start one"),
-        ray_module._cluster(make(resources={"address": "10.0.0.1:6379"})),
+        pytest.raises(RunError, match=r"got 'auto' \(Could not find any running Ray instance\.\); start one"),
+        ray_module._cluster("auto"),
     ):
         pass
 
 
-def test_rays_own_signal_handlers_do_not_stay(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rays_own_signal_handlers_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     def take_over(**options: Any) -> None:
         signal.signal(signal.SIGTERM, lambda *args: None)
 
@@ -356,7 +390,7 @@ def test_rays_own_signal_handlers_do_not_stay(make: Make, monkeypatch: pytest.Mo
     monkeypatch.setattr(ray_module.ray, "init", take_over)
     monkeypatch.setattr(ray_module.ray, "shutdown", lambda: None)
     before = signal.getsignal(signal.SIGTERM)
-    with ray_module._cluster(make()):
+    with ray_module._cluster(None):
         assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -445,3 +479,65 @@ def test_a_driver_that_is_killed_loses_nothing_and_trains_nothing_twice(
     assert all(t.state.name == "FAIL" for t in interrupted)
     assert all(keys[t.user_attrs["key"]] == 1 for t in interrupted)  # tried again, and each knows what it was
     assert load_config(str(folder / "config.yaml")).backbone.checkpoint == weights.name
+
+
+def test_searches_at_once_through_ray_have_the_values_of_searches_in_this_process(local_ray: None, make: Make) -> None:
+    """Two tasks in turns on the same workers, none with the settings of the other; and each has its own log."""
+    few = {"train": {"epochs": 2, "batch_size": 200}, "search": {"trials": 3, "grace_epochs": 1}}
+    runs: dict[str, dict[str, Any]] = {
+        "a": few | {"seed": 1, "task": {"name": "digits", "metric": "mean_per_class"}},
+        "b": few | {"seed": 2, "train": {"epochs": 2, "batch_size": 100, "lr": 5e-3}},
+    }
+    alone = {name: rows(run(make(name=f"{name}-alone", **options))) for name, options in runs.items()}
+    configs = [make(name=name, resources=RAY, **options) for name, options in runs.items()]
+    assert [each.error for each in search_together(configs)] == [None, None]
+    assert {config.name: rows(StudyRecord.read(config.folder)) for config in configs} == alone
+    assert [(config.folder / "log.txt").read_text().count("INFO trial ") for config in configs] == [3, 3]
+    began = sorted((t.datetime_start, c.name) for c in configs for t in StudyRecord.read(c.folder).trials())
+    assert {name for _, name in began[:2]} == {"a", "b"}
+
+
+def test_a_trial_that_takes_too_long_in_a_worker_fails_with_the_reason_and_the_worker_stays(
+    local_ray: None, make: Make
+) -> None:
+    slow = {"train": {"epochs": 500, "batch_size": 100}, "search": {"trials": 2}}
+    record = run(make(resources=RAY | {"trial_timeout": 2}, **slow))
+    assert [t.state.name for t in record.trials()] == ["FAIL", "FAIL"]
+    assert all("resources.trial_timeout=2 s" in t.user_attrs["error"] for t in record.trials())
+    assert not any(is_interrupted(t) for t in record.trials())
+
+
+def test_a_trial_whose_worker_had_to_be_ended_because_it_hung_has_failed(started: Started) -> None:
+    stage = started(search={"trials": 1}, resources={"trial_timeout": 1e-6})
+    searcher = search_of(stage)
+    assert searcher.suggest("a")["limit"] == 1e-6
+    searcher.start("a")
+    searcher.on_trial_complete("a", None, True)
+    (trial,) = stage.record.trials()
+    assert (trial.state.name, is_interrupted(trial)) == ("FAIL", False)
+    assert "resources.trial_timeout" in trial.user_attrs["error"]
+
+
+def test_more_than_the_drivers_part_is_not_asked_for_and_what_is_too_much_is_given_back(started: Started) -> None:
+    """Another driver came: what runs ends, and Tune begins anew, with fewer workers."""
+    stage, part = started(search={"trials": 9}), [2]
+    searcher = JobSearch(Rounds([Turns(stage.bench, lambda: iter([stage]))]), lambda: part[0])
+    for name in "ab":
+        assert searcher.suggest(name)["work"] == "train"
+    assert searcher.suggest("c") is None
+    part[0] = 1
+    assert searcher.suggest("c") == "FINISHED"
+    assert not searcher.rounds.over
+
+
+def test_drivers_see_each_other_on_a_cluster(local_ray: None, make: Make) -> None:
+    with ray_module._present() as count:
+        assert count() == 1
+        with ray_module._present() as other:
+            assert count() == other() == 2
+        until = time.monotonic() + 20
+        while count() > 1:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        config = make(resources=RAY)
+        assert ray_module.RayRunner([config], lambda: 1)._most() == 1

@@ -39,7 +39,7 @@ def worth(design: Design) -> float:
 def score(stage: ScoreStage, most: int = 10**6) -> list[Design]:
     drawn: list[Design] = []
     while not stage.exhausted() and len(drawn) < most:
-        proposal = stage.propose()
+        proposal = stage.begin(stage.propose())
         assert (proposal.entry.stage, proposal.work) == (SCORE, "score")
         design = proposal.entry.candidate.design
         drawn.append(design)
@@ -73,7 +73,7 @@ def test_scoring_that_is_cut_off_goes_on_with_what_it_would_have_proposed(scorin
     whole = score(scoring(sampler=sampler))
     first = scoring("other", sampler=sampler)
     before = score(first, 7)
-    running = first.propose()  # running when the process is killed
+    running = first.begin(first.propose())  # running when the process is killed
     again = scoring("other", sampler=sampler)
     assert again.queued == (running.entry,)
     after = score(again)
@@ -84,7 +84,7 @@ def test_scoring_that_is_cut_off_goes_on_with_what_it_would_have_proposed(scorin
 def test_a_score_that_is_not_finite_fails_and_counts(scoring: Scoring) -> None:
     stage = scoring(scores=2)
     for val in (float("nan"), 0.5):
-        stage.on_end(stage.propose().number, EpochResult(1, 0.0, val, 0.1))
+        stage.on_end(stage.begin(stage.propose()).number, EpochResult(1, 0.0, val, 0.1))
     assert stage.exhausted()
     assert [t.state.name for t in stage.record.trials()] == ["FAIL", "COMPLETE"]
 
@@ -98,7 +98,7 @@ def test_a_small_space_is_scored_to_its_end(scoring: Scoring) -> None:
 def test_designs_that_are_scored_have_no_settings(scoring: Scoring) -> None:
     """Inherited weights cannot tell learning rates apart."""
     stage = scoring(space=SPACE | {"settings": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}}, scores=3)
-    assert stage.propose().entry.candidate.settings == ()
+    assert stage.begin(stage.propose()).entry.candidate.settings == ()
 
 
 def test_every_fifty_scores_the_best_is_told(

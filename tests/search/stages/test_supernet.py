@@ -9,6 +9,7 @@ import torch
 from petlas.petl import Design, tuned_state_dict
 from petlas.search.run_folder import RunError
 from petlas.search.runners.inline import opened
+from petlas.search.stages.rounds import Rounds, Turns
 from petlas.search.stages.supernet import SupernetRun, SupernetStage, load_supernet, shared_supernet
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import EpochResult, Fidelity
@@ -166,8 +167,8 @@ def test_the_stage_trains_what_is_left_and_tells_each_epoch(
     assert SupernetStage(found, needed=False).exhausted()
     stage = SupernetStage(found, needed=True)
     assert not stage.exhausted()
-    with caplog.at_level(logging.INFO, "petlas"), opened(found.config) as runner:
-        stage.run(runner)
+    with caplog.at_level(logging.INFO, "petlas"), opened([found.config]) as runner:
+        runner.run(Rounds([Turns(found, lambda: iter([stage]))]))
     assert "epoch 2/2" in caplog.text
     assert "epoch 1/2" not in caplog.text
     assert SupernetRun(found).finished

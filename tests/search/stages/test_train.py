@@ -42,7 +42,7 @@ def finish(stage: TrainStage, proposal: Proposal, *vals: float) -> None:
 
 def until_exhausted(stage: TrainStage, val: float = 0.5) -> Iterator[Proposal]:
     while not stage.exhausted():
-        proposal = stage.propose()
+        proposal = stage.begin(stage.propose())
         finish(stage, proposal, val, val)
         yield proposal
 
@@ -75,10 +75,10 @@ def test_no_design_over_the_budget_is_proposed(start: Start, sampler: str) -> No
 
 def test_trials_end_at_their_number_with_those_that_run_counted(start: Start) -> None:
     stage = start(search={"trials": 3})
-    finish(stage, stage.propose(), 0.5, 0.5)
-    finish(stage, stage.propose(), math.nan)
+    finish(stage, stage.begin(stage.propose()), 0.5, 0.5)
+    finish(stage, stage.begin(stage.propose()), math.nan)
     assert not stage.exhausted()
-    last = stage.propose()
+    last = stage.begin(stage.propose())
     assert stage.exhausted()
     assert stage.running == 1
     finish(stage, last, 0.5, 0.5)
@@ -154,10 +154,10 @@ def test_a_proposal_travels_as_plain_data(start: Start) -> None:
 def test_the_worst_of_a_rung_stops_and_a_baseline_goes_on(start: Start) -> None:
     stage = start(search={"baselines": True, "grace_epochs": 1})
     first = EpochResult(1, 1.0, 0.9, 0.1)
-    assert all(stage.on_epoch(stage.propose().number, first) for _ in range(len(stage.queued)))
+    assert all(stage.on_epoch(stage.begin(stage.propose()).number, first) for _ in range(len(stage.queued)))
     assert not stage.queued
     low = EpochResult(1, 1.0, 0.1, 0.1)
-    drawn = stage.propose()
+    drawn = stage.begin(stage.propose())
     assert drawn.entry.stage == "search"
     assert not stage.on_epoch(drawn.number, low)
     assert stage.on_epoch(0, low)  # a baseline
@@ -165,21 +165,21 @@ def test_the_worst_of_a_rung_stops_and_a_baseline_goes_on(start: Start) -> None:
 
 def test_a_stopped_trial_counts_for_the_others_after_a_resume(start: Start) -> None:
     stage = start(search={"grace_epochs": 1})
-    finish(stage, stage.propose(), 0.5, 0.6)
-    finish(stage, stage.propose(), 0.3)
+    finish(stage, stage.begin(stage.propose()), 0.5, 0.6)
+    finish(stage, stage.begin(stage.propose()), 0.3)
     again = start(search={"grace_epochs": 1})
     assert again.record.rung(1, but=99) == [0.5, 0.3]
-    assert not again.on_epoch(again.propose().number, EpochResult(1, 1.0, 0.4, 0.1))
+    assert not again.on_epoch(again.begin(again.propose()).number, EpochResult(1, 1.0, 0.4, 0.1))
 
 
 def test_a_trial_that_was_cut_off_goes_first_and_counts_at_the_rungs_it_had_reached(start: Start) -> None:
     """In whichever order trials are looked at afterwards."""
     stage = start(search={"grace_epochs": 1, "trials": 4}, train={"epochs": 3})
-    cut = stage.propose()
+    cut = stage.begin(stage.propose())
     assert stage.on_epoch(cut.number, EpochResult(1, 1.0, 0.8, 0.1))
     again = start(search={"grace_epochs": 1, "trials": 4}, train={"epochs": 3})
     assert again.queued == (cut.entry,)
-    first, other = again.propose(), again.propose()
+    first, other = again.begin(again.propose()), again.begin(again.propose())
     assert first.entry == cut.entry
     assert not again.on_epoch(other.number, EpochResult(1, 1.0, 0.7, 0.1))
     assert again.on_epoch(first.number, EpochResult(2, 1.0, 0.9, 0.2))
@@ -189,7 +189,7 @@ def test_a_trial_that_was_cut_off_goes_first_and_counts_at_the_rungs_it_had_reac
 
 def test_a_value_that_is_not_finite_ends_the_trial_unreported_and_it_fails(start: Start) -> None:
     stage = start()
-    proposal = stage.propose()
+    proposal = stage.begin(stage.propose())
     assert stage.on_epoch(proposal.number, EpochResult(1, 1.0, 0.5, 0.1))
     nothing = EpochResult(2, math.nan, math.nan, 0.2)
     assert not stage.on_epoch(proposal.number, nothing)
@@ -204,7 +204,7 @@ def test_a_crash_fails_with_its_reason_even_after_all_epochs_and_is_logged(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("petlas"), "propagate", True)
     stage = start()
-    proposal = stage.propose()
+    proposal = stage.begin(stage.propose())
     with caplog.at_level(logging.INFO, "petlas"):
         stage.on_end(proposal.number, EpochResult(2, 1.0, 0.5, 0.1), "ValueError: boom")
     (trial,) = stage.record.trials()
@@ -214,13 +214,13 @@ def test_a_crash_fails_with_its_reason_even_after_all_epochs_and_is_logged(
 
 def test_a_trial_that_never_ended_an_epoch_fails(start: Start) -> None:
     stage = start()
-    stage.on_end(stage.propose().number, None)
+    stage.on_end(stage.begin(stage.propose()).number, None)
     assert stage.record.trials()[0].state == TrialState.FAIL
 
 
 def test_a_trial_says_on_how_many_images_it_was_measured_and_where_it_ran(start: Start) -> None:
     stage = start()
-    number = stage.propose().number
+    number = stage.begin(stage.propose()).number
     stage.on_end(number, EpochResult(2, 1.0, 0.5, 0.1), device="cpu")
     attributes = stage.record.trials()[number].user_attrs
     assert (attributes["images"], attributes["device"]) == (200, "cpu")
@@ -230,7 +230,7 @@ def test_what_failed_by_its_own_fault_is_tried_again_where_that_is_asked_for(sta
     """Also when the search has all its trials; what is tried again is no further trial."""
     stage = start(search={"trials": 3})
     for vals in ((0.3, 0.3), (math.nan,), (0.4, 0.4)):
-        finish(stage, stage.propose(), *vals)
+        finish(stage, stage.begin(stage.propose()), *vals)
     assert start(search={"trials": 3}).exhausted()
     failed = entry_of(stage.record.trials()[1])
 
@@ -259,7 +259,7 @@ def searched(searching: Searching, vals: dict[int, float], **protocol: Any) -> S
     )
     stage = search.training(draws=True)
     for val in vals.values():
-        finish(stage, stage.propose(), val, val)
+        finish(stage, stage.begin(stage.propose()), val, val)
     return search
 
 
@@ -283,7 +283,7 @@ def test_folds_are_never_halved_and_heed_neither_the_clock_nor_the_number_of_tri
     stage = FoldStage(search.bench, search.record)
     for number in range(6):
         assert not stage.exhausted()
-        finish(stage, stage.propose(), 0.9 - number / 10, 0.9)
+        finish(stage, stage.begin(stage.propose()), 0.9 - number / 10, 0.9)
     assert stage.exhausted()
     assert {t.state.name for t in search.record.counted(FOLDS)} == {"COMPLETE"}
 
@@ -295,7 +295,7 @@ def test_the_choice_is_by_the_pooled_value(searching: Searching) -> None:
     assert best.number == 1
     stage, worth = FoldStage(search.bench, search.record), {}
     while not stage.exhausted():
-        proposal = stage.propose()
+        proposal = stage.begin(stage.propose())
         worth.setdefault(proposal.entry.candidate, 0.1 if not worth else 0.9)
         finish(stage, proposal, 0.0, worth[proposal.entry.candidate])
     best = search.record.best()
@@ -306,7 +306,7 @@ def test_the_choice_is_by_the_pooled_value(searching: Searching) -> None:
 def test_folds_that_were_cut_off_go_on_where_they_stood(searching: Searching) -> None:
     search = searched(searching, {0: 0.3, 1: 0.8})
     stage = FoldStage(search.bench, search.record)
-    before = [stage.propose() for _ in range(2)]
+    before = [stage.begin(stage.propose()) for _ in range(2)]
     finish(stage, before[0], 0.5, 0.5)
     again = searching(protocol={"folds": 3, "finalists": 2}, search={"trials": 2})
     rest = FoldStage(again.bench, again.record)

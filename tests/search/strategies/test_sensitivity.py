@@ -26,7 +26,7 @@ def test_the_designs_of_the_budgets_are_trained_and_then_the_baselines_and_none_
     assert [(e.stage, e.candidate.design) for e in stage.queued[:2]] == [("sensitivity", design) for design in designs]
     assert {entry.stage for entry in stage.queued[2:]} == {"baseline"}
     for _ in stage.queued:
-        stage.propose()
+        stage.begin(stage.propose())
     assert stage.exhausted()
 
 

@@ -34,7 +34,7 @@ def worth(design: Design) -> float:
 
 def score(stage: ScoreStage) -> None:
     while not stage.exhausted():
-        proposal = stage.propose()
+        proposal = stage.begin(stage.propose())
         stage.on_end(proposal.number, EpochResult(1, 0.0, worth(proposal.entry.candidate.design), 0.1))
 
 
@@ -67,7 +67,7 @@ def test_the_best_by_score_and_designs_spread_over_the_scores_are_trained(search
     assert [d for stage, d in queued if stage == FINALIST] == by_score[1:3]
     tried = []
     while not training.exhausted():
-        proposal = training.propose()
+        proposal = training.begin(training.propose())
         tried.append(proposal.entry.candidate.design)
         training.on_end(proposal.number, EpochResult(2, 1.0, 0.5, 0.1))
     assert tried == [design for _, design in queued]

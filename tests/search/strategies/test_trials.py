@@ -14,9 +14,9 @@ def test_there_is_one_stage_of_baselines_and_drawn_candidates(bench: Callable[..
     assert isinstance(stage, TrainStage)
     assert {entry.stage for entry in stage.queued} == {"baseline"}
     for _ in stage.queued:
-        stage.propose()
+        stage.begin(stage.propose())
     assert not stage.exhausted()
-    assert stage.propose().entry.stage == "search"
+    assert stage.begin(stage.propose()).entry.stage == "search"
 
 
 def test_it_costs_one_training_for_each_trial_at_most(bench: Callable[..., Workbench]) -> None:

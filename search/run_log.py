@@ -1,0 +1,63 @@
+"""Which run a line of the log is of: it goes to that run's file alone, and on a terminal names it beside others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+log = logging.getLogger("petlas")
+
+_folder: ContextVar[Path | None] = ContextVar("folder", default=None)
+_name: ContextVar[str] = ContextVar("name", default="")
+
+
+@contextmanager
+def about(folder: Path, name: str = "") -> Iterator[None]:
+    """What is logged in here is about one run.
+
+    Args:
+        folder: The run folder.
+        name: What to call the run on a terminal; empty where it is the only one.
+    """
+    places, names = _folder.set(folder), _name.set(name)
+    try:
+        yield
+    finally:
+        _folder.reset(places)
+        _name.reset(names)
+
+
+class Naming(logging.Formatter):
+    """Names the run that a line is about, where there are several."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, behind the run's name."""
+        line, name = super().format(record), _name.get()
+        return f"{name}: {line}" if name else line
+
+
+@contextmanager
+def logging_to(path: Path, first: Sequence[str] = ()) -> Iterator[None]:
+    """Append what is logged about the run of a folder, or about no run alone, to a file in it.
+
+    Args:
+        path: The file.
+        first: Lines that it begins with, and that no one else is told.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for line in first:
+        handler.handle(logging.LogRecord(log.name, logging.INFO, __file__, 0, line, None, None))
+    handler.addFilter(lambda record: _folder.get() in (None, path.parent))
+    level = log.level
+    log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a program that set up no logging still gets its log
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()

@@ -1,0 +1,212 @@
+"""The stages of one search, or of several at once, as a stream of jobs for a runner.
+
+The runs take turns: what is done next is of the run whose work took the fewest seconds so far.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from petlas.search.run_log import about
+from petlas.search.stages.base import SearchStopped, Stage
+from petlas.search.training import EpochResult
+from petlas.search.workbench import Workbench
+
+log = logging.getLogger("petlas")
+
+
+class Runner(Protocol):
+    """What executes the work of stages: Ray Tune, or this process."""
+
+    def run(self, rounds: Rounds) -> None:
+        """Do jobs until none is left."""
+
+
+class Turns:
+    """One of the runs: its stages, one after the other, and what its work costs.
+
+    Args:
+        bench: The run's workbench.
+        stages: Makes its stages; each is asked for when the one before is done. What is wrong with one ends this run.
+        name: What to call the run beside others; empty where it is the only one.
+    """
+
+    def __init__(self, bench: Workbench, stages: Callable[[], Iterator[Stage]], name: str = "") -> None:
+        self.bench = bench
+        self.error: Exception | None = None
+        """Why the run stopped before its end."""
+        self._name = name
+        self._stages = self._opened(stages)
+        self._stage: Stage | None = None
+        self._jobs: list[Job] = []
+        self._spent, self._done, self._forgone = 0.0, 0, 0.0
+
+    @staticmethod
+    def _opened(stages: Callable[[], Iterator[Stage]]) -> Iterator[Stage]:
+        for stage in stages():
+            stage.on_open()
+            yield stage
+            stage.on_close()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """What is done in here is of this run, and so is what fails in here."""
+        with about(self.bench.config.folder, self._name):
+            try:
+                yield
+            except Exception as error:
+                if self.error is None:
+                    self.error = error
+                    if self._name:
+                        log.error("stopped: %s", error)
+
+    @property
+    def running(self) -> int:
+        """How many of its jobs were handed out and have not come to their end."""
+        return len(self._jobs)
+
+    def ready(self) -> bool:
+        """Whether it has anything to hand out now; stages that are done give way to the next."""
+        if self.error is None:
+            with self.at_work():
+                while self._stage is None or (self._stage.exhausted() and not self._jobs):
+                    self._stage = next(self._stages, None)
+                    if self._stage is None:
+                        return False
+                return not self._stage.exhausted()
+        return False
+
+    def hand_out(self) -> Job | None:
+        """Its next job; None if that went wrong."""
+        assert self._stage is not None, "ready() says whether there is anything to hand out"
+        with self.at_work():
+            job = Job(self, self._stage)
+            self._jobs.append(job)
+            return job
+        return None
+
+    def take_back(self, job: Job) -> None:
+        """Count a job that came to its end."""
+        self._jobs.remove(job)
+        self._spent += job.seconds
+        self._done += 1
+
+    def cost(self) -> float:
+        """Seconds that its work took and that it gave up; what runs counts as no shorter than its jobs usually are."""
+        usual = self._spent / self._done if self._done else 1.0
+        return self._forgone + self._spent + sum(max(job.seconds, usual) for job in self._jobs)
+
+    def catch_up(self, cost: float) -> None:
+        """Give up turns that it could not use: no run saves them up to take them all at once."""
+        self._forgone += max(0.0, cost - self.cost())
+
+
+class Job:
+    """A piece of work that is handed out; what comes of it goes to the stage that it is of.
+
+    Args:
+        turns: The run.
+        stage: Its stage, which has something to propose.
+    """
+
+    def __init__(self, turns: Turns, stage: Stage) -> None:
+        self._turns, self._stage = turns, stage
+        self.proposal = stage.propose()
+        self.seconds = 0.0
+        """What it took so far."""
+        self._begun = False
+
+    @property
+    def bench(self) -> Workbench:
+        """The workbench that it is done on."""
+        return self._stage.bench
+
+    @property
+    def limit(self) -> float | None:
+        """How many seconds it may take; None for any number."""
+        return self.bench.config.resources.trial_timeout if self.proposal.entry is not None else None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its run has stopped, and it is to stop with it."""
+        return bool(self._turns.error or self._stage.fault)
+
+    def start(self) -> None:
+        """Take note that a worker begins."""
+        if not self._begun and not self.stopped:
+            self._begun = True
+            with self._turns.at_work():
+                self.proposal = self._stage.begin(self.proposal)
+
+    def on_epoch(self, result: EpochResult) -> bool:
+        """Take note of an epoch; whether the work goes on."""
+        self.seconds = result.seconds
+        if not self.stopped:
+            with self._turns.at_work():
+                return self._stage.on_epoch(self.proposal.number, result)
+        return False
+
+    def on_end(self, result: EpochResult | None, error: str = "", device: str | None = None) -> None:
+        """Take note of the end.
+
+        Args:
+            result: The last epoch; None if none was finished.
+            error: What failed, if it was the work's own fault.
+            device: Where it ran.
+        """
+        self._end(lambda number: self._stage.on_end(number, result, error, device))
+
+    def on_lost(self, why: str) -> None:
+        """Take note that the worker is gone: the work is done again, up to a limit."""
+        self._end(lambda number: self._stage.on_lost(number, why))
+
+    def on_fault(self, message: str) -> None:
+        """Take note that the surroundings failed: the run stops, and the job counts as never done."""
+        self._end(lambda number: self._stage.on_fault(number, message))
+
+    def _end(self, told: Callable[[int], None]) -> None:
+        """Tell the stage; where the run has stopped, that the job counts as never done."""
+        self.start()
+        self._turns.take_back(self)
+        with self._turns.at_work():
+            if self.stopped:
+                self._stage.on_fault(self.proposal.number, str(self._turns.error))
+            else:
+                told(self.proposal.number)
+            if self._stage.fault:
+                raise SearchStopped(self._stage.fault)
+
+
+class Rounds:
+    """Hands out the jobs of runs that are searched together; a run that stops does not take the others along.
+
+    Args:
+        runs: The runs.
+    """
+
+    def __init__(self, runs: Sequence[Turns]) -> None:
+        self.runs = runs
+
+    def next(self) -> Job | None:
+        """The next job; None where there is none now, or as long as something runs."""
+        while ready := [run for run in self.runs if run.ready()]:
+            first = min(ready, key=Turns.cost)
+            for run in self.runs:
+                if run not in ready:
+                    run.catch_up(first.cost())
+            if (job := first.hand_out()) is not None:
+                return job
+        return None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs, and there is nothing to hand out."""
+        return not any(run.running or run.ready() for run in self.runs)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether all runs have stopped before their end."""
+        return all(run.error is not None for run in self.runs)
