@@ -11,13 +11,35 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from petlas.search.api import RetrainResult, SearchResult, plan, predict, retrain, score, search, study
+    from petlas.search.api import (
+        RetrainResult,
+        SearchResult,
+        evaluate,
+        export,
+        plan,
+        predict,
+        retrain,
+        score,
+        search,
+        study,
+    )
     from petlas.search.config import ConfigError, RunConfig, load_config
     from petlas.search.run_folder import RunError, find_run
     from petlas.search.workbench import Workbench
 
 _HOME = {
-    "api": ("RetrainResult", "SearchResult", "plan", "predict", "retrain", "score", "search", "study"),
+    "api": (
+        "RetrainResult",
+        "SearchResult",
+        "evaluate",
+        "export",
+        "plan",
+        "predict",
+        "retrain",
+        "score",
+        "search",
+        "study",
+    ),
     "config": ("ConfigError", "RunConfig", "load_config"),
     "run_folder": ("RunError", "find_run"),
     "workbench": ("Workbench",),
@@ -31,6 +53,8 @@ __all__ = [
     "RunError",
     "SearchResult",
     "Workbench",
+    "evaluate",
+    "export",
     "find_run",
     "load_config",
     "plan",

@@ -25,6 +25,8 @@ COMMANDS: dict[str, str] = {
     "study": "petlas.search.cli.study:study",
     "retrain": "petlas.search.cli.retrain:retrain",
     "predict": "petlas.search.cli.predict:predict",
+    "evaluate": "petlas.search.cli.evaluate:evaluate",
+    "export": "petlas.search.cli.export:export",
     "validate": "petlas.search.cli.validate:validate",
     "plan": "petlas.search.cli.plan:plan",
     "methods": "petlas.search.cli.methods:methods",
