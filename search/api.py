@@ -227,6 +227,21 @@ def export(
     return export_one(Path(adapter), to, Path(out), task, None if root is None else Path(root), checkpoint)
 
 
+def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """One self-contained HTML page on one run, or on several to compare them.
+
+    Args:
+        runs: Run folders, names in `runs/`, or folders of runs.
+        out: The page; by default `report.html` in the run's folder, or beside the runs.
+
+    Raises:
+        UserError: When there is no such run, a package is missing, or the page cannot be written.
+    """
+    from petlas.search.reports.page import write_page
+
+    return write_page([str(run) for run in runs], None if out is None else Path(out))
+
+
 def plan(config: RunConfig) -> Plan:
     """What a search would cost at most.
 

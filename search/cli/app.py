@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "predict": "petlas.search.cli.predict:predict",
     "evaluate": "petlas.search.cli.evaluate:evaluate",
     "export": "petlas.search.cli.export:export",
+    "report": "petlas.search.cli.report:report",
     "validate": "petlas.search.cli.validate:validate",
     "plan": "petlas.search.cli.plan:plan",
     "methods": "petlas.search.cli.methods:methods",

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-CALLS = ("search", "study", "retrain", "predict", "score", "plan", "evaluate", "export")
+CALLS = ("search", "study", "retrain", "predict", "score", "plan", "evaluate", "export", "report")
 
 
 def run(code: str) -> str:
