@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     )
     from petlas.petl.backbones.site import Site
     from petlas.petl.design import Design, DesignError, Option, Placement
+    from petlas.petl.exports import EXPORTS, ExportError, InexactError
+    from petlas.petl.exports.export import Exported, export_adapter
     from petlas.petl.methods import METHODS, get_method
     from petlas.petl.parts.method import Batch, BlockMethod, Loss, Method, SubsetMethod
     from petlas.petl.parts.placed import NoOptions, Placed
@@ -81,6 +83,15 @@ _HOME = {
         "Option",
         "Placement",
     ),
+    "exports": (
+        "EXPORTS",
+        "ExportError",
+        "InexactError",
+    ),
+    "exports.export": (
+        "Exported",
+        "export_adapter",
+    ),
     "methods": (
         "METHODS",
         "get_method",
@@ -125,6 +136,7 @@ _HOME = {
 }
 
 __all__ = [
+    "EXPORTS",
     "FAMILIES",
     "METHODS",
     "MINI",
@@ -140,7 +152,10 @@ __all__ = [
     "Criterion",
     "Design",
     "DesignError",
+    "ExportError",
+    "Exported",
     "Family",
+    "InexactError",
     "InputConfig",
     "Layer",
     "Loss",
@@ -160,6 +175,7 @@ __all__ = [
     "checkpoint_of",
     "count_params",
     "count_tuned",
+    "export_adapter",
     "family_of",
     "fingerprint",
     "get_family",

@@ -261,7 +261,13 @@ def load_adapter(path: str | Path, model: nn.Module | None = None, checkpoint: s
     """
     info = read_adapter_info(path)
     if model is None:
-        model = _backbone(path, info, checkpoint)
+        try:
+            model = plain_backbone(info, checkpoint)
+        except BackboneError as error:
+            recorded = info.checkpoint
+            lost = recorded is not None and not Path(recorded).is_file()
+            gone = f" (its weights lay at {recorded}, where no file is now)" if lost else ""
+            raise AdapterError(f"{path} needs the backbone {info.backbone}{gone}: {error}") from error
     outputs, size = family_of(model).outputs(model), input_config(model).size
     if outputs != len(info.classes) or size != info.input.size:
         raise AdapterError(
@@ -282,16 +288,21 @@ def load_adapter(path: str | Path, model: nn.Module | None = None, checkpoint: s
     return model
 
 
-def _backbone(path: str | Path, info: AdapterInfo, checkpoint: str | Path | None) -> nn.Module:
-    """The backbone that a header names, with its weights."""
+def plain_backbone(info: AdapterInfo, checkpoint: str | Path | None = None) -> nn.Module:
+    """The pretrained backbone that an adapter file is for, with a fresh head.
+
+    Args:
+        info: The adapter file's header.
+        checkpoint: Where its weights lie; by default where they lay when the file was written, else the Hub.
+
+    Raises:
+        BackboneError: When it cannot be had.
+    """
     recorded = info.checkpoint if info.checkpoint and Path(info.checkpoint).is_file() else None
     outputs, size = len(info.classes), info.input.size
-    try:
-        model = load_backbone(info.backbone, checkpoint or recorded, num_classes=outputs, img_size=size)
-    except BackboneError as error:
-        gone = f" (its weights lay at {info.checkpoint}, where no file is now)" if info.checkpoint != recorded else ""
-        raise AdapterError(f"{path} needs the backbone {info.backbone}{gone}: {error}") from error
-    return model.to(_dtype(info.dtype))
+    return load_backbone(info.backbone, checkpoint or recorded, num_classes=outputs, img_size=size).to(
+        _dtype(info.dtype)
+    )
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], info: AdapterInfo, path: str | Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         OSError: When the folder or the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.{socket.gethostname()}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -51,3 +52,35 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write plain data as indented JSON, whole or not at all."""
     write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+@contextmanager
+def making(path: Path, folder: bool = True) -> Iterator[Path]:
+    """A place to write that takes the name `path` when the block ends well, and disappears otherwise.
+
+    For what others write by its path. The temporary name beside it is as `replacing` makes it.
+
+    Args:
+        path: The final name, where nothing is.
+        folder: Whether an empty folder is made; else a file is to be written.
+
+    Raises:
+        OSError: When it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        if folder:
+            temporary.mkdir()
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside a path that tells who writes there."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.{socket.gethostname()}.tmp")

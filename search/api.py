@@ -14,6 +14,8 @@ from petlas.search.run_folder import check_distinct, check_same, opened
 from petlas.search.study import StudyRecord, TrialRow, row_of
 
 if TYPE_CHECKING:
+    from petlas.petl import Exported
+    from petlas.search.evaluate import Evaluation
     from petlas.search.plan import Plan
     from petlas.search.predict import Prediction
     from petlas.search.reports.study_report import StudyReport
@@ -202,6 +204,74 @@ def predict(adapter: str | Path, images: Sequence[str | Path], checkpoint: str |
     from petlas.search.predict import predict as predict_files
 
     return predict_files(Path(adapter), [Path(image) for image in images], checkpoint)
+
+
+def evaluate(
+    adapter: str | Path,
+    task: str,
+    root: str | Path | None = None,
+    view: str = "test",
+    split_seed: int = 0,
+    checkpoint: str | None = None,
+) -> Evaluation:
+    """Measure an adapter on a task with the same classes: metrics, class by class, confusion and calibration.
+
+    Args:
+        adapter: The adapter file.
+        task: The task's name or folder.
+        root: The folder that holds the task's data.
+        view: Which part of it; by default the test images are read.
+        split_seed: Of the val or test that is set aside where the data has none.
+        checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
+
+    Raises:
+        UserError: When the adapter or the task is at fault, or their classes are not the same.
+    """
+    from petlas.search.evaluate import evaluate as evaluate_one
+
+    return evaluate_one(Path(adapter), task, None if root is None else Path(root), view, split_seed, checkpoint)
+
+
+def export(
+    adapter: str | Path,
+    to: str,
+    out: str | Path,
+    task: str | None = None,
+    root: str | Path | None = None,
+    checkpoint: str | None = None,
+) -> Exported:
+    """Write an adapter in a form that others load, and prove that it computes the same.
+
+    Args:
+        adapter: The adapter file.
+        to: One of `petlas.petl.EXPORTS`.
+        out: The new file or folder.
+        task: Whose training images are compared; without one, seeded noise is.
+        root: The folder that holds the task's data.
+        checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
+
+    Raises:
+        UserError: When the adapter, the task or the place is at fault, or the design has no such form.
+        RuntimeError: When the logits differ by more than 1e-4; nothing is then written.
+    """
+    from petlas.search.export import export as export_one
+
+    return export_one(Path(adapter), to, Path(out), task, None if root is None else Path(root), checkpoint)
+
+
+def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """One self-contained HTML page on one run, or on several to compare them.
+
+    Args:
+        runs: Run folders, names in `runs/`, or folders of runs.
+        out: The page; by default `report.html` in the run's folder, or beside the runs.
+
+    Raises:
+        UserError: When there is no such run, a package is missing, or the page cannot be written.
+    """
+    from petlas.search.reports.page import write_page
+
+    return write_page([str(run) for run in runs], None if out is None else Path(out))
 
 
 def plan(config: RunConfig) -> Plan:

@@ -51,7 +51,7 @@ def predict(adapter: Path, images: Sequence[Path], checkpoint: str | None = None
         AdapterError: When the adapter cannot be loaded.
         DataError: When an image cannot be read.
     """
-    _check_adapter(adapter)
+    check_adapter(adapter)
     info = read_adapter_info(adapter)
     objective = get_objective(info.kind)
     for path in images:
@@ -69,7 +69,7 @@ def predict(adapter: Path, images: Sequence[Path], checkpoint: str | None = None
     return found
 
 
-def _check_adapter(adapter: Path) -> None:
+def check_adapter(adapter: Path) -> None:
     """Refuse a folder, and say which file in it is meant."""
     if adapter.is_dir():
         inside = next((path for path in (adapter / ADAPTER, adapter / ADAPTER.name) if path.is_file()), None)

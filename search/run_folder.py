@@ -28,8 +28,10 @@ CHECKPOINTS = "checkpoints"
 """Where trainings are kept until their stage is over."""
 SENSITIVITY_FILES = ("sensitivity.json", "sensitivity.png")
 
-_CONFIG, _LOG, _LOCK, _HOLDER = "config.yaml", "log.txt", "run.lock", "run.holder"
-_HARMLESS = {_CONFIG, _LOG, _LOCK, _HOLDER, *SENSITIVITY_FILES}
+REPORT, LOG = "report.html", "log.txt"
+
+_CONFIG, _LOCK, _HOLDER = "config.yaml", "run.lock", "run.holder"
+_HARMLESS = {_CONFIG, LOG, REPORT, _LOCK, _HOLDER, *SENSITIVITY_FILES}
 """What goes with any settings, because nothing that is taken up lies in it."""
 _VERSION = "version"
 _MAY_CHANGE = (
@@ -70,7 +72,7 @@ def opened(config: RunConfig) -> Iterator[Path]:
             for left in (*folder.glob(f"{JOURNAL}*"), folder / DATABASE):
                 left.unlink(missing_ok=True)
         write_text(folder / _CONFIG, dump_config(config))
-        with logging_to(folder / _LOG, provenance_lines(config)):
+        with logging_to(folder / LOG, provenance_lines(config)):
             yield folder
 
 

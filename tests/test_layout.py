@@ -31,12 +31,13 @@ MAY_IMPORT = {
 }
 FOLDERS = {
     "datasets": {"readers", "stores"},
-    "petl": {"backbones", "methods", "mini", "parts"},
+    "petl": {"backbones", "exports", "methods", "mini", "parts"},
     "spaces": set(),
     "search": {
         "cli",
         "config",
         "objectives",
+        "page",
         "reports",
         "runners",
         "samplers",
@@ -53,9 +54,11 @@ FOLDERS = {
 REGISTRIES = {
     "datasets.readers": "READERS",
     "petl.backbones": "FAMILIES",
+    "petl.exports": "EXPORTS",
     "petl.methods": "METHODS",
     "search.cli.app": "COMMANDS",
     "search.objectives": "OBJECTIVES",
+    "search.reports.page": "PAGE_SECTIONS",
     "search.reports.sections": "SECTIONS",
     "search.runners": "RUNNERS",
     "search.samplers": "SAMPLERS",
@@ -66,7 +69,7 @@ REGISTRIES = {
 
 HEAVY = {"torch", "timm", "ray"}
 TORCH_FREE = {
-    "petl": ("design", "shape", "methods/__init__", "backbones/__init__"),
+    "petl": ("design", "shape", "methods/__init__", "backbones/__init__", "exports/__init__"),
     "search": (
         "__init__",
         "api",
@@ -89,7 +92,7 @@ LIBRARIES = ("optuna", "ray", "timm", "torch", "sqlalchemy")
 
 TESTED_TOGETHER = {
     "datasets": set(),
-    "petl": set(),
+    "petl": {"exports/errors"},
     "spaces": {"dimension", "errors"},
     "search": set(),
 }

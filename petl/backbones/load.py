@@ -30,6 +30,8 @@ HUB_SECONDS = 5.0
 
 _MINI_FILE = Path(petlas.petl.mini.__path__[0]) / f"{MINI}.safetensors"
 _MINI_ARGS: dict[str, Any] = {"img_size": 64, "patch_size": 16, "embed_dim": 128, "depth": 6, "num_heads": 4}
+_MINI_HOST = "vit_tiny_patch16_224"
+"""An architecture of timm's that is the same class: `_MINI_ARGS` come before its own."""
 _MINI_CFG = {
     "architecture": MINI,
     "input_size": (3, 64, 64),
@@ -96,6 +98,21 @@ def reset_head(model: nn.Module, num_classes: int) -> None:
     if hasattr(model, "petl"):
         raise BackboneError("a head is set before a design is applied; call petlas.petl.remove(model) first")
     family_of(model).reset_head(model, num_classes)
+
+
+def timm_recipe(name: str, img_size: int) -> tuple[str, dict[str, Any]]:
+    """How plain timm makes a backbone: the architecture and its arguments, for `timm.create_model`.
+
+    Args:
+        name: As for `load_backbone`.
+        img_size: Side of the input in pixels.
+    """
+    if name == MINI:
+        return _MINI_HOST, _MINI_ARGS | {"img_size": img_size}
+    architecture, _, _ = name.partition(".")
+    cfg = timm.get_pretrained_cfg(name)
+    own = cfg.input_size[-1] if cfg is not None else None
+    return architecture, {} if img_size == own else {"img_size": img_size}
 
 
 def _create(name: str, img_size: int | None, drop_path_rate: float, pretrained: bool = False) -> nn.Module:

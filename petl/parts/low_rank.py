@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from petlas.petl.backbones import family_of
 from petlas.petl.backbones.base import LINEAR_SITES
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.parts.elastic import Elastic
@@ -50,6 +51,10 @@ class LowRank(Elastic):
     def scaled_up(self) -> Tensor:
         """s B, (outputs, r)."""
         return self.scale * self.part("up")
+
+    def gain(self, weight: Tensor) -> Tensor | None:
+        """What the updated rows (outputs, inputs) are multiplied by, (outputs,); None for 1."""
+        return None
 
     def delta(self) -> Tensor:
         """s B A, the update of the weight's rows (outputs, inputs)."""
@@ -124,6 +129,25 @@ class LowRankOptions(Targets):
     dropout: float = 0.0
 
 
+@dataclass(frozen=True)
+class Update:
+    """What a method does to some rows of a frozen weight W, as plain values: g (W + B A), with g = 1 where it is None.
+
+    Args:
+        layer: The path of the linear layer.
+        start: The first of the rows.
+        down: A (r, inputs).
+        up: B (rows, r), with the scale.
+        gain: g (rows,), for the product with B A, too.
+    """
+
+    layer: str
+    start: int
+    down: Tensor
+    up: Tensor
+    gain: Tensor | None = None
+
+
 class LowRankMethod(TargetsMethod[LowRankOptions]):
     """A method that updates linear layers by a `LowRank` each."""
 
@@ -143,6 +167,25 @@ class LowRankMethod(TargetsMethod[LowRankOptions]):
         scaling = (placement.size, placement.options.alpha, placement.options.dropout)
         sides = self.sides(block, placement).items()
         return nn.ModuleDict({name: self.part(inputs, outputs, *scaling) for name, (inputs, outputs) in sides})
+
+    @torch.no_grad()
+    def updates(
+        self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[LowRankOptions]]
+    ) -> Iterator[Update]:
+        """What it does to the backbone's weights.
+
+        Args:
+            model: The backbone, unmerged.
+            module: What `build` made.
+            placements: The method's placements.
+        """
+        for placement in placements:
+            block = family_of(model).shape(model).blocks[placement.block]
+            for layer, parts in by_layer(block, module.get_submodule(placement.path)):
+                weight = model.get_parameter(f"{layer.path}.weight")
+                for start, part in parts:
+                    gain = part.gain(weight[start : start + len(part.up)])
+                    yield Update(layer.path, start, part.part("down"), part.scaled_up(), gain)
 
 
 def by_layer(block: BlockShape, module: nn.Module) -> Iterator[tuple[Layer, tuple[tuple[int, LowRank], ...]]]:

@@ -24,7 +24,17 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="Print a ta
 Configs = Annotated[
     list[str], typer.Argument(metavar="CONFIG... [key=value ...]", help="Configurations, and overrides for all.")
 ]
+Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter file, or the run that has one.")]
+Checkpoint = Annotated[str | None, typer.Option(help="The backbone's weights, if they are a local file.")]
 Run = Annotated[str, typer.Argument(help="A run folder, or its name in runs/.", metavar="RUN")]
+
+
+def adapter_file(adapter: Path) -> Path:
+    """The adapter file that an argument names: the file, or a run by its folder or its name in `runs/`."""
+    run = Path("runs") / adapter
+    folder = run if run.is_dir() and not adapter.exists() else adapter
+    inside = folder / "best" / "adapter.safetensors"
+    return inside if inside.is_file() else folder
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from petlas.search.cli.arguments import Format, FormatOption
+from petlas.search.cli.arguments import Checkpoint, Format, FormatOption
 from petlas.search.cli.output import print_json
 
 
 def predict(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    checkpoint: Annotated[str | None, typer.Option(help="The backbone's weights, if they are a local file.")] = None,
+    checkpoint: Checkpoint = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Label images with an adapter file.

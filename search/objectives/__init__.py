@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from petlas.lazy import look_up
-from petlas.search.objectives.base import Meter, Metric, Objective, ObjectiveError
+from petlas.search.objectives.base import Assessment, Meter, Metric, Objective, ObjectiveError
 
 if TYPE_CHECKING:
     from petlas.datasets import Task
@@ -46,4 +46,13 @@ def objective_of(task: Task, metric: str | None = None) -> Objective:
     return get_objective(task.kind, metric)
 
 
-__all__ = ["OBJECTIVES", "Meter", "Metric", "Objective", "ObjectiveError", "get_objective", "objective_of"]
+__all__ = [
+    "OBJECTIVES",
+    "Assessment",
+    "Meter",
+    "Metric",
+    "Objective",
+    "ObjectiveError",
+    "get_objective",
+    "objective_of",
+]

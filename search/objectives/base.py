@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from petlas.errors import UserError
+from petlas.search.objectives.calibration import Calibration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,22 @@ class Metric:
     def from_dict(cls, data: Mapping[str, Any]) -> Metric:
         """The metric of such data."""
         return cls(**data)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a model gets right and wrong, and how sure it is of it, as plain data.
+
+    Args:
+        per_class: For each class, under `class`, `images` and the names of shares, what it comes to.
+        confusion: For each class a row with how many of its images are said to be of each class; None where an image
+            can be of several.
+        calibration: How well confidences are what they say.
+    """
+
+    per_class: list[dict[str, Any]]
+    confusion: list[list[int]] | None
+    calibration: Calibration
 
 
 class Meter(Protocol):
@@ -129,6 +146,16 @@ class Objective(ABC):
 
         Args:
             confidences: One for each class, of one image.
+            classes: Their names.
+        """
+
+    @abstractmethod
+    def assess(self, confidences: Tensor, targets: Tensor, classes: Sequence[str]) -> Assessment:
+        """What a model gets right and wrong.
+
+        Args:
+            confidences: As `confidences` gives them, (N, K).
+            targets: As the task's views hold them, N of them.
             classes: Their names.
         """
 

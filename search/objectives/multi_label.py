@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petlas.search.objectives.base import Meter, Metric, Objective, ranked
+from petlas.search.objectives.base import Assessment, Meter, Metric, Objective, ranked
+from petlas.search.objectives.calibration import calibration_of, share
 
 MEAN_AP = Metric("mAP")
 
@@ -68,7 +69,19 @@ class MultiLabel(Objective):
             confidences: (K,).
             classes: Their names.
         """
-        return [(name, share) for name, share in ranked(confidences, classes) if share >= SURE]
+        return [(name, sure) for name, sure in ranked(confidences, classes) if sure >= SURE]
+
+    def assess(self, confidences: Tensor, targets: Tensor, classes: Sequence[str]) -> Assessment:
+        """Average precision, recall and precision of each class; each class of each image counts for calibration."""
+        sure, true = confidences.double().cpu().numpy(), targets.bool().cpu().numpy()
+        said, per_class = sure >= SURE, []
+        for index, name in enumerate(classes):
+            positive, told = true[:, index], said[:, index]
+            right, images = int((positive & told).sum()), int(positive.sum())
+            found = average_precision(sure[:, index], positive) if images else None
+            row = {"class": name, "images": images, "average_precision": found}
+            per_class.append(row | {"recall": share(right, images), "precision": share(right, int(told.sum()))})
+        return Assessment(per_class, None, calibration_of(sure.ravel().tolist(), true.ravel().tolist()))
 
 
 class MeanAveragePrecisionMeter:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petlas.search.objectives.base import Meter, Metric, Objective, ranked
+from petlas.search.objectives.base import Assessment, Meter, Metric, Objective, ranked
+from petlas.search.objectives.calibration import calibration_of, share
 
 ACCURACY = Metric("accuracy", paired=True)
 MEAN_PER_CLASS = Metric("mean_per_class")
@@ -64,6 +65,21 @@ class SingleLabel(Objective):
             classes: Their names.
         """
         return ranked(confidences, classes)[:1]
+
+    def assess(self, confidences: Tensor, targets: Tensor, classes: Sequence[str]) -> Assessment:
+        """Recall, as `accuracy`, and precision of each class, and which classes are taken for which."""
+        sure, said = confidences.cpu().double().max(dim=1)
+        targets, count = targets.cpu(), len(classes)
+        confusion = torch.bincount(targets * count + said, minlength=count * count).view(count, count)
+        per_class = []
+        for index, name in enumerate(classes):
+            right, images, told = (
+                int(n) for n in (confusion[index, index], confusion[index].sum(), confusion[:, index].sum())
+            )
+            others = {other: int(n) for other, n in zip(classes, confusion[index], strict=True) if n and other != name}
+            row = {"class": name, "images": images, "accuracy": share(right, images), "precision": share(right, told)}
+            per_class.append(row | {"taken_for": max(others, key=lambda other: others[other], default=None)})
+        return Assessment(per_class, confusion.tolist(), calibration_of(sure.tolist(), (said == targets).tolist()))
 
 
 class AccuracyMeter:

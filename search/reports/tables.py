@@ -11,7 +11,17 @@ from rich.table import Table
 
 from petlas.petl.design import Design
 from petlas.search.objectives import Metric
-from petlas.search.reports.text import USUAL, candidate_text, duration, measured, shown, spread, unit
+from petlas.search.reports.text import (
+    USUAL,
+    candidate_text,
+    duration,
+    error_text,
+    measured,
+    percent,
+    shown,
+    spread,
+    unit,
+)
 
 
 def console() -> Console:
@@ -140,3 +150,34 @@ def datasets_tables(rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
 
     notes = [shown(f"{row['name']}: {note}") for row in rows for note in row["notes"]]
     return [drawn(("task", "", "classes#", "images"), [cells(row) for row in rows]), *notes]
+
+
+def evaluation_tables(found: Mapping[str, Any]) -> list[RenderableType]:
+    """What `petlas evaluate` found: metrics, and class by class.
+
+    Args:
+        found: As plain data.
+    """
+    rows = found["per_class"]
+    shares = [name for name, value in rows[0].items() if name not in ("class", "images", "taken_for")]
+    taken = [name for name in ("taken_for",) if name in rows[0]]
+    cells = [
+        (
+            row["class"],
+            f"{row['images']:,}",
+            *(percent(row[name]) for name in shares),
+            *(row[name] or "" for name in taken),
+        )
+        for row in rows
+    ]
+    told = [
+        f"{name} {percent(value)}%{error_text(found['errors'].get(name), found['images'])}"
+        for name, value in found["metrics"].items()
+    ]
+    columns = ("class", "images#", *(f"{name.replace('_', ' ')} %#" for name in shares), *("taken for" for _ in taken))
+    title = f"{found['task']}, {found['view']}: {found['images']:,} images"
+    return [
+        drawn(columns, cells, title),
+        *told,
+        f"expected calibration error {percent(found['calibration']['ece'])}%",
+    ]

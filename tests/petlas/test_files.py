@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from petlas.files import replacing, write_bytes, write_json, write_text
+from petlas.files import making, replacing, write_bytes, write_json, write_text
 
 
 def test_a_file_is_written_with_its_folder_and_replaced_whole(tmp_path: Path) -> None:
@@ -64,3 +64,21 @@ def test_what_is_written_reaches_the_disk_before_it_takes_its_name(
         monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (steps.append(name), real(*a))[1])
     write_text(tmp_path / "a.txt", "x")
     assert steps[-2:] == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_others_write_takes_its_name_when_it_is_done_and_disappears_when_it_fails(
+    tmp_path: Path, folder: bool
+) -> None:
+    def write(place: Path) -> None:
+        (place / "a.txt" if folder else place).write_text("x")
+
+    path = tmp_path / "deep" / "out"
+    with making(path, folder) as place:
+        write(place)
+        assert not path.exists()
+    assert (path / "a.txt" if folder else path).read_text() == "x"
+    with pytest.raises(ZeroDivisionError), making(path.with_name("other"), folder) as place:
+        write(place)
+        raise ZeroDivisionError
+    assert os.listdir(path.parent) == ["out"]

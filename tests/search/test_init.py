@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-CALLS = ("search", "study", "retrain", "predict", "score", "plan")
+CALLS = ("search", "study", "retrain", "predict", "score", "plan", "evaluate", "export", "report")
 
 
 def run(code: str) -> str:
@@ -11,6 +11,7 @@ def run(code: str) -> str:
 def test_calls_are_functions_whatever_was_imported_before() -> None:
     code = (
         "import petlas.search.study, petlas.search.plan, petlas.search.predict\n"
+        "import petlas.search.evaluate, petlas.search.export\n"
         "from petlas import search\n"
         f"print(all(type(getattr(search, name)).__name__ == 'function' for name in {CALLS}))"
     )

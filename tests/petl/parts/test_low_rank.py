@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from petlas.petl import shape_by_name
+from petlas.petl import Design, Placement, get_method, merge, shape_by_name
 from petlas.petl.parts.low_rank import LowRank, add_to_bias, by_layer, spread
 
 
@@ -73,3 +73,20 @@ def test_a_bias_is_added_to_or_made():
     assert torch.equal(without.bias, update) and not without.bias.requires_grad
     update.zero_()
     assert without.bias.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_updates_say_in_plain_values_what_merging_does(method, tuned):
+    model = tuned(Design.of([Placement(method, 1, 3, (("targets", "q,v,fc1"), ("alpha", 6.0)))]))
+    tuning = model.petl
+    placed = get_method(method).placed(tuning.design.placements[0])
+    wanted = {}
+    for update in get_method(method).updates(model, tuning.get_submodule(method), (placed,)):
+        weight = wanted.setdefault(update.layer, model.get_parameter(f"{update.layer}.weight").detach().clone())
+        rows = slice(update.start, update.start + len(update.up))
+        gain = 1 if update.gain is None else update.gain[:, None]
+        weight[rows] = gain * (weight[rows] + update.up @ update.down)
+    assert set(wanted) == {"blocks.1.attn.qkv", "blocks.1.mlp.fc1"}
+    merge(model)
+    for layer, weight in wanted.items():
+        torch.testing.assert_close(model.get_parameter(f"{layer}.weight").detach(), weight)

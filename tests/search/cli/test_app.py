@@ -30,6 +30,7 @@ def test_help_names_every_command(petlas: Petlas) -> None:
     assert result.status == 0
     assert set(COMMANDS) == {
         "search", "score", "study", "retrain", "predict", "validate", "plan", "methods", "datasets",
+        "evaluate", "export", "report",
     }  # fmt: skip
     for command in COMMANDS:
         assert f" {command} " in result.out

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from petlas.search.cli.arguments import load_configs, split_arguments
+from petlas.search.cli.arguments import adapter_file, load_configs, split_arguments
 
 
 def test_what_has_an_equals_sign_is_an_override_unless_it_is_a_path(
@@ -28,3 +28,15 @@ def test_overrides_alone_are_nothing_to_do() -> None:
 
 def test_every_configuration_gets_every_override() -> None:
     assert [config.seed for config in load_configs(["demo", "seed=3", "vtab"])] == [3, 3]
+
+
+def test_a_run_stands_for_its_adapter_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    inside = Path("runs/mine/best/adapter.safetensors")
+    Path("runs/mine").mkdir(parents=True)
+    assert adapter_file(Path("mine")) == Path("runs/mine")  # whoever loads it says what is missing
+    inside.parent.mkdir()
+    inside.touch()
+    for given in ("mine", "runs/mine", str(inside)):
+        assert adapter_file(Path(given)) == inside
+    assert adapter_file(Path("other.safetensors")) == Path("other.safetensors")

@@ -159,3 +159,19 @@ def test_labels_are_classes_with_their_confidences_the_surest_first(objective: O
     assert set(found) <= set(zip(CLASSES, row, strict=True))
     assert found[0] == ("b", 0.6)
     assert [share for _, share in found] == sorted((share for _, share in found), reverse=True)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_what_is_right_and_wrong_is_told_class_by_class_as_plain_data(kind: str) -> None:
+    from dataclasses import asdict
+
+    objective, targets = get_objective(kind), TARGETS[kind]()
+    logits = torch.randn(IMAGES, len(CLASSES), generator=torch.Generator().manual_seed(0))
+    found = objective.assess(objective.confidences(logits), targets, CLASSES)
+    assert [row["class"] for row in found.per_class] == list(CLASSES)
+    assert [row["images"] for row in found.per_class] == one_hot(targets).sum(0).tolist()
+    assert 0 <= found.calibration.ece <= 1
+    assert json.loads(json.dumps(asdict(found))) == asdict(found)
+    perfect = objective.assess(one_hot(targets).float(), targets, CLASSES)
+    assert perfect.calibration.ece == 0
+    assert all(row["precision"] == 1 for row in perfect.per_class)

@@ -1,0 +1,56 @@
+"""Hand an adapter file over in another form, compared on real images where a task is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from petlas.datasets import INTERPOLATIONS, open_task
+from petlas.petl import Exported, InputConfig, export_adapter, read_adapter_info
+from petlas.search.predict import check_adapter
+from petlas.search.training.batches import ImageBatches
+
+IMAGES = 32
+"""How many images of a task are compared."""
+
+
+def export(
+    adapter: Path,
+    target: str,
+    out: Path,
+    task: str | None = None,
+    root: Path | None = None,
+    checkpoint: str | None = None,
+) -> Exported:
+    """Write an adapter in another form, and compare the logits of training images of a task, or of noise.
+
+    Args:
+        adapter: The adapter file.
+        target: One of `petlas.petl.EXPORTS`.
+        out: The file or folder; nothing may be there.
+        task: Whose training images are compared; without one, seeded noise is.
+        root: The folder that holds the task's data.
+        checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
+
+    Raises:
+        UserError: When the adapter, the task or the place is at fault, or the design has no such form.
+        InexactError: When the logits differ; nothing is then written.
+    """
+    check_adapter(adapter)
+    images, source = None, "noise"
+    if task is not None:
+        images, source = _images(task, root, read_adapter_info(adapter).input), f"task {task}"
+    return export_adapter(adapter, target, out, images, source, checkpoint)
+
+
+def _images(name: str, root: Path | None, inputs: InputConfig) -> Tensor:
+    """Some training images of a task, (B, 3, S, S), normalised."""
+    view = open_task(name, root=root).views["train"].sample(IMAGES, seed=0)
+    size, resample = (inputs.size, inputs.size), INTERPOLATIONS[inputs.interpolation]
+    pixels = [np.asarray(view.source.image(int(index)).resize(size, resample)) for index in view.indices]
+    stored = np.stack(pixels).transpose(0, 3, 1, 2)
+    images, _ = ImageBatches(np.ascontiguousarray(stored), view.targets, inputs, torch.device("cpu")).batch(slice(None))
+    return images

@@ -1,0 +1,137 @@
+"""What a page is made from: all that a run has written down."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from petlas.search.config import RunConfig
+from petlas.search.objectives import Metric
+from petlas.search.reports.study_report import StudyReport
+from petlas.search.run_folder import LOG, SENSITIVITY_FILES
+from petlas.search.study import BASELINE, SCORE, StudyRecord, TrialRow, is_interrupted
+
+_COMMAND, _VERSIONS = "INFO command: ", "INFO petlas "
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as its folder and its study tell it.
+
+    Args:
+        config: The run's.
+        report: Its study, as `petlas study` has it.
+        trials: All trials, with their values after each epoch.
+        about: What the study is of.
+        elapsed: Seconds that searching took.
+        retrained: `best/metrics.json`, where it was retrained.
+        baselines: `baselines.json`, where baselines were.
+        sensitivity: `sensitivity.json`, where it was measured.
+        log: The lines of `log.txt` that say which versions and commands there were.
+    """
+
+    config: RunConfig
+    report: StudyReport
+    trials: list[FrozenTrial]
+    about: dict[str, Any] = field(default_factory=dict)
+    elapsed: float = 0.0
+    retrained: dict[str, Any] | None = None
+    baselines: list[dict[str, Any]] = field(default_factory=list)
+    sensitivity: dict[str, Any] | None = None
+    log: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, config: RunConfig) -> RunView:
+        """The view of a run that has a study.
+
+        Raises:
+            UserError: When it has none.
+        """
+        folder, record = config.folder, StudyRecord.read(config.folder, config.storage)
+        return cls(
+            config=config,
+            report=StudyReport.of(record),
+            trials=record.trials(),
+            about=record.about,
+            elapsed=record.elapsed,
+            retrained=_read(folder / "best" / "metrics.json"),
+            baselines=_read(folder / "baselines.json") or [],
+            sensitivity=_read(folder / SENSITIVITY_FILES[0]),
+            log=_told(folder / LOG),
+        )
+
+    @property
+    def name(self) -> str:
+        """The run's."""
+        return self.config.name
+
+    @property
+    def metric(self) -> Metric:
+        """What values are of."""
+        return self.report.metric
+
+    @cached_property
+    def whole(self) -> list[TrialRow]:
+        """The first trial of each candidate that was trained to its end on train, the best first."""
+        sign = -1 if self.metric.maximize else 1
+        rows = {
+            row.key: row
+            for row in reversed(self.report.trials)
+            if row.state == "COMPLETE" and row.stage != SCORE and row.fold is None and row.val is not None
+        }
+        return sorted(rows.values(), key=lambda row: (sign * (row.val or 0.0), row.params, row.number))
+
+    @cached_property
+    def leaders(self) -> list[TrialRow]:
+        """The same as the choice ranks them: by pooled values where there are any; the chosen one comes first."""
+        ranked = [self.report.row(key) for key in self.report.by_pooled] or self.whole
+        best = self.report.best
+        return ranked if best is None else [best, *(row for row in ranked if row.key != best.key)]
+
+    @cached_property
+    def known(self) -> list[TrialRow]:
+        """The baselines that came to their end, the best first."""
+        return [row for row in self.whole if row.stage == BASELINE]
+
+    @property
+    def versions(self) -> str:
+        """With what it was begun; empty where the log does not say it."""
+        return next((line.partition("INFO ")[2] for line in self.log if _VERSIONS in line), "")
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that worked on it, each once, in their order."""
+        return list(dict.fromkeys(line.partition(_COMMAND)[2] for line in self.log if _COMMAND in line))
+
+    @cached_property
+    def costs(self) -> list[tuple[FrozenTrial, float]]:
+        """Each trial that was counted, with what it cost in R: its epochs over those of an ordinary training."""
+        counted = [trial for trial in self.trials if not is_interrupted(trial)]
+        return [(trial, self._cost(trial)) for trial in counted]
+
+    def _cost(self, trial: FrozenTrial) -> float:
+        if trial.user_attrs.get("stage") == SCORE:
+            return 0.0
+        epochs = trial.user_attrs.get("epochs", max(trial.intermediate_values, default=0))
+        return float(epochs) / self.config.train.epochs
+
+
+def _read(path: Path) -> Any:
+    """A JSON file; None where it is missing or damaged, which must not keep the rest from being told."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _told(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if _COMMAND in line or _VERSIONS in line]

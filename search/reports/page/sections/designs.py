@@ -1,0 +1,53 @@
+"""Where the best designs put what."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from petlas.search.reports.page.html import figure, text
+from petlas.search.reports.page.run import RunView
+from petlas.search.reports.text import measured
+
+_SHOWN = 5
+
+
+def section(run: RunView) -> str:
+    """A map of blocks and methods with their sizes, a row for each method of each design."""
+    rows: list[tuple[str, dict[int, str], dict[int, float]]] = []
+    blocks, largest = 0, defaultdict[str, float](float)
+    for rank, row in enumerate(run.leaders[:_SHOWN], 1):
+        sizes: dict[str, dict[int, int | None]] = defaultdict(dict)
+        for placement in row.design.get("placements", []):
+            if placement.get("block") is not None:
+                sizes[placement["method"]][placement["block"]] = placement.get("size")
+                blocks = max(blocks, placement["block"] + 1)
+                largest[placement["method"]] = max(largest[placement["method"]], placement.get("size") or 1)
+        for method, own in sizes.items():
+            name = f"{rank}. {method} ({measured(run.metric, row.val)})"
+            told = {block: "•" if size is None else str(size) for block, size in own.items()}
+            rows.append((name, told, {block: (size or 1) / largest[method] for block, size in own.items()}))
+    if not rows:
+        return ""
+    columns = range(blocks)
+    heat = {
+        "type": "heatmap",
+        "x": list(columns),
+        "y": [text(name) for name, _, _ in rows],
+        "z": [[shares.get(block) for block in columns] for _, _, shares in rows],
+        "text": [[told.get(block, "") for block in columns] for _, told, _ in rows],
+        "texttemplate": "%{text}",
+        "hovertemplate": "%{y}<br>block %{x}: size %{text}<extra></extra>",
+        "colorscale": [[0, "#cfe1f5"], [1, "#2563a8"]],
+        "zmin": 0,
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+    }
+    return figure(
+        f"The sizes of the best {min(_SHOWN, len(run.leaders))} designs by block and method, the chosen one first; in "
+        "brackets the value on val. The darker, the nearer to the largest size of that method here.",
+        [heat],
+        height=90 + 30 * len(rows),
+        xaxis={"title": {"text": "block"}, "dtick": 1},
+        yaxis={"autorange": "reversed"},
+    )

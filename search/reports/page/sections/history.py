@@ -1,0 +1,61 @@
+"""How the search went."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, TypeAlias
+
+from petlas.search.reports.page.html import figure, text
+from petlas.search.reports.page.run import RunView
+from petlas.search.reports.text import candidate_text
+from petlas.search.study import SCORE, row_of
+
+
+def section(run: RunView) -> str:
+    """Values by trial and stage; those of trainings by cost in R, too, with the best so far."""
+    points: dict[str, list[_Point]] = defaultdict(list)
+    trained: dict[str, list[_Point]] = defaultdict(list)
+    best: list[tuple[float, float]] = []
+    cost, better = 0.0, max if run.metric.maximize else min
+    for trial, price in run.costs:
+        row, cost = row_of(trial), cost + price
+        if row.val is None:
+            continue
+        kind = "stopped early" if row.state == "PRUNED" else row.stage
+        told = text(f"trial {row.number}, {candidate_text(row.design, row.settings)}, {row.params:,} parameters")
+        points[kind].append((row.number, row.val, told))
+        if row.stage != SCORE:
+            trained[kind].append((cost, row.val, told))
+            if row.state == "COMPLETE" and row.fold is None:
+                best.append((cost, better(row.val, best[-1][1]) if best else row.val))
+    if not points:
+        return ""
+    value = {"title": {"text": text(run.metric.name)}, "tickformat": ".1%" if run.metric.percent else ""}
+    drawn = figure(
+        "The value of every trial, by what it was tried for.",
+        [_scatter(kind, found) for kind, found in points.items()],
+        xaxis={"title": {"text": "trial"}, "rangemode": "tozero"},
+        yaxis=value,
+    )
+    if not best:
+        return drawn
+    xs, ys = zip(*best, strict=True)
+    line = {"shape": "hv", "width": 1, "dash": "dot"}
+    so_far = {"type": "scatter", "mode": "lines", "name": "best so far", "x": xs, "y": ys, "line": line}
+    return drawn + figure(
+        "Trainings by what had been spent on trainings, in R, the price of one at full epochs.",
+        [*(_scatter(kind, found) for kind, found in trained.items()), so_far],
+        xaxis={"title": {"text": "R"}, "rangemode": "tozero"},
+        yaxis=value,
+    )
+
+
+_Point: TypeAlias = tuple[float, float, str]
+"""Where a trial stands, its value, and what it tried."""
+
+
+def _scatter(name: str, points: list[_Point]) -> dict[str, Any]:
+    xs, ys, told = zip(*points, strict=True)
+    hover = "%{y}<br>%{text}<extra>%{fullData.name}</extra>"
+    drawn = {"type": "scatter", "mode": "markers", "name": text(name), "x": xs, "y": ys, "text": told}
+    return drawn | {"hovertemplate": hover, "marker": {"size": 7}}

@@ -1,0 +1,92 @@
+"""The document around the sections: style, and what draws the figures. Nothing is fetched from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Sequence
+from functools import cache
+
+from petlas.search.reports.page.html import text
+
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1c2126;--soft:#5b6670;--line:#d9dee3;--page:#fff;--mark:#f3f5f7}
+@media(prefers-color-scheme:dark){:root{--ink:#e3e7eb;--soft:#9aa5b1;--line:#39424c;--page:#14181c;--mark:#1e242a}}
+@media print{:root{color-scheme:light;--ink:#000;--soft:#444;--line:#bbb;--page:#fff;--mark:#f3f5f7}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);max-width:68rem;margin:2rem auto;
+padding:0 1.5rem}
+h1{font-size:1.7rem}h2{font-size:1.25rem;margin:2.4rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.3rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
+td,th{padding:.25rem .8rem .25rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
+.number{text-align:right}figure{margin:1rem 0}figcaption{color:var(--soft);font-size:.85rem}
+pre{background:var(--mark);padding:.8rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}
+summary{font-size:1.25rem;font-weight:600;cursor:pointer;margin:1rem 0}.lead{font-size:1.15rem}
+@media print{body{max-width:none;margin:0}section{break-inside:auto}figure,tr{break-inside:avoid}.modebar{display:none}}
+"""
+
+_SCRIPT = """
+(() => {
+  const dark = matchMedia('(prefers-color-scheme: dark)');
+  const colours = ['#3b82d6','#e07b39','#3a9e6e','#c94f7c','#8a63d2','#b08900','#2aa1b3','#808890'];
+  const template = night => {
+    const ink = night ? '#e3e7eb' : '#1c2126', line = night ? '#39424c' : '#d9dee3';
+    const axis = {gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true,
+      title: {standoff: 14}};
+    return {layout: {colorway: colours, font: {color: ink, family: 'system-ui, sans-serif', size: 13}, xaxis: axis,
+      yaxis: axis, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', margin: {l: 60, r: 20, t: 20, b: 50},
+      hoverlabel: {align: 'left'},
+      modebar: {bgcolor: 'rgba(0,0,0,0)', color: line, activecolor: ink},
+      legend: {orientation: 'h', y: 1.02, yanchor: 'bottom'}}};
+  };
+  const draw = night => document.querySelectorAll('.plot').forEach(plot => {
+    if (!plot.offsetParent && !plot.data) return;
+    const spec = JSON.parse(plot.nextElementSibling.textContent);
+    Plotly.react(plot, spec.data, {...spec.layout, template: template(night)}, {responsive: true, displaylogo: false});
+  });
+  const now = () => draw(dark.matches);
+  const start = () => {
+    now();
+    dark.addEventListener('change', now);
+    addEventListener('beforeprint', () => draw(false));
+    addEventListener('afterprint', now);
+    document.querySelectorAll('details').forEach(one => one.addEventListener('toggle', now));
+    document.body.dataset.drawn = document.querySelectorAll('.plot .main-svg').length;
+  };
+  const packed = document.getElementById('plotly').textContent;
+  const bytes = Uint8Array.from(atob(packed), letter => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
+  new Response(stream).text().then(code => {
+    const script = document.createElement('script');
+    script.textContent = code;
+    document.head.append(script);
+    start();
+  });
+})();
+"""
+
+
+def document(names: Sequence[str], parts: Sequence[str]) -> str:
+    """The whole page.
+
+    Args:
+        names: Of the runs.
+        parts: HTML.
+    """
+    title = text(", ".join(names) if len(names) < 4 else f"{len(names)} runs")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>petlas: {title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+        "<noscript>The figures need JavaScript; texts and tables are complete without.</noscript>\n"
+        + "\n".join(parts)
+        + f'\n<script type="text/plain" id="plotly">{_plotly()}</script>\n<script>{_SCRIPT}</script>\n'
+        + "</body>\n</html>\n"
+    )
+
+
+@cache
+def _plotly() -> str:
+    """plotly.js, packed: 2 MB instead of 5; every browser since 2023 unpacks it."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()

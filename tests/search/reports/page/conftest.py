@@ -1,0 +1,69 @@
+"""A run as a page sees it, made of a few trials."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from petlas.search.config import RunConfig
+from petlas.search.objectives import Metric
+from petlas.search.reports.page.run import RunView
+from petlas.search.reports.study_report import StudyReport
+from petlas.search.study import BASELINE, SEARCH, row_of
+
+EVIL = "<script>alert('x')</script> & $y$"
+"""A name that must be shown as it is."""
+
+
+def design(method: str, *sizes: int) -> dict[str, Any]:
+    placements = [{"method": method, "block": block, "size": size} for block, size in enumerate(sizes) if size]
+    return {"backbone": "vit_mini_patch16_64", "placements": placements}
+
+
+@pytest.fixture
+def trial() -> Callable[..., FrozenTrial]:
+    """A trial by its number, value and design."""
+
+    def trial(number: int, value: float | None, made: dict[str, Any], stage: str = SEARCH, **more: Any) -> FrozenTrial:
+        params = more.pop("params", {})
+        attributes = {
+            "stage": stage, "design": made, "settings": {}, "key": f"key{number}", "params": 100 * (number + 1),
+            "of_epochs": 2, "epochs": 2, "seconds": 3.0, "seed": 0, "fold": None, "folds": None,
+        }  # fmt: skip
+        pruned = value is None
+        made_trial = optuna.trial.create_trial(
+            state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+            value=value,
+            params=params,
+            distributions={name: optuna.distributions.IntDistribution(0, 9) for name in params},
+            user_attrs=attributes | more,
+            intermediate_values={1: 0.5, 2: value or 0.6},
+        )
+        made_trial.number = number
+        return made_trial
+
+    return trial
+
+
+@pytest.fixture
+def view(make: Callable[..., RunConfig], trial: Callable[..., FrozenTrial]) -> Callable[..., RunView]:
+    """A run of one baseline and some designs; what is given takes the place of what it has."""
+
+    def view(values: tuple[float | None, ...] = (0.95, 0.9), name: str = "run", **more: Any) -> RunView:
+        trials = more.pop("trials", None) or [
+            trial(0, 0.93, design("adapter", 3, 3), BASELINE),
+            *(trial(n, value, design("lora", n, 0, 4)) for n, value in enumerate(values, 1)),
+        ]
+        rows = [row_of(one) for one in trials]
+        whole = [row for row in rows if row.state == "COMPLETE" and row.stage != "score"]
+        best = max(whole, key=lambda row: row.val or 0.0, default=None)
+        images = more.pop("images", 200)
+        extra = {key: more.pop(key) for key in ("agreement", "pooled") if key in more}
+        report = StudyReport(rows, best, whole, Metric("accuracy", paired=True), images, **extra)
+        made = RunView(config=make(name=name), report=report, trials=trials, elapsed=60.0)
+        return replace(made, **more)
+
+    return view

@@ -1,0 +1,22 @@
+import re
+
+import pytest
+
+pytest.importorskip("plotly", reason="the extra report is not installed")
+
+from petlas.search.reports.page.template import document
+
+
+def test_the_document_is_whole_and_fetches_nothing() -> None:
+    made = document(["<b>"], ["<p>part</p>"])
+    assert made.startswith("<!doctype html>")
+    assert made.rstrip().endswith("</html>")
+    assert "<title>petlas: &lt;b&gt;</title>" in made
+    assert "<p>part</p>" in made
+    assert not re.search(r"""(src|href)=["']?https?:""", made)
+    assert len(made) < 2_500_000
+    assert made == document(["<b>"], ["<p>part</p>"])
+
+
+def test_many_runs_are_counted_in_the_title() -> None:
+    assert "<h1>5 runs</h1>" in document(list("abcde"), [])
