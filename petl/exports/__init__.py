@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from petlas.lazy import look_up
 from petlas.petl.exports.errors import ExportError, InexactError
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def get_target(name: str) -> Target:
     """
     if name not in EXPORTS:
         raise ExportError(f"an export goes to one of {', '.join(EXPORTS)}, got {name!r}")
-    module, _, attribute = EXPORTS[name].partition(":")
-    target: Target = getattr(import_module(module), attribute)()
+    target: Target = look_up(EXPORTS[name])()
     target.check_packages()
     return target
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from petlas.files import write_text
+from petlas.lazy import look_up
 from petlas.search.run_folder import REPORT, RunError, find_run
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def _of_run(view: RunView, several: bool) -> str:
 
     told = []
     for title, place in PAGE_SECTIONS.items():
-        module, _, name = place.partition(":")
-        section: Section = getattr(import_module(module), name)
+        section: Section = look_up(place)
         if body := section(view):
             told.append(tag("section", tag("h2", text(title)) + body))
     body = "".join(told)
