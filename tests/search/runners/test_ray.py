@@ -541,3 +541,48 @@ def test_drivers_see_each_other_on_a_cluster(local_ray: None, make: Make) -> Non
             time.sleep(0.1)
         config = make(resources=RAY)
         assert ray_module.RayRunner([config], lambda: 1)._most() == 1
+
+
+def values(record: StudyRecord) -> dict[str, Any]:
+    return {t.user_attrs["key"]: t.values for t in record.trials() if not is_interrupted(t)}
+
+
+def test_two_drivers_on_one_cluster_share_it_and_no_run_gets_the_settings_of_the_other(
+    local_ray: None, write: Callable[..., Path], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """The first one has all of it until the second comes; then each has its part."""
+    from ray.cluster_utils import Cluster
+
+    few = {"baselines": False, "sampler": "random", "grace_epochs": 8}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 * 2**20})
+    resources = {"runner": "ray", "address": cluster.address, "gpus": 0}
+    runs: dict[str, dict[str, Any]] = {
+        "first": {"search": few | {"trials": 8}},
+        "second": {"search": few | {"trials": 3}, "seed": 5, "task": {"name": "digits", "metric": "mean_per_class"}},
+    }
+    for name, rate in (("first", 1e-3), ("second", 5e-3)):
+        runs[name]["train"] = {"epochs": 8, "batch_size": 100, "lr": rate}
+    drivers = []
+    try:
+        for name, options in runs.items():
+            path = write(f"{name}.yaml", name=name, resources=resources, **options)
+            command = [sys.executable, "-c", "from petlas.search.cli import main; main()", "search", str(path)]
+            with (tmp_path / f"{name}.log").open("w") as told:
+                drivers.append(subprocess.Popen(command, env=environment, stdout=told, stderr=told))
+            until = time.monotonic() + 120
+            while name == "first" and finished(tmp_path / "runs" / name) < 1:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        assert [driver.wait(300) for driver in drivers] == [0, 0]
+    finally:
+        for driver in drivers:
+            driver.kill()
+        cluster.shutdown()
+    first, second = (StudyRecord.read(tmp_path / "runs" / name) for name in runs)
+    assert min(t.datetime_complete for t in second.trials()) < max(t.datetime_start for t in first.trials())
+    for name, record in (("first", first), ("second", second)):
+        search_of_two = runs[name]["search"] | {"trials": 2}
+        alone = load_config(
+            str(write(name="alone", runs=str(tmp_path / name), **runs[name] | {"search": search_of_two}))
+        )
+        assert values(run(alone)).items() <= values(record).items()
