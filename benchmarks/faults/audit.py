@@ -67,8 +67,9 @@ class Found:
 
 
 def start(folder: Path, *arguments: str, cache: Path | None = None) -> subprocess.Popen[str]:
-    """A command in a folder."""
-    code = "from petlas.search.cli import main; main()"
+    """A command in a folder; it heeds Ctrl-C also where this script runs in the background."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from petlas.search.cli import main; main()"
     environment = os.environ | {"PETLAS_CACHE": str(cache or folder / "cache"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],

@@ -12,6 +12,7 @@ import yaml
 
 from petlas.petl.design import Design, Placement
 from petlas.search.config import RunConfig, load_config
+from petlas.search.stages import open_work
 from petlas.search.training import EpochResult
 
 if TYPE_CHECKING:
@@ -86,14 +87,16 @@ def lora() -> Callable[..., Design]:
 
 
 class Training:
-    """Stands in for `open_work`: the metric is what `curve` says of a design and an epoch."""
+    """Stands in for `open_work`: the metric of a trial is what `curve` says of a design and an epoch."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
         self.curve: Callable[[Design, int], float] = lambda design, epoch: 0.5 + epoch / 100
         self.loss = 1.0
 
-    def __call__(self, bench: "Workbench", proposal: Any) -> "FakeRun":
+    def __call__(self, bench: "Workbench", proposal: Any) -> Any:
+        if proposal.entry is None:  # no trial, but what trials need
+            return open_work(bench, proposal)
         candidate, fidelity = proposal.entry.candidate, proposal.entry.fidelity
         self.started.append(candidate.key)
         return FakeRun(self, fidelity.epochs, candidate.design)
