@@ -63,23 +63,26 @@ class Evidence:
     Args:
         measured: For each candidate's key, what was measured of it at each fidelity.
         epochs: What a whole training has: no other is evidence for a choice.
+        shares: Whether values are shares of images, whose standard error follows from their number.
     """
 
     measured: Mapping[str, Mapping[Fidelity, Measurement]]
     epochs: int
+    shares: bool = True
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[str, Fidelity, Measurement]], epochs: int) -> Evidence:
+    def of(cls, rows: Iterable[tuple[str, Fidelity, Measurement]], epochs: int, shares: bool = True) -> Evidence:
         """Evidence from rows of key, fidelity and measurement; of two rows of the same training the first counts.
 
         Args:
             rows: In any order.
             epochs: What a whole training has.
+            shares: Whether values are shares of images.
         """
         measured: dict[str, dict[Fidelity, Measurement]] = {}
         for key, fidelity, measurement in rows:
             measured.setdefault(key, {}).setdefault(fidelity, measurement)
-        return cls(measured, epochs)
+        return cls(measured, epochs, shares)
 
     @cached_property
     def values(self) -> dict[str, float]:
@@ -106,7 +109,7 @@ class Evidence:
             return None
         images = sum(m.images for m in seeds[0])
         value = fmean(sorted(sum(m.value * m.images for m in folds) / sum(m.images for m in folds) for folds in seeds))
-        return Pooled(value, _error_of_share(value, images), images)
+        return Pooled(value, _error_of_share(value, images) if self.shares else math.nan, images)
 
     def difference(self, first: str, second: str) -> Difference:
         """Compare two candidates over all folds; by their single images where these are known of both.

@@ -199,7 +199,7 @@ class StudyRecord:
                 epochs = max(epochs, entry.fidelity.epochs)
                 measured = Measurement(trial.values[0], trial.user_attrs.get("images", images))
                 rows.append((entry.candidate.key, entry.fidelity, measured))
-        return Evidence.of(rows, epochs)
+        return Evidence.of(rows, epochs, shares=self.about.get("metric", {}).get("paired", True))
 
     def best(self) -> FrozenTrial | None:
         """The trial of the candidate that selection chooses, at all epochs on train and val; None if none ended."""

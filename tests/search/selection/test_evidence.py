@@ -147,3 +147,13 @@ def test_folds_of_unknown_numbers_of_images_are_not_pooled() -> None:
 def test_selection_needs_neither_torch_nor_optuna() -> None:
     code = "import sys, petlas.search.selection; sys.exit(bool({'torch', 'optuna', 'ray'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_value_that_is_no_share_of_images_has_no_standard_error_of_one() -> None:
+    rows = [("a", Fidelity(1, 0, fold, 2), Measurement(0.9, 50)) for fold in range(2)]
+    shares, others = (Evidence.of(rows, 1, shares=shares).pooled("a") for shares in (True, False))
+    assert shares is not None
+    assert others is not None
+    assert shares.value == others.value
+    assert shares.error > 0
+    assert math.isnan(others.error)
