@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from typing import Any
 
 import petlas
 from petlas.search.config import RunConfig
+from petlas.search.study.storage import without_passwords
 
 _PACKAGES = ("torch", "timm", "optuna", "ray", "numpy", "pillow", "scikit-learn")
 
@@ -31,11 +31,6 @@ def command() -> str:
     """The command that runs, as a shell takes it, without the passwords of URLs."""
     program, *arguments = sys.argv or ["python"]
     return without_passwords(shlex.join([Path(program).name, *arguments]))
-
-
-def without_passwords(text: str) -> str:
-    """A text with URLs such as `postgresql://user:password@host/name`, fit to be shown."""
-    return re.sub(r"(://[^:@/\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:

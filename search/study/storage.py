@@ -66,7 +66,7 @@ def mend_journal(folder: Path) -> None:
 
 
 def _open_database(url: str) -> BaseStorage:
-    shown = re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", url)
+    shown = without_passwords(url)
     try:
         return RDBStorage(url)
     except (ImportError, NoSuchModuleError) as error:
@@ -78,6 +78,11 @@ def _open_database(url: str) -> BaseStorage:
     except DBAPIError as error:
         why = str(error.orig).strip().splitlines()[0]
         raise StorageError(f"storage: no database answers at {shown} ({why}); start it, or correct the URL") from error
+
+
+def without_passwords(text: str) -> str:
+    """A text with URLs such as `postgresql://user:password@host/name`, fit to be shown."""
+    return re.sub(r"(://[^:@/\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 def sqlite_url(path: Path) -> str:

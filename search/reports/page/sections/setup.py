@@ -7,7 +7,7 @@ import shlex
 from petlas.search.config import dump_config
 from petlas.search.reports.page.html import paragraph, table, tag, text
 from petlas.search.reports.page.run import RunView
-from petlas.search.reports.provenance import without_passwords
+from petlas.search.study.storage import without_passwords
 
 
 def section(run: RunView) -> str:
