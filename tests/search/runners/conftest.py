@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    from petlas.search.runners.ray import ray  # with what petlas sets for Ray's import
+    from petlas.search.runners.ray.cluster import ray  # with what petlas sets for Ray's import
 
     # The workers inherit the environment, and with it the cache of the decoded images.
     ray.init(

@@ -1,0 +1,15 @@
+"""Does jobs with Ray Tune. The only package that imports Ray."""
+
+import os
+
+# Read by Ray at import: no banner tables, no handler that swallows Ctrl-C, no usage reports.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "16")  # so many workers may start at once
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # or relative paths would mean other files in the workers
+
+from petlas.search.runners.ray.runner import opened  # Ray reads the above when it is imported
+
+__all__ = ["opened"]

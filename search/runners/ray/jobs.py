@@ -1,0 +1,170 @@
+"""Jobs as Tune's trials: what Tune asks of a searcher, a scheduler, a stopper and a callback."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from petlas.search.runners.limit import too_long
+from petlas.search.stages.rounds import Job, Rounds
+from petlas.search.training import EpochResult
+
+_DIED = "the worker died"
+
+
+class _Unpickled:
+    """For what Tune would put into snapshots that petlas never restores: nothing of it is saved."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class JobSearch(_Unpickled, Searcher):
+    """Hands jobs out as Tune's trials and takes back what came of them; the studies of the runs are the only state.
+
+    Ray's own `OptunaSearch` stores trials that were stopped early as COMPLETE, leaves a trial RUNNING after NaN, and
+    pickles a snapshot of itself that can fall behind the database.
+
+    Args:
+        rounds: Hands out the jobs.
+        most: How many of them may be done at once, now.
+    """
+
+    def __init__(self, rounds: Rounds, most: Callable[[], int]) -> None:
+        super().__init__(metric="val", mode="max")
+        self.rounds, self._most = rounds, most
+        self.jobs: dict[str, Job] = {}
+        """What is handed out and not done, by Tune's names of trials."""
+        self._started: dict[str, float] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next job as plain data; None to be asked again, FINISHED when nothing more is to come."""
+        most = self._most()
+        if self.jobs and len(self.jobs) >= most:
+            return None if len(self.jobs) == most else Searcher.FINISHED  # what runs ends, and all is given back
+        job = self.rounds.next()
+        if job is None:
+            return Searcher.FINISHED if self.rounds.over else None
+        self.jobs[trial_id] = job
+        resources = job.bench.config.resources
+        needs = {"CPU": resources.cpus, "GPU": resources.gpus}
+        about = {"run": job.bench.config.model_dump_json(), "needs": needs, "limit": job.limit}
+        return job.proposal.to_config() | about
+
+    def start(self, trial_id: str) -> None:
+        """Pass it on that a worker begins."""
+        self._started[trial_id] = time.monotonic()
+        self.jobs[trial_id].start()
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: the scheduler has passed it on, also where it stops the trial."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Pass on the last epoch and the end.
+
+        Args:
+            trial_id: Tune's.
+            result: The last result of the worker.
+            error: Whether the worker is gone.
+        """
+        job, found = self.jobs.pop(trial_id), result or {}
+        last, took = _epoch_result(result), time.monotonic() - self._started.pop(trial_id, math.inf)
+        if found.get("fault"):
+            job.on_fault(found["error"])
+        elif error and job.limit is not None and took > job.limit:
+            job.on_end(None, too_long(job.limit))
+        elif error:
+            job.on_lost(_DIED)
+        else:
+            if last is not None:
+                job.on_epoch(last)
+            job.on_end(last, found.get("error", ""), found.get("device"))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the studies are the record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the studies are the record."""
+
+
+class Starts(_Unpickled, tune.Callback):
+    """Tells when a worker begins with a trial: until then it waits for resources.
+
+    Args:
+        search: Hands out the jobs.
+    """
+
+    def __init__(self, search: JobSearch) -> None:
+        self._search = search
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Pass it on.
+
+        Args:
+            iteration: Not needed.
+            trials: Not needed.
+            trial: Tune's trial.
+            info: Not needed.
+        """
+        self._search.start(trial.trial_id)
+
+
+class JobScheduler(_Unpickled, FIFOScheduler):
+    """Asks after every epoch whether the trial goes on.
+
+    Args:
+        search: Hands out the jobs.
+    """
+
+    def __init__(self, search: JobSearch) -> None:
+        super().__init__()
+        self._search = search
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP.
+
+        Args:
+            tune_controller: Not needed.
+            trial: Tune's trial.
+            result: Of the epoch.
+        """
+        last = _epoch_result(result)
+        keeps = last is None or self._search.jobs[trial.trial_id].on_epoch(last)
+        return TrialScheduler.CONTINUE if keeps else TrialScheduler.STOP
+
+
+class FaultStopper(_Unpickled, tune.Stopper):
+    """Ends all trials when all runs have stopped; those of a single run end with their epochs.
+
+    Args:
+        rounds: The runs.
+    """
+
+    def __init__(self, rounds: Rounds) -> None:
+        self._rounds = rounds
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial is stopped on its own.
+
+        Args:
+            trial_id: Tune's.
+            result: Of the epoch.
+        """
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether all runs have stopped."""
+        return self._rounds.stopped
+
+
+def _epoch_result(result: Mapping[str, Any] | None) -> EpochResult | None:
+    if not result or not result.get("epoch"):
+        return None
+    return EpochResult(result["epoch"], result["loss"], result["val"], result["seconds"])

@@ -1,0 +1,90 @@
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from petlas.search.config import RunConfig
+from petlas.search.run_folder import RunError
+from petlas.search.runners.ray import cluster as cluster_module
+from petlas.search.runners.ray.cluster import connected
+
+Make = Callable[..., RunConfig]
+RAY = {"runner": "ray"}
+
+
+def test_without_an_address_ray_is_this_searchs_own_even_beside_a_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(cluster_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module.ray, "init", lambda **options: asked.append(options))
+    monkeypatch.setattr(cluster_module.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster_module, "_knock", lambda address: None)
+    shared = []
+    for address in (None, "10.0.0.1:6379"):
+        with connected(address) as others:
+            shared.append(others)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    with connected(None) as others:
+        shared.append(others)
+    assert shared == [False, True, True]
+    assert [options["address"] for options in asked] == ["local", "10.0.0.1:6379", "10.0.0.2:6379"]
+    assert ["object_store_memory" in options for options in asked] == [True, False, False]
+
+
+@pytest.mark.parametrize("by", ["setting", "environment"])
+@pytest.mark.parametrize(
+    ("listens", "answer", "why"),
+    [(False, b"", "refused"), (True, b"", "timed out"), (True, b"HTTP/1.1 400 Bad Request", "is not Ray")],
+    ids=["nobody", "a server that hangs", "another service"],
+)
+def test_a_cluster_that_is_not_there_is_the_users_fault_and_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, by: str, listens: bool, answer: bytes, why: str
+) -> None:
+    monkeypatch.setattr(cluster_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module.ray, "init", lambda **options: pytest.fail("Ray would try for minutes"))
+    monkeypatch.setattr(cluster_module, "_KNOCKS_FOR", 1.0)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        if listens:
+            server.listen()
+        if answer:
+            threading.Thread(target=lambda: server.accept()[0].sendall(answer), daemon=True).start()
+        if by == "environment":
+            monkeypatch.setenv("RAY_ADDRESS", place)
+        with (
+            pytest.raises(
+                RunError, match=rf"running cluster, got '{place}' \(.*{why}.*start one with ray start --head"
+            ),
+            connected(place if by == "setting" else None),
+        ):
+            pass
+
+
+def test_that_ray_finds_no_cluster_is_told_in_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: Any) -> None:
+        raise ConnectionError("Could not find any running Ray instance.\nSee the manual")
+
+    monkeypatch.setattr(cluster_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module.ray, "init", refuse)
+    with (
+        pytest.raises(RunError, match=r"got 'auto' \(Could not find any running Ray instance\.\); start one"),
+        connected("auto"),
+    ):
+        pass
+
+
+def test_rays_own_signal_handlers_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take_over(**options: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda *args: None)
+
+    monkeypatch.setattr(cluster_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module.ray, "init", take_over)
+    monkeypatch.setattr(cluster_module.ray, "shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    with connected(None):
+        assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,155 @@
+import math
+import pickle
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from petlas.search.config import RunConfig
+from petlas.search.runners.ray.jobs import FaultStopper, JobScheduler, JobSearch, Starts
+from petlas.search.stages.base import MOST_LOSSES
+from petlas.search.stages.rounds import Rounds, Turns
+from petlas.search.stages.train import TrainStage
+from petlas.search.strategies.base import Search
+from petlas.search.study import StudyRecord, is_interrupted
+from petlas.search.workbench import Workbench
+
+Make = Callable[..., RunConfig]
+RAY = {"runner": "ray"}
+
+
+@pytest.fixture
+def started(bench: Callable[..., Workbench]) -> Callable[..., TrainStage]:
+    """The stage of trainings of a search with an open study."""
+
+    def started(**groups: Any) -> TrainStage:
+        found = bench(**groups)
+        found.config.folder.mkdir(parents=True)
+        return Search(found, StudyRecord.create(found.config.folder)).training(draws=True)
+
+    return started
+
+
+Started = Callable[..., TrainStage]
+
+
+@pytest.mark.parametrize(
+    ("result", "reason", "values"),
+    [
+        ({"epoch": 0, "loss": math.nan, "val": math.nan, "seconds": 0, "error": "E: e"}, "E: e", {}),
+        ({"epoch": 2, "loss": math.nan, "val": math.nan, "seconds": 0.1}, "the loss is not finite", {}),
+    ],
+)
+def test_a_trial_that_ended_badly_is_a_failure_with_its_reason(
+    started: Started, result: dict[str, Any], reason: str, values: dict[int, float]
+) -> None:
+    stage = started(search={"trials": 1})
+    searcher = search_of(stage)
+    assert searcher.suggest("a")["work"] == "train"
+    assert stage.record.trials() == []
+    assert searcher.suggest("b") is None
+    searcher.start("a")
+    assert [t.state.name for t in stage.record.trials()] == ["RUNNING"]
+    searcher.on_trial_complete("a", result, False)
+    assert searcher.suggest("b") == "FINISHED"
+    (trial,) = stage.record.trials()
+    assert (trial.state.name, trial.user_attrs["error"]) == ("FAIL", reason)
+    assert trial.intermediate_values == values
+
+
+@pytest.mark.parametrize(
+    ("result", "values"), [(None, {}), ({"epoch": 1, "loss": 1.0, "val": 0.5, "seconds": 0.1}, {1: 0.5})]
+)
+def test_a_trial_whose_worker_died_each_time_is_a_failure_with_its_reason(
+    started: Started, result: dict[str, Any] | None, values: dict[int, float]
+) -> None:
+    """And until then it is tried again, with the values that it had."""
+    stage = started(search={"trials": 1})
+    searcher = search_of(stage)
+    scheduler = JobScheduler(searcher)
+    for number in range(MOST_LOSSES):
+        assert not stage.exhausted()
+        searcher.suggest(f"t{number}")
+        searcher.start(f"t{number}")
+        if result is not None:
+            scheduler.on_trial_result(None, tune_trial(f"t{number}"), result)
+        searcher.on_trial_complete(f"t{number}", result, True)
+    assert stage.exhausted()
+    *lost, failed = stage.record.trials()
+    assert all(is_interrupted(trial) for trial in lost)
+    assert (failed.state.name, failed.user_attrs["error"]) == ("FAIL", f"the worker died, {MOST_LOSSES} times")
+    assert failed.intermediate_values == values
+    assert stage.record.count_trained() == 1
+
+
+def search_of(stage: TrainStage, most: int = 99) -> JobSearch:
+    """What Tune asks, of a single run of one stage."""
+    return JobSearch(Rounds([Turns(stage.bench, lambda: iter([stage]))]), lambda: most)
+
+
+def tune_trial(name: str) -> Any:
+    return SimpleNamespace(trial_id=name)
+
+
+def test_the_scheduler_stops_what_the_stage_stops(started: Started) -> None:
+    stage = started(search={"grace_epochs": 1})
+    searcher = search_of(stage)
+    scheduler, decisions = JobScheduler(searcher), []
+    for name, val in (("a", 0.5), ("b", 0.6), ("c", 0.4), ("d", math.nan)):
+        searcher.suggest(name)
+        Starts(searcher).on_trial_start(0, [], tune_trial(name))
+        result = {"epoch": 1, "loss": 1.0, "val": val, "seconds": 0.1}
+        decisions.append(scheduler.on_trial_result(None, tune_trial(name), result))
+    assert decisions == ["CONTINUE", "CONTINUE", "STOP", "STOP"]
+
+
+def test_a_fault_of_the_surroundings_ends_the_trials_beside_it_and_they_count_as_never_tried(started: Started) -> None:
+    stage = started(search={"trials": 5})
+    searcher = search_of(stage)
+    stopper = FaultStopper(searcher.rounds)
+    for name in "abw":
+        searcher.suggest(name)
+    for name in "ab":
+        searcher.start(name)
+    assert not stopper("a", {})
+    assert not stopper.stop_all()
+    broken = {"epoch": 0, "val": math.nan, "error": "image 7 is cut off", "fault": True}
+    searcher.on_trial_complete("a", broken)
+    assert stopper.stop_all()
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("b", {"epoch": 1, "loss": 1.0, "val": 0.5, "seconds": 0.1})
+    searcher.on_trial_complete("w")
+    assert searcher.suggest("c") == "FINISHED"
+    assert stage.fault == "image 7 is cut off"
+    assert [is_interrupted(trial) for trial in stage.record.trials()] == [True, True]
+    assert stage.record.count_trained() == 0
+
+
+def test_tunes_snapshots_hold_nothing_of_the_study(started: Started) -> None:
+    search = search_of(started())
+    for part in (search, JobScheduler(search), FaultStopper(search.rounds), Starts(search)):
+        assert pickle.loads(pickle.dumps(part)).__dict__ == {}
+
+
+def test_a_trial_whose_worker_had_to_be_ended_because_it_hung_has_failed(started: Started) -> None:
+    stage = started(search={"trials": 1}, resources={"trial_timeout": 1e-6})
+    searcher = search_of(stage)
+    assert searcher.suggest("a")["limit"] == 1e-6
+    searcher.start("a")
+    searcher.on_trial_complete("a", None, True)
+    (trial,) = stage.record.trials()
+    assert (trial.state.name, is_interrupted(trial)) == ("FAIL", False)
+    assert "resources.trial_timeout" in trial.user_attrs["error"]
+
+
+def test_more_than_the_drivers_part_is_not_asked_for_and_what_is_too_much_is_given_back(started: Started) -> None:
+    """Another driver came: what runs ends, and Tune begins anew, with fewer workers."""
+    stage, part = started(search={"trials": 9}), [2]
+    searcher = JobSearch(Rounds([Turns(stage.bench, lambda: iter([stage]))]), lambda: part[0])
+    for name in "ab":
+        assert searcher.suggest(name)["work"] == "train"
+    assert searcher.suggest("c") is None
+    part[0] = 1
+    assert searcher.suggest("c") == "FINISHED"
+    assert not searcher.rounds.over
