@@ -8,9 +8,10 @@ from pathlib import Path
 
 from petlas.datasets.errors import DataError, shown
 from petlas.datasets.images import ValueRange
-from petlas.datasets.names import ALIASES, VTAB
+from petlas.datasets.names import ALIASES, TORCHVISION, VTAB
 from petlas.datasets.readers import READERS, get_reader, is_certain, layout_of
 from petlas.datasets.readers.base import ReadOptions
+from petlas.datasets.readers.torchvision import fetch
 from petlas.datasets.task import Task
 from petlas.datasets.tree import Tree
 
@@ -45,31 +46,42 @@ class TaskInfo:
 
 
 def open_task(
-    name: str, root: str | Path | None = None, split_seed: int = 0, value_range: ValueRange | None = None
+    name: str,
+    root: str | Path | None = None,
+    split_seed: int = 0,
+    value_range: ValueRange | None = None,
+    shots: int | None = None,
+    shot_seed: int = 0,
+    download: bool = False,
 ) -> Task:
-    """The task of a name: `digits`, a data set's folder name below the root, or a path to its folder.
+    """The task of a name: `digits`, a data set's folder name below the root, or a path to its folder or table.
 
     Args:
         name: Of the task.
         root: A folder that may hold `vtab-1k`, be it, or be the data set's own; by default PETLAS_DATA.
         split_seed: Decides which images are set aside where the data has no val or no test.
         value_range: What is black and white in images of more than 8 bits.
+        shots: How many images of each class to learn from, where the data is of few-shot splits.
+        shot_seed: Which of their drawings.
+        download: Whether one of torchvision's data sets may be fetched to the root, if it is not there.
 
     Raises:
         DataError: When there is no such task, or its data is at fault.
     """
-    options = ReadOptions(split_seed, _checked(value_range))
+    options = ReadOptions(split_seed, _checked(value_range), shots, shot_seed)
     for layout in READERS:
         if name in get_reader(layout).builtin:
-            return get_reader(layout).read(Path(name), options)
+            return _read(layout, Path(name), options)
     base = _root(root)
     looked = list(_places(name, base))
+    if download and base and name in TORCHVISION and not any(path.exists() for path in looked):
+        fetch(name, base)
     try:
         # A folder of no layout comes last: its classes may hold their images deeper down, or its fault is told.
         usable = [path for path in looked if layout_of(path)] or [path for path in looked if path.is_dir()]
         if not name.strip() or not usable:
             raise _unknown(name, base, looked)
-        return get_reader(layout_of(usable[0]) or _FALLBACK).read(usable[0], options)
+        return _read(layout_of(usable[0]) or _FALLBACK, usable[0], options)
     except OSError as error:
         raise DataError(f"task {name!r} cannot be read ({error}); check the folder and its permissions") from error
 
@@ -83,6 +95,16 @@ def list_tasks(root: str | Path | None = None) -> list[TaskInfo]:
         path = next((found.pop(n) for n in _synonyms(name) if n in found), None)
         infos.append(_info(name, layout_of(path) or "vtab", path) if path else TaskInfo(name, "vtab", found=False))
     return infos + [_info(name, layout_of(path) or _FALLBACK, path) for name, path in sorted(found.items())]
+
+
+def _read(layout: str, path: Path, options: ReadOptions) -> Task:
+    reader = get_reader(layout)
+    if options.shots is not None and not reader.takes_shots:
+        known = ", ".join(name for name in READERS if get_reader(name).takes_shots)
+        raise DataError(
+            f"{shown(path)}: task.shots needs few-shot splits ({known}), and this is of layout {layout}; leave it out"
+        )
+    return reader.read(path, options)
 
 
 def _builtin() -> list[str]:
@@ -133,6 +155,8 @@ def _places(name: str, base: Path | None) -> Iterator[Path]:
         for synonym in _synonyms(name):
             yield base / synonym
             yield base / "vtab-1k" / synonym
+        if name in TORCHVISION:
+            yield base / TORCHVISION[name]
         if base.name in _synonyms(name):
             yield base
     yield Path(name).expanduser().absolute()
@@ -152,12 +176,14 @@ def _datasets(base: Path | None) -> Iterator[Path]:
 def _unknown(name: str, base: Path | None, looked: list[Path]) -> DataError:
     places = ", ".join(shown(path) for path in dict.fromkeys(looked))
     more = "give the folder that holds the data sets as task.root, or in PETLAS_DATA"
-    if name in VTAB or name in ALIASES:
+    if name in TORCHVISION:
+        more += ", or let it be fetched there with task.download=true"
+    if name in VTAB or name in ALIASES or name in TORCHVISION:
         kept = f"{shown(base)} holds no such folder" if base else "no folder of data sets is given"
         return DataError(
             f"task {name!r} is known, but its images are not at hand: {kept}, and none was found at {places}; {more}"
         )
-    names = {*_builtin(), *VTAB, *ALIASES, *(path.name for path in _datasets(base))}
+    names = {*_builtin(), *VTAB, *ALIASES, *TORCHVISION, *(path.name for path in _datasets(base))}
     near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}" if near else f"known names are {', '.join(sorted(names))}"
     return DataError(f"unknown task {name!r}, not found at {places}; {hint}{'' if base else f'; {more}'}")

@@ -1,9 +1,9 @@
-"""Text lists of images and labels: one image a line, its label or labels behind it."""
+"""Lists of images and labels, most often text: one image a line, its label or labels behind it."""
 
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,21 +12,32 @@ from petlas.datasets.errors import DataError, shown
 
 @dataclass(frozen=True)
 class ImageList:
-    """One list file; entry i stands in line i + 1.
+    """One list file; entry i stands in line i + 1 unless `where` says otherwise.
 
     Args:
         file: The list.
-        names: The images' paths, relative to the list's folder.
+        names: The images' paths, relative to the data's folder.
         labels: What stands behind each, as it is written; empty where nothing does.
+        where: Where each stands in the file ("entry 3"), if not in lines counted from 1.
     """
 
     file: Path
     names: tuple[str, ...]
     labels: tuple[str, ...]
+    where: tuple[str, ...] = ()
+
+    def at(self, index: int) -> str:
+        """Where an entry stands in the file."""
+        return self.where[index] if self.where else f"line {index + 1}"
 
     def places(self) -> tuple[str, ...]:
         """How an error names each entry next to its image."""
-        return tuple(f"{shown(self.file.name)} line {number}" for number in range(1, len(self.names) + 1))
+        return tuple(f"{shown(self.file.name)} {self.at(index)}" for index in range(len(self.names)))
+
+    def subset(self, indices: Sequence[int]) -> "ImageList":
+        """The entries at these indices, each still told by where it stands."""
+        names, labels = (tuple(values[i] for i in indices) for values in (self.names, self.labels))
+        return ImageList(self.file, names, labels, tuple(self.at(i) for i in indices))
 
     def fault(self, index: int, text: str) -> DataError:
         """The error that an entry is at fault.
@@ -35,7 +46,7 @@ class ImageList:
             index: Of the entry.
             text: The rule, the value and what to do.
         """
-        return DataError(f"{shown(self.file)} line {index + 1}: {text}")
+        return DataError(f"{shown(self.file)} {self.at(index)}: {text}")
 
 
 def read_lines(file: Path, what: str) -> list[str]:
@@ -109,7 +120,7 @@ def check_duplicates(entries: ImageList) -> None:
     seen: dict[str, int] = {}
     for index, name in enumerate(entries.names):
         if (first := seen.setdefault(name, index)) != index:
-            raise entries.fault(index, f"{shown(name)} is already in line {first + 1}; remove one of the two")
+            raise entries.fault(index, f"{shown(name)} is already in {entries.at(first)}; remove one of the two")
 
 
 def check_disjoint(first: ImageList, second: ImageList) -> None:
@@ -127,7 +138,7 @@ def check_disjoint(first: ImageList, second: ImageList) -> None:
         if name in lines:
             raise second.fault(
                 index,
-                f"{shown(name)} is also in {first.file.name} line {lines[name] + 1}; an image may not be learned from "
+                f"{shown(name)} is also in {first.file.name} {first.at(lines[name])}; an image may not be learned from "
                 "and judged on: remove one of the two",
             )
 

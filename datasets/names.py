@@ -27,6 +27,26 @@ VTAB = {
 ALIASES = {"cifar100": "cifar", "oxford_pet": "oxford_iiit_pet", "oxford_flowers": "oxford_flowers102"}
 
 
+# Where torchvision keeps the data sets of its classes below the root that it is given.
+TORCHVISION = {
+    "CIFAR10": "cifar-10-batches-py",
+    "CIFAR100": "cifar-100-python",
+    "DTD": "dtd",
+    "EuroSAT": "eurosat",
+    "FGVCAircraft": "fgvc-aircraft-2013b",
+    "FashionMNIST": "FashionMNIST",
+    "Flowers102": "flowers-102",
+    "Food101": "food-101",
+    "KMNIST": "KMNIST",
+    "MNIST": "MNIST",
+    "OxfordIIITPet": "oxford-iiit-pet",
+    "STL10": "stl10_binary",
+    "SUN397": "SUN397",
+    "StanfordCars": "stanford_cars",
+    "SVHN": "svhn",
+}
+
+
 def class_names(dataset: str) -> tuple[str, ...] | None:
     """The names of a known data set's classes in label order, or None."""
     dataset = ALIASES.get(dataset, dataset)

@@ -68,7 +68,7 @@ class FileSource:
     def fingerprint(self, indices: Indices | None = None) -> str:
         """Hash of the files' contents in their order, whatever they are called, and of the range of values."""
         how = f" {self.value_range}" if self.value_range else ""
-        return _joined(self.hashes, indices, how)
+        return joined(self.hashes, indices, how)
 
     def _content(self, index: int) -> bytes:
         try:
@@ -112,9 +112,16 @@ class ArraySource:
 
     def fingerprint(self, indices: Indices | None = None) -> str:
         """Hash of the images in their order."""
-        return _joined(self.hashes, indices)
+        return joined(self.hashes, indices)
 
 
-def _joined(hashes: Sequence[str], indices: Indices | None, how: str = "") -> str:
+def joined(hashes: Sequence[str], indices: Indices | None, how: str = "") -> str:
+    """The fingerprint of images from the hashes of their contents.
+
+    Args:
+        hashes: Of a source's images.
+        indices: Which of them, in which order; None for all.
+        how: What else decides what is read.
+    """
     chosen = hashes if indices is None else [hashes[index] for index in indices]
     return hashlib.sha256(("".join(chosen) + how).encode()).hexdigest()

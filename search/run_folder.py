@@ -36,6 +36,7 @@ _HARMLESS = {_CONFIG, LOG, REPORT, _LOCK, _HOLDER, *SENSITIVITY_FILES}
 _VERSION = "version"
 _MAY_CHANGE = (
     "name", "search.trials", "search.seconds", "search.retry_failed", "protocol", "resources", "runs", "storage",
+    "task.download",
 )  # fmt: skip
 """Settings that may differ when a run is resumed: they don't change what a trial's number means."""
 _LISTED = 20

@@ -62,7 +62,13 @@ class Workbench:
         """
         config = self.config.task
         task = open_task(
-            config.name, root=config.root, split_seed=config.split_seed, value_range=_pair(config.value_range)
+            config.name,
+            root=config.root,
+            split_seed=config.split_seed,
+            value_range=_pair(config.value_range),
+            shots=config.shots,
+            shot_seed=config.shot_seed,
+            download=config.download,
         )
         self._tell(task.name, task.notes)
         return task

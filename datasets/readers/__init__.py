@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 READERS: dict[str, str] = {
     "digits": "petlas.datasets.readers.digits:Digits",
     "vtab": "petlas.datasets.readers.vtab:VTAB1k",
+    "fgvc_json": "petlas.datasets.readers.fgvc_json:FgvcJson",
+    "noah": "petlas.datasets.readers.noah:NoahLists",
+    "coop": "petlas.datasets.readers.coop:CoopSplit",
+    "cub": "petlas.datasets.readers.cub:Cub",
+    "flowers": "petlas.datasets.readers.flowers:Flowers",
+    "dogs": "petlas.datasets.readers.dogs:Dogs",
+    "cars": "petlas.datasets.readers.cars:Cars",
+    "torchvision": "petlas.datasets.readers.torchvision:Torchvision",
+    "huggingface": "petlas.datasets.readers.huggingface:HuggingFace",
     "image_label_list": "petlas.datasets.readers.image_label_list:ImageLabelList",
+    "table": "petlas.datasets.readers.table:Table",
     "folder": "petlas.datasets.readers.folder:ClassFolders",
 }
 
@@ -29,8 +39,8 @@ def get_reader(layout: str) -> Reader:
 
 
 def layout_of(folder: Path) -> str | None:
-    """The name of the reader for a folder, or None: the first that is certain, else the first that recognises it."""
-    layouts = [layout for layout in READERS if folder.is_dir() and get_reader(layout).recognises(folder)]
+    """The name of the reader for a folder or file, or None: the first that is certain, else the first to know it."""
+    layouts = [layout for layout in READERS if folder.exists() and get_reader(layout).recognises(folder)]
     return next((layout for layout in layouts if get_reader(layout).certain(folder)), next(iter(layouts), None))
 
 

@@ -16,6 +16,9 @@ from petlas.datasets.task import Kind, Task, View, class_counts
 
 SHARE = 0.2  # of the images to learn from, for a split that the data does not say
 
+PUBLISHED_OVERLAP = 0.01
+"""Published lists name a few pictures on both sides under two names (5 of 906 in one); see `Task.tolerated_overlap`."""
+
 LEARNED = ("train", "val", "trainval")
 
 
@@ -26,10 +29,14 @@ class ReadOptions:
     Args:
         split_seed: Decides which images are set aside where there is no val or no test.
         value_range: What is black and white in images of more than 8 bits.
+        shots: How many images of each class to learn from, for readers of few-shot splits.
+        shot_seed: Which of their drawings.
     """
 
     split_seed: int = 0
     value_range: ValueRange | None = None
+    shots: int | None = None
+    shot_seed: int = 0
 
 
 class Reader(ABC):
@@ -38,9 +45,12 @@ class Reader(ABC):
     builtin: ClassVar[tuple[str, ...]] = ()
     """Names of tasks that need no folder; they are read with the name as path."""
 
+    takes_shots: ClassVar[bool] = False
+    """Whether the layout says which images to learn from where there are a few shots of each class."""
+
     @abstractmethod
     def recognises(self, path: Path) -> bool:
-        """Whether a folder is of this layout, sound or not; it may look at names but reads no image."""
+        """Whether a folder, or a file, is of this layout, sound or not; it may look at names but reads no image."""
 
     def certain(self, path: Path) -> bool:
         """Whether a folder that is recognised can be nothing else; such a reader goes first."""

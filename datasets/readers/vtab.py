@@ -14,13 +14,10 @@ from petlas.datasets.lists import (
     read_list,
 )
 from petlas.datasets.names import class_names
-from petlas.datasets.readers.base import Part, Reader, ReadOptions, file_task
+from petlas.datasets.readers.base import PUBLISHED_OVERLAP, Part, Reader, ReadOptions, file_task
 from petlas.datasets.task import Task
 
 LISTS = {"train": "train800.txt", "val": "val200.txt", "trainval": "train800val200.txt", "test": "test.txt"}
-
-# The published lists name a few pictures twice, under two names (5 of 906 in one of them).
-_TOLERATED_OVERLAP = 0.01
 
 
 class VTAB1k(Reader):
@@ -56,7 +53,7 @@ class VTAB1k(Reader):
             parts,
             options,
             notes=_other_images(lists),
-            tolerated_overlap=_TOLERATED_OVERLAP,
+            tolerated_overlap=PUBLISHED_OVERLAP,
         )
 
 

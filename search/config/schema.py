@@ -108,7 +108,9 @@ class TaskConfig(Group):
 
     `metric` is what trials are compared by: by default accuracy, or mAP where an image has several labels. Where a
     folder has no val or no test of its own, `split_seed` says which images are set aside; the run's `seed` does not.
-    `value_range` is what is black and what is white in images of more than 8 bits.
+    `value_range` is what is black and what is white in images of more than 8 bits. Of few-shot splits (NOAH's lists,
+    CoOp's files), `shots` images of each class are learned from, in the drawing of `shot_seed`. With `download`,
+    torchvision's data sets are fetched where they are not there.
     """
 
     name: Text
@@ -116,6 +118,9 @@ class TaskConfig(Group):
     metric: str | None = None
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     value_range: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
+    shots: PositiveInt | None = None
+    shot_seed: Count = 0
+    download: bool = False
 
 
 class BackboneConfig(Group):

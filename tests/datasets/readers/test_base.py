@@ -9,47 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from petlas.datasets import check_task, list_tasks, open_store, open_task
+from petlas.datasets import FileSource, check_task, list_tasks, open_store, open_task
 from petlas.datasets.readers import READERS, get_reader, layout_of
 from petlas.datasets.readers.base import Part, ReadOptions, set_aside
 
 Draw = Callable[..., Path]
-Sample = Callable[[Path, Draw], Path]
-
-
-def digits(folder: Path, draw: Draw) -> Path:
-    return Path("digits")
-
-
-def vtab(folder: Path, draw: Draw) -> Path:
-    lines = [f"{draw(folder / f'images/{n}.png', n).relative_to(folder)} {n % 2}\n" for n in range(12)]
-    parts = {"train800": lines[:6], "val200": lines[6:8], "train800val200": lines[:8], "test": lines[8:]}
-    for name, part in parts.items():
-        (folder / f"{name}.txt").write_text("".join(part))
-    return folder
-
-
-def image_label_list(folder: Path, draw: Draw) -> Path:
-    (folder / "a").mkdir(parents=True)
-    (folder / "classes.txt").write_text("cat\ndog\nowl\n")
-    labels = ("cat", "dog", "cat,owl", "")
-    lines = [f"{draw(folder / f'a/{n}.png', n).relative_to(folder)} {labels[n % 4]}\n" for n in range(16)]
-    (folder / "train.txt").write_text("".join(lines))
-    return folder
-
-
-def folder(folder: Path, draw: Draw) -> Path:
-    for number in range(16):
-        draw(folder / f"{('cat', 'dog')[number % 2]}/{number}.png", number)
-    return folder
-
-
-SAMPLES: dict[str, Sample] = {
-    "digits": digits,
-    "vtab": vtab,
-    "image_label_list": image_label_list,
-    "folder": folder,
-}
 
 TOY = """
 import numpy as np
@@ -97,32 +61,40 @@ def conforms(layout: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", READERS)
-def test_every_reader_conforms(layout: str, tmp_path: Path, draw: Draw) -> None:
+def test_every_reader_conforms(layout: str, tmp_path: Path, sample: Callable[[str], Path]) -> None:
     (tmp_path / "empty").mkdir()
-    conforms(layout, SAMPLES[layout](tmp_path / "sample", draw))
+    conforms(layout, sample(layout))
 
 
 @pytest.mark.parametrize("layout", [layout for layout in READERS if not get_reader(layout).builtin])
-def test_what_is_read_depends_on_contents_and_not_on_the_place(layout: str, tmp_path: Path, draw: Draw) -> None:
-    first = SAMPLES[layout](tmp_path / "sample", draw)
+def test_what_is_read_depends_on_contents_and_not_on_the_place(
+    layout: str, tmp_path: Path, draw: Draw, sample: Callable[[str], Path]
+) -> None:
+    first = sample(layout)
     second = Path(shutil.copytree(first, tmp_path / "elsewhere/copy"))
     one, two = open_task(str(first)), open_task(str(second))
     assert (one.fingerprint, one.test_fingerprint, one.classes) == (two.fingerprint, two.test_fingerprint, two.classes)
-    image = next(second.rglob(two.views["train"].source.name(0).split("/")[-1]))
-    draw(image, 99)
+    source = two.views["train"].source
+    if isinstance(source, FileSource):
+        draw(source.root / source.name(0), 99)
+    else:  # kept within another file: one bit of a pixel
+        file = next(second.rglob("train/*.arrow"))
+        content = bytearray(file.read_bytes())
+        content[content.index(b"IDAT") + 20] ^= 1
+        file.write_bytes(content)
     assert open_task(str(second)).fingerprint != one.fingerprint
 
 
 def test_a_reader_from_outside_is_one_file_and_one_line(
-    tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, samples: dict[str, Callable[[Path, Draw], Path]]
 ) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code/toy_reader.py").write_text(TOY)
     monkeypatch.syspath_prepend(tmp_path / "code")
     monkeypatch.setitem(READERS, "toy", "toy_reader:Toy")
     (tmp_path / "empty").mkdir()
-    sample = tmp_path / "sample"
-    folder(sample, draw)  # what another reader might take is of no account next to the file that only this one knows
+    # What another reader might take is of no account next to the file that only this one knows.
+    sample = samples["folder"](tmp_path / "sample", draw)
     images = np.random.RandomState(0).randint(0, 256, (10, 5, 5), dtype=np.uint8)
     np.savez(sample / "toy.npz", images=images, labels=np.arange(10) % 2)
     conforms("toy", sample)
