@@ -38,6 +38,7 @@ FOLDERS = {
         "config",
         "objectives",
         "page",
+        "ray",
         "reports",
         "runners",
         "samplers",

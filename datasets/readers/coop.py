@@ -20,7 +20,8 @@ class CoopSplit(Reader):
     """`{train, val, test: [[path, label, class name], ...]}` (Zhou et al., 2022).
 
     With `shots`, each class has that many images to learn from and at most four in val, drawn as CoOp's code draws
-    them: by Python's `random` with `shot_seed`, class after class in the order of the list. Its kept drawings
+    them: by Python's `random` with `shot_seed`, class after class in the order of the list; no image of val is learned
+    from then, in retraining neither. Its kept drawings
     (`split_fewshot/*.pkl`) are not opened: loading a pickle runs whatever it holds.
     """
 
@@ -45,7 +46,7 @@ class CoopSplit(Reader):
             lists["val"] = _few(lists["val"], min(options.shots, _VAL_SHOTS), drawn)
         folders = ["", *(folder.name for folder in Tree(path).folders(path))]
         lists = {part: below(path, entries, folders) for part, entries in lists.items()}
-        return listed_task(path, "coop", lists, options, names=names)
+        return listed_task(path, "coop", lists, options, names=names, few_shot=options.shots is not None)
 
 
 def _files(path: Path) -> list[Path]:

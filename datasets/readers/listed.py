@@ -16,6 +16,7 @@ from petlas.datasets.task import Task
 
 PARTS = ("train", "val", "test")
 _LOOKED_FOR = 20
+_FEW_SHOT = "few-shot: val only chooses between designs; what learns, learns from train alone, in retraining, too"
 
 
 def listed_task(
@@ -27,6 +28,7 @@ def listed_task(
     names: Mapping[str, str] | None = None,
     notes: tuple[str, ...] = (),
     published: bool = True,
+    few_shot: bool = False,
 ) -> Task:
     """The task of lists of images below a folder: checked, numbered once for all splits, what is missing set aside.
 
@@ -41,6 +43,7 @@ def listed_task(
         names: Of the classes, by label; else the images' folders, or the labels name them.
         notes: What the reader left out or found odd.
         published: Whether others use these very lists, so that a few repeats between splits must stay.
+        few_shot: Whether val only chooses, and retraining, too, learns from the few images of train alone.
 
     Raises:
         DataError: When the lists are at fault.
@@ -62,8 +65,8 @@ def listed_task(
                 f"{shown(root)}: too few images to set {missing} aside: a class needs three images to be in train, val "
                 f"and test; add images, or a list of {missing}"
             )
-    parts["trainval"] = parts["train"] + parts["val"]
-    notes = (*notes, *_repeats(lists, once))
+    parts["trainval"] = parts["train"] if few_shot else parts["train"] + parts["val"]
+    notes = (*notes, *_repeats(lists, once), *([_FEW_SHOT] if few_shot else []))
     return file_task(
         root,
         layout,

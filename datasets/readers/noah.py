@@ -24,7 +24,7 @@ class NoahLists(Reader):
         return bool(_lists(path))
 
     def read(self, path: Path, options: ReadOptions) -> Task:
-        """The task; by default with the most shots there are. A line that stands there twice counts once."""
+        """The task; by default with the most shots there are. No image of val is ever learned from."""
         found = _lists(path)
         most = max(shots for shots, _ in found)
         wanted = (options.shots or most, options.shot_seed)
@@ -38,7 +38,7 @@ class NoahLists(Reader):
         files["test"] = path / ANNOTATIONS / "test_meta.list"
         lists = {part: below(path, _read(file), _FOLDERS) for part, file in files.items()}
         some = () if options.shots else (f"train has {most} shots of seed {wanted[1]}; others: task.shots=N",)
-        return listed_task(path, "noah", lists, options, notes=some)
+        return listed_task(path, "noah", lists, options, notes=some, few_shot=True)
 
 
 def _lists(path: Path) -> dict[tuple[int, int], Path]:

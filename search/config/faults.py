@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+_LISTED = 40
+
+
 class ConfigError(UserError):
     """A configuration with faults: the message lists all of them, a line each.
 
@@ -50,7 +53,8 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "known") -> str:
     """
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]}?" if near else f"{otherwise}: {', '.join(names)}"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"did you mean {near[0]}?" if near else f"{otherwise}: {', '.join(names[:_LISTED])}{more}"
 
 
 def fault_of(error: ErrorDetails, root: type[BaseModel]) -> Fault:

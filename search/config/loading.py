@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 
 import petlas
 from petlas.search.config.faults import ConfigError, Fault, fault_of, nearest
+from petlas.search.config.groups import GROUP, Member, chosen, members
 from petlas.search.config.rules import combination_faults, space_faults
 from petlas.search.config.schema import RunConfig
 
@@ -98,18 +101,24 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     faults = []
     for override in overrides:
         key, equals, text = override.partition("=")
-        *groups, last = key.strip().split(".")
-        node = _group_at(data, groups)
-        if not equals or not last or node is None:
-            faults.append(Fault(key, override, "an override must be key=value, with dots between groups"))
-            continue
         try:
-            node[last] = _parse(text)
+            if not equals or not _set(data, key, _parse(text)):
+                faults.append(Fault(key, override, "an override must be key=value, with dots between groups"))
         except (ValueError, RecursionError, yaml.YAMLError):
             faults.append(Fault(key, text, "must be readable YAML; quote text with special characters"))
     if faults:
         raise ConfigError("command line", faults)
     return data
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> bool:
+    """Set a dotted key; whether that can be done."""
+    *groups, last = key.strip().split(".")
+    node = _group_at(data, groups)
+    if not last or node is None:
+        return False
+    node[last] = value
+    return True
 
 
 def _group_at(data: dict[str, Any], groups: Sequence[str]) -> dict[str, Any] | None:
@@ -141,17 +150,22 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The checked configuration of a file, or of a shipped one, with overrides; its space is read, not only named.
 
     Args:
-        name: Path of a YAML file, or the name of a configuration that petlas ships.
+        name: Path of a YAML file, or the name of a configuration that petlas ships; `NAME/MEMBER` is one of a group.
         overrides: `key=value` pairs that go through the same check.
 
     Raises:
         ConfigError: Listing every fault with its path, its value and the rule.
     """
-    return _checked(*_read(name, overrides))
+    first, *more = _read(name, overrides)
+    if more:
+        raise ConfigError(name, [Fault("CONFIG", name, f"must be one run, and is {len(more) + 1}; name one of them")])
+    return _checked(*first)
 
 
 def load_configs(name: str, overrides: Sequence[str] = ()) -> list[RunConfig]:
-    """The checked configurations of a file: one, or where `task.name` is a list one run for each, named NAME-TASK.
+    """The checked configurations of a file: one; or the members of its group that `NAME/PATTERN` names.
+
+    Where `task.name` is a list, there is one run for each, named NAME-TASK.
 
     Args:
         name: As for `load_config`.
@@ -160,23 +174,62 @@ def load_configs(name: str, overrides: Sequence[str] = ()) -> list[RunConfig]:
     Raises:
         ConfigError: Listing every fault with its path, its value and the rule.
     """
-    path, data = _read(name, overrides)
-    task = data.get("task")
-    names = task.get("name") if isinstance(task, dict) else None
-    if not isinstance(task, dict) or not isinstance(names, list):
-        return [_checked(path, data)]
-    if not names or not all(isinstance(each, str) and Path(each).name for each in names):
-        raise ConfigError(str(path), [Fault("task.name", names, "must be the name of a task, or a list of names")])
-    runs = ({"name": f"{data['name']}-{Path(each).name}", "task": task | {"name": each}} for each in names)
-    return [_checked(path, data | run) for run in runs]
+    runs = []
+    for path, data in _read(name, overrides):
+        task = data.get("task")
+        names = task.get("name") if isinstance(task, dict) else None
+        if not isinstance(task, dict) or not isinstance(names, list):
+            runs.append(_checked(path, data))
+            continue
+        if not names or not all(isinstance(each, str) and Path(each).name for each in names):
+            raise ConfigError(str(path), [Fault("task.name", names, "must be the name of a task, or a list of names")])
+        each_run = ({"name": f"{data['name']}-{Path(each).name}", "task": task | {"name": each}} for each in names)
+        runs += [_checked(path, data | run) for run in each_run]
+    return runs
 
 
-def _read(name: str, overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """Where a configuration lies, and what it says with the overrides, unchecked."""
-    path = find_config(name)
+def _read(name: str, overrides: Sequence[str]) -> list[tuple[Path, dict[str, Any]]]:
+    """Where a configuration lies, and what it or each chosen member of its group says with the overrides, unchecked."""
+    path, pattern = _located(name)
     data = {"name": path.stem} | read_yaml(path)
     data.pop(VERSION, None)
-    return path, apply_overrides(data, overrides)
+    axes = data.pop(GROUP, None)
+    if pattern is None:
+        return [(path, apply_overrides(data, overrides))]
+    if axes is None:
+        raise ConfigError(
+            name, [Fault("CONFIG", name, f"must be a YAML file or a known name; {path.stem} has no group")]
+        )
+    try:
+        found = members(axes)
+    except ValueError as error:
+        raise ConfigError(str(path), [Fault(GROUP, axes, str(error))]) from None
+    if not (wanted := chosen(found, pattern)):
+        hint = nearest(pattern, [member.name for member in found], "its members")
+        raise ConfigError(name, [Fault("CONFIG", pattern, f"must be a member of the group {path.stem}; {hint}")])
+    return [(path, _of_member(path, data, member, overrides, alone=pattern == member.name)) for member in wanted]
+
+
+def _located(name: str) -> tuple[Path, str | None]:
+    """The file of a configuration, and the pattern of members of its group where the name has one behind a slash."""
+    head, slash, pattern = name.rpartition("/")
+    if slash and not _is_file(Path(name)):
+        with suppress(ConfigError):
+            return find_config(head), pattern
+    return find_config(name), None
+
+
+def _of_member(
+    path: Path, data: dict[str, Any], member: Member, overrides: Sequence[str], *, alone: bool
+) -> dict[str, Any]:
+    """What a member of a group says; a name on the command line is its own where it is asked for by its name."""
+    mine: dict[str, Any] = deepcopy(data)
+    wrong = [key for key, value in member.settings.items() if not _set(mine, key, value)]
+    if wrong:
+        raise ConfigError(str(path), [Fault(GROUP, key, "must be a key, with dots between groups") for key in wrong])
+    own = alone and any(override.partition("=")[0].strip() == "name" for override in overrides)
+    mine = apply_overrides(mine, overrides)
+    return mine if own else mine | {"name": f"{mine['name']}-{member.name}"}
 
 
 def _checked(path: Path, data: dict[str, Any]) -> RunConfig:

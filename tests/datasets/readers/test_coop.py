@@ -28,7 +28,7 @@ def test_shots_are_drawn_class_after_class_by_pythons_random(sample: Make) -> No
     random.seed(1)
     members = [[f"jpg/{name}_{n}.png" for n in range(first, 12, 2)] for first, name in enumerate(("cat", "dog"))]
     wanted = [name for each in members for name in random.sample(each, 3)]
-    assert names(task.views["train"]) == wanted
+    assert names(task.views["train"]) == names(task.views["trainval"]) == wanted
     assert len(task.views["val"]) == 4
     assert len(task.views["test"]) == 4
     assert open_task(folder, shots=3, shot_seed=2).fingerprint != task.fingerprint

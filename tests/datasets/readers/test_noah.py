@@ -9,6 +9,9 @@ Make = Callable[[str], Path]
 Draw = Callable[..., Path]
 
 
+FEW_SHOT = "few-shot: val only chooses between designs; what learns, learns from train alone, in retraining, too"
+
+
 def names(view: View) -> list[str]:
     return [view.source.name(index) for index in view.indices]
 
@@ -21,13 +24,14 @@ def test_the_list_is_that_of_the_shots_and_the_seed(sample: Make) -> None:
     assert first.fingerprint != other.fingerprint
     assert first.test_fingerprint == other.test_fingerprint
     assert first.classes == ("class 0", "class 1")
-    assert first.notes == ()
+    assert first.notes == (FEW_SHOT,)
+    assert names(first.views["trainval"]) == names(first.views["train"])  # val has more images than may be learned from
 
 
 def test_by_default_it_is_the_most_shots_and_said_so(sample: Make) -> None:
     task = open_task(str(sample("noah")))
     assert len(task.views["train"]) == 4
-    assert task.notes == ("train has 2 shots of seed 0; others: task.shots=N",)
+    assert task.notes == ("train has 2 shots of seed 0; others: task.shots=N", FEW_SHOT)
 
 
 def test_a_repeated_line_counts_once_and_is_noted(sample: Make) -> None:
@@ -40,6 +44,7 @@ def test_a_repeated_line_counts_once_and_is_noted(sample: Make) -> None:
     assert task.notes == (
         "train_meta.list.num_shot_1.seed_0: 2 repeated entries are left out "
         "(images/pets/my cat 0.png, images/pets/my dog 1.png)",
+        FEW_SHOT,
     )
     file.write_text(file.read_text() + "pets/my cat 0.png 1\n")
     with pytest.raises(DataError, match=r"seed_0 line 5: .*my cat 0.png has label '1' here and '0' in line 1"):
