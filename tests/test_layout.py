@@ -274,6 +274,9 @@ def test_public_functions_of_several_arguments_describe_them(room: str) -> None:
 
 @pytest.mark.parametrize("file", [str(p.relative_to(ROOT)) for p in sorted((ROOT / "configs").rglob("*.yaml"))])
 def test_every_shipped_yaml_is_sound(file: str) -> None:
+    """Those of clusters are Ray's, and have tests of their own."""
+    if "cluster" in Path(file).parts:
+        return
     if "spaces" in Path(file).parts:
         assert check_space(yaml.safe_load((ROOT / file).read_text()), METHODS) == []
     else:
