@@ -9,9 +9,11 @@ from petlas.lazy import offered
 if TYPE_CHECKING:
     from petlas.petl.adapter_file import AdapterError, AdapterInfo, load_adapter, read_adapter_info, save_adapter
     from petlas.petl.backbones import FAMILIES, family_of, get_family
-    from petlas.petl.backbones.base import BackboneError, BlockSites, Family, InputConfig, backbone_name
+    from petlas.petl.backbones.anatomy import backbone_name
+    from petlas.petl.backbones.base import BackboneError, BlockSites, Family
     from petlas.petl.backbones.load import (
         MINI,
+        InputConfig,
         checkpoint_of,
         fingerprint,
         input_config,
@@ -63,11 +65,10 @@ _HOME = {
         "BackboneError",
         "BlockSites",
         "Family",
-        "InputConfig",
-        "backbone_name",
     ),
     "backbones.load": (
         "MINI",
+        "InputConfig",
         "checkpoint_of",
         "fingerprint",
         "input_config",
@@ -76,6 +77,7 @@ _HOME = {
         "shape_by_name",
         "shape_of",
     ),
+    "backbones.anatomy": ("backbone_name",),
     "backbones.site": ("Site",),
     "design": (
         "Design",

@@ -17,8 +17,9 @@ from petlas import __version__
 from petlas.errors import UserError
 from petlas.files import replacing
 from petlas.petl.backbones import family_of
-from petlas.petl.backbones.base import BackboneError, InputConfig, backbone_name
-from petlas.petl.backbones.load import checkpoint_of, fingerprint, input_config, load_backbone
+from petlas.petl.backbones.anatomy import backbone_name
+from petlas.petl.backbones.base import BackboneError
+from petlas.petl.backbones.load import InputConfig, checkpoint_of, fingerprint, input_config, load_backbone
 from petlas.petl.design import Design, DesignError
 from petlas.petl.tuning import apply, remove, tuned_state_dict, tuning_of
 
@@ -115,7 +116,7 @@ def frozen_fingerprint(model: nn.Module, dtype: torch.dtype | None = None) -> st
 def _frozen(model: nn.Module) -> dict[str, Tensor]:
     family = family_of(model)
     tuned = {id(parameter) for _, parameter in tuning_of(model).elsewhere()}
-    left_out = {path for path, p in model.named_parameters() if id(p) in tuned} | family.recomputed
+    left_out = {path for path, p in model.named_parameters() if id(p) in tuned or family.recomputes(path)}
     apart = ("petl.", f"{family.head_path}.")
     return {k: v for k, v in model.state_dict().items() if k not in left_out and not k.startswith(apart)}
 

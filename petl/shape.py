@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -22,6 +22,8 @@ class Layer:
         place: Its path within the block; the whole path outside the blocks.
         names: What its outputs are called, in equal shares: `("q", "k", "v")` for a fused layer, `("fc1",)` for one
             that is nothing else; empty where no method asks for it by name.
+        connections: Weights of each output.
+        shadowed: Whether the backbone uses its weight without calling it, so that no hook on it ever runs.
     """
 
     path: str
@@ -32,6 +34,8 @@ class Layer:
     block: int | None = None
     place: str = ""
     names: tuple[str, ...] = ()
+    connections: int = 1
+    shadowed: bool = False
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -41,7 +45,12 @@ class Layer:
     @property
     def key(self) -> str:
         """Its name in adapter files, the same whatever the backbone calls its blocks: `blocks.N.PLACE`."""
-        return self.path if self.block is None else f"blocks.{self.block}.{self.place}"
+        return _outside(self.path) if self.block is None else f"blocks.{self.block}.{self.place}"
+
+    @property
+    def size(self) -> int:
+        """Parameters of it, its bias included."""
+        return self.outputs * (self.connections + self.bias)
 
     @property
     def share(self) -> int:
@@ -66,6 +75,23 @@ class Scale:
     block: int
     length: int
     behind: str
+
+
+@dataclass(frozen=True)
+class Other:
+    """A parameter of a block that belongs to none of its layers, such as a table of relative positions.
+
+    Args:
+        path: Of the parameter.
+        block: The block that it is in.
+        entries: How many numbers it holds.
+        bias: Whether it is a bias of a layer that has none by that name.
+    """
+
+    path: str
+    block: int
+    entries: int
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,17 +126,35 @@ class BlockTensor:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Blocks in a row that are alike: of one width, on one grid. A plain vision transformer is one stage.
+
+    Args:
+        depth: Blocks.
+        width: Channels of a token in these blocks.
+        patch: Height and width in pixels of what a token stands for.
+        grid: Rows and columns of tokens.
+    """
+
+    depth: int
+    width: int
+    patch: tuple[int, int]
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class BlockShape:
     """One block of a backbone: what the formula of a placement needs.
 
     Args:
-        index: From 0.
+        index: From 0, through all stages.
         width: Channels of a token in this block (D).
         patch: Height and width in pixels of what a token stands for at the start.
         grid: Rows and columns of patches.
         prefix_tokens: Class and register tokens in front of the patches.
         layers: Its layers, in the order of the forward pass.
         scales: Its learned scales.
+        stage: That it is in, from 0.
     """
 
     index: int
@@ -120,6 +164,7 @@ class BlockShape:
     prefix_tokens: int
     layers: tuple[Layer, ...]
     scales: tuple[Scale, ...]
+    stage: int = 0
 
     @cached_property
     def linears(self) -> tuple[Layer, ...]:
@@ -157,29 +202,47 @@ class BackboneShape:
 
     Args:
         name: The timm name.
-        width: Channels of a token (D), where all blocks have the same.
-        depth: Blocks.
-        patch: Height and width of a patch in pixels.
-        grid: Rows and columns of patches.
+        stages: Its blocks in groups, in the order of the forward pass.
         prefix_tokens: Class and register tokens in front of the patches.
         layers: Every layer from the patch embedding to the last norm, in order; the head is excluded.
         params: Parameters of the whole backbone, head excluded.
         scales: The learned scales of the branches, in order.
         block_paths: Where each block stands in the backbone.
         sites: The names of the sites that the family has.
+        others: The parameters of blocks that belong to none of the layers.
+        lacks: Why it has not what others have, by the names of the sites.
     """
 
     name: str
-    width: int
-    depth: int
-    patch: tuple[int, int]
-    grid: tuple[int, int]
+    stages: tuple[Stage, ...]
     prefix_tokens: int
     layers: tuple[Layer, ...]
     params: int
     scales: tuple[Scale, ...] = ()
     block_paths: tuple[str, ...] = ()
     sites: frozenset[str] = field(default_factory=frozenset)
+    others: tuple[Other, ...] = ()
+    lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def depth(self) -> int:
+        """Blocks of all stages."""
+        return sum(stage.depth for stage in self.stages)
+
+    @property
+    def width(self) -> int:
+        """Channels of a token (D) behind the last block: everywhere, where there is one stage."""
+        return self.stages[-1].width
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Height and width in pixels of a token that enters the first block."""
+        return self.stages[0].patch
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens that enter the first block."""
+        return self.stages[0].grid
 
     @property
     def layer_scale(self) -> bool:
@@ -202,7 +265,7 @@ class BackboneShape:
         for index, block in enumerate(self.block_paths):
             if path.startswith(f"{block}."):
                 return f"blocks.{index}." + path.removeprefix(f"{block}.")
-        return path
+        return _outside(path)
 
     def layer(self, path: str) -> Layer:
         """The layer at a path of the backbone."""
@@ -211,17 +274,19 @@ class BackboneShape:
     @cached_property
     def blocks(self) -> tuple[BlockShape, ...]:
         """Each block by itself."""
+        stages = [(number, stage) for number, stage in enumerate(self.stages) for _ in range(stage.depth)]
         return tuple(
             BlockShape(
                 index=index,
-                width=self.width,
-                patch=self.patch,
-                grid=self.grid,
+                width=stage.width,
+                patch=stage.patch,
+                grid=stage.grid,
                 prefix_tokens=self.prefix_tokens,
                 layers=self.layers_of(index),
                 scales=tuple(scale for scale in self.scales if scale.block == index),
+                stage=number,
             )
-            for index in range(self.depth)
+            for index, (number, stage) in enumerate(stages)
         )
 
 
@@ -235,6 +300,11 @@ def block_tensors(shape: BackboneShape, block: int) -> tuple[BlockTensor, ...]:
     return shape.blocks[block].tensors
 
 
+def _outside(path: str) -> str:
+    """The name of what stands outside the blocks: `head` is the classifier's alone, not that of a norm beside it."""
+    return path.replace("head.", "head_", 1) if path.startswith("head.") else path
+
+
 def _tensors_of(layer: Layer, block: int) -> Iterator[BlockTensor]:
     if layer.kind == "norm":
         (name,) = layer.names
@@ -242,9 +312,9 @@ def _tensors_of(layer: Layer, block: int) -> Iterator[BlockTensor]:
             yield BlockTensor(f"{name}.{path.rpartition('.')[2]}", path, 0, 1, layer.outputs, block)
         return
     weight, *bias = layer.parameters
-    rows, size = layer.share, layer.share * layer.inputs
+    rows, size = layer.share, layer.share * layer.connections
     for share, name in enumerate(layer.names):
-        yield BlockTensor(name, weight, share * size, rows, layer.inputs, block)
+        yield BlockTensor(name, weight, share * size, rows, layer.connections, block)
     for path in bias:
         for share, name in enumerate(layer.names):
             yield BlockTensor(f"{name}.bias", path, share * rows, 1, rows, block)

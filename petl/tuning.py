@@ -103,6 +103,7 @@ class Tuning(nn.Module):
         """
         self.disconnect()
         _forget_compiled()
+        self.handles.extend(family_of(model).exposed(model))
         for method, placements in parts_of(design):
             module = self.get_submodule(method.name)
             method.narrow(module, placements)
@@ -328,6 +329,13 @@ def merge(model: nn.Module) -> nn.Module:
     fixed = [method.name for method, _ in parts if not method.mergeable]
     if fixed:
         raise DesignError(f"only methods that are linear in the features can be merged, and {', '.join(fixed)} cannot")
+    keyless = any(layer.shadowed for layer in tuning.shape.layers)
+    homeless = [method.name for method, _ in parts if keyless and method.shifts_keys]
+    if homeless:
+        raise DesignError(
+            f"only what a backbone has a place for can be merged, and {', '.join(homeless)} would give the keys a "
+            f"bias, which {tuning.shape.name} does not have; keep the adapter beside the backbone"
+        )
     tuning.original_head.keep()
     for method, placements in parts:
         method.merge(model, tuning.get_submodule(method.name), placements)

@@ -142,9 +142,8 @@ class Workbench:
     @cached_property
     def weights(self) -> str:
         """Fingerprint of the backbone's pretrained weights, without what is computed anew for an image size."""
-        recomputed = family_of(self._pristine).recomputed
-        state = self._pristine.state_dict()
-        return fingerprint({name: value for name, value in state.items() if name not in recomputed})
+        recomputes, state = family_of(self._pristine).recomputes, self._pristine.state_dict()
+        return fingerprint({name: value for name, value in state.items() if not recomputes(name)})
 
     @cached_property
     def _pristine(self) -> nn.Module:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, str] = {
     "vit": "petlas.petl.backbones.vit:ViT",
+    "swin": "petlas.petl.backbones.swin:Swin",
+    "swinv2": "petlas.petl.backbones.swin:SwinV2",
 }
 
 
@@ -42,7 +44,8 @@ def family_of(model: nn.Module, name: str | None = None) -> Family:
     Raises:
         BackboneError: When it belongs to none.
     """
-    from petlas.petl.backbones.base import BackboneError, backbone_name
+    from petlas.petl.backbones.anatomy import backbone_name
+    from petlas.petl.backbones.base import BackboneError
 
     reasons = []
     for family in map(get_family, FAMILIES):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,33 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from petlas.errors import UserError
-from petlas.petl.backbones.site import Layout, Side, Site
+from petlas.petl.backbones.anatomy import Anatomy
+from petlas.petl.backbones.called import CalledLayer
+from petlas.petl.backbones.site import Layout, Site
 from petlas.petl.parts.handles import Handle
-from petlas.petl.shape import BackboneShape, BlockShape, Layer, Scale
-
-LINEAR_SITES = {"q": "attn.q", "k": "attn.k", "v": "attn.v", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-"""The linear layers that methods ask for by name, whatever a family calls them, and their sites."""
+from petlas.petl.shape import BlockShape, Layer
 
 
 class BackboneError(UserError):
     """A backbone that cannot be made or loaded: the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """What a backbone expects of its input images.
-
-    Args:
-        size: Side in pixels.
-        mean: Of each channel, that it was pretrained with.
-        std: Of each channel, that it was pretrained with.
-        interpolation: How images are resized.
-    """
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str
 
 
 @dataclass(frozen=True)
@@ -65,6 +47,20 @@ class BlockSites:
         """The module of one of the block's layers."""
         return self.model.get_submodule(layer.path)
 
+    def matrix(self, layer: Layer) -> Tensor:
+        """The weight of one of the block's layers as a matrix (outputs, inputs), to be read or written to."""
+        return self.layer(layer).get_parameter("weight").flatten(1)
+
+    def add_to_bias(self, layer: Layer, update: Tensor) -> None:
+        """Add to the bias (O,) of one of the block's layers; a layer without one gets one.
+
+        Args:
+            layer: The layer.
+            update: What is added (O,).
+        """
+        bias = self.family.bias(self.model, layer)
+        self.family.set_bias(self.model, layer, update if bias is None else bias + update)
+
     def behind(self, layer: Layer) -> Site:
         """The output of one of the block's layers, with its input at hand."""
         return self.family.layer_site(self.model, layer)
@@ -78,7 +74,7 @@ class _Entered(Exception):  # no error: it ends a forward pass where the blocks 
         self.x = x
 
 
-class Family(ABC):
+class Family(Anatomy):
     """A kind of backbone. Methods, scoring and saving ask it, and know no path of a module.
 
     A subclass declares where its sites are, and implements what is abstract here. A site that it does not list is one
@@ -88,22 +84,13 @@ class Family(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     """What its models are, for messages: "a plain pre-norm timm VisionTransformer"."""
-    head_path: ClassVar[str] = "head"
-    """Where the classifier stands in a model."""
-    apart: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of paths of modules that are no layers of the backbone, besides the head."""
-    names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """What the outputs of layers are called, in equal shares, by the layers' place in a block, or path outside."""
-    scales: ClassVar[Mapping[str, str]] = {}
-    """Learned scales by their place in a block, and the name of the linear layer whose outputs each one scales."""
-    in_block: ClassVar[Mapping[str, tuple[str, Side]]] = {}
-    """The sites of each block: the module's path in the block, and which side of it."""
-    in_model: ClassVar[Mapping[str, tuple[str, Side]]] = {}
-    """The sites of the model outside the blocks: the module's path, and which side of it."""
-    other_sites: ClassVar[frozenset[str]] = frozenset()
-    """Sites that are no single place: whole layers, or such as `more_keys` and `ask` serve."""
+    layouts: ClassVar[Mapping[str, Layout]] = {}
+    """How what flows at a site lies in memory; tokens (B, N, C) where nothing is said."""
     recomputed: ClassVar[frozenset[str]] = frozenset()
-    """Parameters that `load_backbone` computes anew for an image size: their digits differ from machine to machine."""
+    """Names of parameters, the last parts of their paths, that are computed anew for an image size.
+
+    Their digits differ from machine to machine.
+    """
 
     other_heads: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names that stand for classifiers in files of weights, besides the head."""
@@ -111,35 +98,6 @@ class Family(ABC):
     @abstractmethod
     def why_not(self, model: nn.Module) -> str | None:
         """Why a model is none of this family, or None where it is one; empty where that goes without saying."""
-
-    @abstractmethod
-    def block_paths(self, model: nn.Module) -> Sequence[str]:
-        """Where the blocks stand in a model, in the order of the forward pass."""
-
-    @abstractmethod
-    def width(self, model: nn.Module) -> int:
-        """Channels of a token."""
-
-    @abstractmethod
-    def prefix_tokens(self, model: nn.Module) -> int:
-        """Class and register tokens in front of the patches."""
-
-    @abstractmethod
-    def patch(self, model: nn.Module) -> tuple[int, int]:
-        """Height and width of a patch in pixels."""
-
-    @abstractmethod
-    def image_size(self, model: nn.Module) -> tuple[int, int]:
-        """Height and width in pixels of the images that a model was made for."""
-
-    @abstractmethod
-    def grid(self, model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches of images of that size.
-
-        Args:
-            model: The model.
-            size: Height and width in pixels.
-        """
 
     @abstractmethod
     def features(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -152,7 +110,7 @@ class Family(ABC):
 
     @abstractmethod
     def leave(self, model: nn.Module, x: Tensor) -> Tensor:
-        """What leaves the last block (B, N, D) to the logits (B, K), hooks included.
+        """What leaves the last block to the logits (B, K), hooks included.
 
         Args:
             model: The model.
@@ -168,8 +126,50 @@ class Family(ABC):
             num_classes: Its outputs; 0 for no head.
         """
 
+    def step(self, model: nn.Module, index: int, x: Tensor) -> Tensor:
+        """Run one block, and what stands between it and the block before, hooks included.
+
+        Args:
+            model: The model.
+            index: The block's.
+            x: What left the block before, or what `enter` gave.
+        """
+        y: Tensor = self.blocks(model)[index](x)
+        return y
+
+    def exposed(self, model: nn.Module) -> Iterator[Handle]:
+        """Let layers be called whose weights the backbone uses without, so that what is hooked on them acts."""
+        for layer in self.shape(model).layers:
+            if layer.shadowed:
+                parent = model.get_submodule(layer.path.rpartition(".")[0])
+                yield CalledLayer(parent, model.get_submodule(layer.path))
+
+    def bias(self, model: nn.Module, layer: Layer) -> Tensor | None:
+        """The bias (O,) of a layer as the backbone uses it; None where there is none.
+
+        Args:
+            model: The model.
+            layer: The layer.
+        """
+        return dict(model.get_submodule(layer.path).named_parameters(recurse=False)).get("bias")
+
+    def set_bias(self, model: nn.Module, layer: Layer, value: Tensor) -> None:
+        """Give a layer a bias, in place of the one that it has or has not.
+
+        Args:
+            model: The model.
+            layer: The layer.
+            value: The bias (O,).
+        """
+        module = model.get_submodule(layer.path)
+        if module.bias is None:
+            module.bias = nn.Parameter(value.detach().clone(), requires_grad=False)
+        else:
+            with torch.no_grad():
+                module.get_parameter("bias").copy_(value)
+
     def enter(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to what enters the first block (B, N, D), hooks up to there included.
+        """Images (B, 3, H, W) to what enters the first block, hooks up to there included.
 
         Args:
             model: The model.
@@ -200,15 +200,6 @@ class Family(ABC):
         outputs: int = head.out_features if isinstance(head, nn.Linear) else getattr(model, "num_classes", 0)
         return outputs
 
-    def is_norm(self, path: str, module: nn.Module) -> bool:
-        """Whether a module with a weight is a norm layer.
-
-        Args:
-            path: Of the module in the model.
-            module: The module.
-        """
-        return isinstance(module, nn.LayerNorm | nn.GroupNorm)
-
     def read_other(self, model: nn.Module, path: Path) -> bool:
         """Load a file in a format of the family's own, and say whether it is one.
 
@@ -232,6 +223,14 @@ class Family(ABC):
             BackboneError: When position embeddings are those of no grid.
         """
         return state
+
+    def recomputes(self, path: str) -> bool:
+        """Whether a parameter is computed anew for an image size.
+
+        Args:
+            path: Of the parameter in the model.
+        """
+        return path.rpartition(".")[2] in self.recomputed
 
     def drop_path(self, block: BlockSites, branch: str) -> nn.Module:
         """What drops a branch, `attn` or `mlp`, of a block for whole images in training.
@@ -276,12 +275,6 @@ class Family(ABC):
         """
         raise NotImplementedError
 
-    @property
-    def sites(self) -> frozenset[str]:
-        """The names of all sites."""
-        named = {LINEAR_SITES[name] for names in self.names.values() for name in names if name in LINEAR_SITES}
-        return frozenset({*self.in_block, *self.in_model, *self.other_sites, *named})
-
     def site(self, model: nn.Module, name: str, block: int | None = None) -> Site:
         """A site of a model.
 
@@ -295,89 +288,33 @@ class Family(ABC):
         else:
             place, side = self.in_block[name]
             path = ".".join(filter(None, (self.block_paths(model)[block], place)))
-        return Site(name, model.get_submodule(path), side, self.width(model))
+        return Site(name, model.get_submodule(path), side, self.width(model), self.layouts.get(name, "NLC"))
 
     def layer_site(self, model: nn.Module, layer: Layer) -> Site:
-        """The output of a layer, with its input at hand.
+        """The output of a layer, with its input at hand; what stands around linear layers is given tokens.
 
         Args:
             model: The model.
             layer: The layer.
         """
-        layout: Layout = "NCHW" if layer.kind == "conv" else "NLC"
-        return Site(layer.place, model.get_submodule(layer.path), "out", layer.outputs, layout)
+        module = model.get_submodule(layer.path)
+        layout = self.layer_layout(module)
+        return Site(layer.place, module, "out", layer.outputs, layout, raw=layer.kind != "linear")
+
+    def layer_layout(self, module: nn.Module) -> Layout:
+        """How the output of a layer lies in memory; of linear layers and norms of tokens it matters only where the
+        channels are.
+
+        Args:
+            module: The layer.
+        """
+        return "NCHW" if isinstance(module, nn.Conv2d) else "NLC"
 
     def block_sites(self, model: nn.Module) -> list[BlockSites]:
         """Every block of a model with its sites."""
         blocks = zip(self.blocks(model), self.shape(model).blocks, strict=True)
         return [BlockSites(self, model, module, shape) for module, shape in blocks]
 
-    def shape(self, model: nn.Module) -> BackboneShape:
-        """The sizes of a model, for formulas; whatever `apply` inserted and the head are left out."""
-        known: BackboneShape | None = getattr(getattr(model, "petl", None), "shape", None)
-        return known or self._shape(model)  # a design does not change it
-
-    def _shape(self, model: nn.Module) -> BackboneShape:
-        paths = tuple(self.block_paths(model))
-        apart = ("petl.", self.head_path, *self.apart)
-        layers = [
-            layer
-            for path, module in model.named_modules()
-            if not path.startswith(apart) and (layer := self._layer(paths, path, module)) is not None
-        ]
-        found = [
-            Scale(f"{path}.{place}", place, index, len(model.get_parameter(f"{path}.{place}")), behind)
-            for index, path in enumerate(paths)
-            for place, behind in self.scales.items()
-            if _has(model, f"{path}.{place}")
-        ]
-        return BackboneShape(
-            name=backbone_name(model),
-            width=self.width(model),
-            depth=len(paths),
-            patch=self.patch(model),
-            grid=self.grid(model, self.image_size(model)),
-            prefix_tokens=self.prefix_tokens(model),
-            layers=tuple(layers),
-            params=sum(
-                p.numel()
-                for path, p in model.named_parameters()
-                if not path.startswith(("petl.", f"{self.head_path}."))
-            ),
-            scales=tuple(found),
-            block_paths=paths,
-            sites=self.sites,
-        )
-
-    def _layer(self, blocks: Sequence[str], path: str, module: nn.Module) -> Layer | None:
-        index = next((i for i, block in enumerate(blocks) if path.startswith(f"{block}.")), None)
-        place = path if index is None else path.removeprefix(f"{blocks[index]}.")
-        where: dict[str, Any] = {"block": index, "place": place, "names": tuple(self.names.get(place, ()))}
-        bias = getattr(module, "bias", None) is not None
-        if isinstance(module, nn.Linear):
-            return Layer(path, "linear", module.in_features, module.out_features, bias, **where)
-        if isinstance(module, nn.Conv2d):
-            return Layer(path, "conv", module.in_channels, module.out_channels, bias, **where)
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, torch.Tensor) and self.is_norm(path, module):
-            return Layer(path, "norm", len(weight), len(weight), bias, **where)
-        return None
-
 
 def _stop(block: nn.Module, args: tuple[Any, ...]) -> NoReturn:
     raise _Entered(args[0])
-
-
-def _has(model: nn.Module, path: str) -> bool:
-    try:
-        model.get_parameter(path)
-    except AttributeError:
-        return False
-    return True
-
-
-def backbone_name(model: nn.Module) -> str:
-    """The timm name of a model, with its weight tag if it has one."""
-    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    name, tag = cfg.get("architecture") or type(model).__name__, cfg.get("tag")
-    return f"{name}.{tag}" if tag else str(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def load_file(family: Family, model: nn.Module, name: str, path: Path) -> None:
             _refuse_not_finite(model.state_dict(), name, path)
             return
         state = _without_prefix(_read(path), own)
-        misfits = _misfits(state, own, family.recomputed)
+        misfits = _misfits(state, own, family.recomputes)
         if not misfits:
             state = family.converted(model, state)
     except Exception as error:
@@ -106,14 +106,16 @@ def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> d
     return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
 
 
-def _misfits(state: Mapping[str, Tensor], own: Mapping[str, Tensor], resized: Iterable[str] | None = None) -> list[str]:
+def _misfits(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], resized: Callable[[str], bool] | None = None
+) -> list[str]:
     """Tensors of another shape than the model's; with `resized`, before what may be resized or reshaped has been."""
     faults = []
     for key, value in own.items():
         given = state.get(key)
         if given is None or given.shape == value.shape:
             continue
-        if resized is not None and (key in resized or given.numel() == value.numel()):
+        if resized is not None and (resized(key) or given.numel() == value.numel()):
             continue
         faults.append(f"{key}: {tuple(given.shape)} in the file, {tuple(value.shape)} in the model")
     return faults

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 import petlas.petl.mini
 from petlas.petl.backbones import family_of
-from petlas.petl.backbones.base import BackboneError, InputConfig, backbone_name
+from petlas.petl.backbones.anatomy import backbone_name
+from petlas.petl.backbones.base import BackboneError
 from petlas.petl.backbones.checkpoint import load_file
 from petlas.petl.shape import BackboneShape
 
@@ -40,6 +42,23 @@ _MINI_CFG = {
     "interpolation": "bicubic",
     "crop_pct": 1.0,
 }
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What a backbone expects of its input images.
+
+    Args:
+        size: Side in pixels.
+        mean: Of each channel, that it was pretrained with.
+        std: Of each channel, that it was pretrained with.
+        interpolation: How images are resized.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
 
 
 def load_backbone(

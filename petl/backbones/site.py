@@ -22,8 +22,9 @@ Layout: TypeAlias = Literal["NLC", "NHWC", "NCHW", "windows"]
 class Site:
     """A place in a backbone where something can be read, changed or added.
 
-    What is registered here can be copied and pickled with the model where the functions can: methods of modules, and
-    `functools.partial` over functions of a module's top level.
+    Whatever the layout, what is registered here sees and gives tokens (B, N, C), maps row by row; windows are tokens of
+    B n images. So a method is written once. It can be copied and pickled with the model where the functions can:
+    methods of modules, and `functools.partial` over functions of a module's top level.
 
     Args:
         name: Such as `attn.in`.
@@ -31,6 +32,7 @@ class Site:
         side: Which of the two.
         width: Channels.
         layout: How what flows there lies in memory.
+        raw: Whether it is handed over as it lies, with the channels on the axis `channels`.
     """
 
     name: str
@@ -38,14 +40,21 @@ class Site:
     side: Side
     width: int
     layout: Layout = "NLC"
+    raw: bool = False
 
     @property
     def channels(self) -> int:
         """The axis of the channels."""
         return 1 if self.layout == "NCHW" else -1
 
+    @property
+    def _maps(self) -> Layout | None:
+        """The layout of maps that are to be handed over as tokens."""
+        return None if self.raw or self.layout in ("NLC", "windows") else self.layout
+
     def read(self, see: Callable[[Tensor], None]) -> Handle:
         """Let `see` have what flows here, in every forward pass."""
+        see = partial(_see_tokens, see, self._maps) if self._maps else see
         if self.side == "in":
             return self.module.register_forward_pre_hook(partial(_read_input, see))
         return self.module.register_forward_hook(partial(_read_output, see))
@@ -57,13 +66,52 @@ class Site:
             make: The function.
             first: Before what others have registered here.
         """
+        make = partial(_make_tokens, make, self._maps) if self._maps else make
         if self.side == "in":
             return self.module.register_forward_pre_hook(partial(_change_input, make), prepend=first)
         return self.module.register_forward_hook(partial(_change_output, make), prepend=first)
 
     def around(self, make: Callable[[Tensor, Tensor], Tensor]) -> Handle:
         """Put what `make` makes of the module's input and output in place of its output."""
+        make = partial(_make_tokens_around, make, self._maps) if self._maps else make
         return self.module.register_forward_hook(partial(_change_around, make))
+
+
+def to_tokens(x: Tensor, layout: Layout) -> Tensor:
+    """Maps (B, H, W, C) or (B, C, H, W) to tokens (B, H W, C), row by row.
+
+    Args:
+        x: The maps.
+        layout: Theirs.
+    """
+    return x.flatten(2).transpose(1, 2) if layout == "NCHW" else x.flatten(1, 2)
+
+
+def to_maps(tokens: Tensor, layout: Layout, like: Tensor) -> Tensor:
+    """Tokens (B, H W, C) to maps, row by row.
+
+    Args:
+        tokens: The tokens.
+        layout: Of the maps.
+        like: Maps of the same rows and columns.
+    """
+    first, axis, sides = (
+        (tokens.transpose(1, 2), 2, like.shape[2:]) if layout == "NCHW" else (tokens, 1, like.shape[1:3])
+    )
+    maps: Tensor = first.unflatten(axis, sides)
+    return maps
+
+
+def _see_tokens(see: Callable[[Tensor], None], layout: Layout, x: Tensor) -> None:
+    see(to_tokens(x, layout))
+
+
+def _make_tokens(make: Callable[[Tensor], Tensor], layout: Layout, x: Tensor) -> Tensor:
+    return to_maps(make(to_tokens(x, layout)), layout, x)
+
+
+def _make_tokens_around(make: Callable[[Tensor, Tensor], Tensor], layout: Layout, x: Tensor, output: Tensor) -> Tensor:
+    return to_maps(make(to_tokens(x, layout), to_tokens(output, layout)), layout, output)
 
 
 def _read_input(see: Callable[[Tensor], None], module: nn.Module, args: tuple[Any, ...]) -> None:

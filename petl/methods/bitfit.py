@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from petlas.petl.parts.method import SubsetMethod
 from petlas.petl.parts.placed import NoOptions, Placed
-from petlas.petl.shape import BackboneShape, Layer
+from petlas.petl.shape import BackboneShape, Layer, Other
 
 
 class BitFit(SubsetMethod):
@@ -25,10 +25,17 @@ class BitFit(SubsetMethod):
     def _layers(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[Layer]:
         return [layer for p in placements for layer in shape.layers_of(p.place) if layer.bias]
 
+    def _others(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[Other]:
+        """The biases that a backbone has apart from their layers, such as those of q and v."""
+        places = {p.place for p in placements}
+        return [other for other in shape.others if other.bias and places & {None, other.block}]
+
     def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """One number for each output of each layer with a bias."""
-        return sum(layer.outputs for layer in self._layers(shape, placements))
+        others = sum(other.entries for other in self._others(shape, placements))
+        return others + sum(layer.outputs for layer in self._layers(shape, placements))
 
     def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
         """The bias of each layer."""
-        return [layer.parameters[1] for layer in self._layers(shape, placements)]
+        own = [layer.parameters[1] for layer in self._layers(shape, placements)]
+        return own + [other.path for other in self._others(shape, placements)]

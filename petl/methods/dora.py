@@ -68,14 +68,14 @@ class DoRA(LowRankMethod):
         for layer, parts in by_layer(block.shape, module):
             linear = block.layer(layer)
             for rows, part in _rows(parts):
-                part.measure(linear.get_parameter("weight")[rows])
+                part.measure(block.matrix(layer)[rows])
             yield block.behind(layer).around(partial(_decompose, parts, linear))
 
     @torch.no_grad()
     def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """In place of the targets' rows of each weight."""
         for layer, parts in by_layer(block.shape, module):
-            weight = block.layer(layer).get_parameter("weight")
+            weight = block.matrix(layer)
             for rows, part in _rows(parts):
                 weight[rows] = part.gain(weight[rows])[:, None] * (weight[rows] + part.delta())
 
@@ -87,12 +87,13 @@ def _rows(parts: tuple[tuple[int, LowRank], ...]) -> Iterator[tuple[slice, Decom
 
 
 def _decompose(parts: tuple[tuple[int, LowRank], ...], layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    weight = layer.get_parameter("weight")
+    weight = layer.get_parameter("weight").flatten(1)
     gains = [part.gain(weight[rows])[:, None] for rows, part in _rows(parts)]
     starts = [start for start, _ in parts]
     # The frozen product is at hand in the output, with the bias, to which the gain does not apply.
     change = spread(zip(starts, (gain - 1 for gain in gains), strict=True), output.shape[-1]).sum(dim=1)
-    offset = torch.zeros_like(change) if layer.bias is None else -change * layer.get_parameter("bias")
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    offset = torch.zeros_like(change) if layer.bias is None else -change * layer.bias
     scaled = torch.addcmul(offset, output, 1 + change).to(output.dtype)
     ups = [gain * part.scaled_up() for gain, (_, part) in zip(gains, parts, strict=True)]
     hidden = hidden_units([part for _, part in parts], x)

@@ -20,6 +20,7 @@ from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import Method
 from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.products import add_product
+from petlas.petl.parts.tree import Tree
 from petlas.petl.shape import BackboneShape, Layer
 
 
@@ -138,50 +139,67 @@ class FacT(Method[Options]):
             rank: r.
         """
 
-    def _layers(self, shape: BackboneShape) -> Iterator[tuple[Layer, slice]]:
-        """Each layer with its pieces: row by row of the grid of (D, D) squares in its weight."""
-        start = 0
-        for layer in (layer for block in shape.blocks for layer in block.linears):
-            stop = start + layer.outputs // shape.width * (layer.inputs // shape.width)
-            yield layer, slice(start, stop)
-            start = stop
+    def _stages(self, shape: BackboneShape) -> Iterator[tuple[str, int, list[tuple[Layer, slice]]]]:
+        """For each stage where its factors stand, D, and its layers with their pieces.
+
+        These are, row by row, the (D, D) squares in a layer's weight. A single stage has the place of the method.
+        """
+        for number, stage in enumerate(shape.stages):
+            layers, start = [], 0
+            for layer in (each for block in shape.blocks if block.stage == number for each in block.linears):
+                stop = start + layer.outputs // stage.width * (layer.inputs // stage.width)
+                layers.append((layer, slice(start, stop)))
+                start = stop
+            yield f"stages.{number}" if len(shape.stages) > 1 else "", stage.width, layers
 
     def count(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> int:
         """U and V once, and what stands between them."""
         (placement,) = placements
-        *_, (_, last) = self._layers(shape)
-        return 2 * shape.width * placement.size + self.count_middle(last.stop, placement.size)
+        return sum(
+            2 * width * placement.size + self.count_middle(layers[-1][1].stop, placement.size)
+            for _, width, layers in self._stages(shape)
+        )
 
     def build(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> nn.Module:
-        """One module for the whole backbone."""
+        """One module for each stage."""
         (placement,) = placements
-        options = placement.options
-        columns: list[int] = []
-        for layer, pieces in self._layers(shape):
-            columns += [layer.inputs // shape.width] * (pieces.stop - pieces.start)
-        return self.factors(shape.width, columns, placement.size, options.scale, options.dropout)
+        options, tree = placement.options, Tree()
+        for path, width, layers in self._stages(shape):
+            columns: list[int] = []
+            for layer, pieces in layers:
+                columns += [layer.inputs // width] * (pieces.stop - pieces.start)
+            factors = self.factors(width, columns, placement.size, options.scale, options.dropout)
+            if not path:
+                return factors
+            tree.add(path, factors)
+        return tree
 
     def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> Iterator[Handle]:
         """On the output of each linear layer of each block."""
-        assert isinstance(module, Factors)
         family = family_of(model)
-        for layer, pieces in self._layers(family.shape(model)):
-            yield family.layer_site(model, layer).around(partial(module.update, pieces))
+        for layer, pieces, factors in self._parts(family.shape(model), module):
+            yield family.layer_site(model, layer).around(partial(factors.update, pieces))
 
     @torch.no_grad()
     def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> None:
         """Into each weight."""
-        assert isinstance(module, Factors)
-        for layer, pieces in self._layers(family_of(model).shape(model)):
-            weight = model.get_submodule(layer.path).get_parameter("weight")
-            weight.add_(module.delta(pieces, layer.inputs // module.width))
+        for layer, pieces, factors in self._parts(family_of(model).shape(model), module):
+            weight = model.get_submodule(layer.path).get_parameter("weight").flatten(1)
+            weight.add_(factors.delta(pieces, layer.inputs // factors.width))
+
+    def _parts(self, shape: BackboneShape, module: nn.Module) -> Iterator[tuple[Layer, slice, Factors]]:
+        """Each layer with its pieces and what updates them."""
+        for path, _, layers in self._stages(shape):
+            factors = module.get_submodule(path)
+            assert isinstance(factors, Factors)
+            yield from ((layer, pieces, factors) for layer, pieces in layers)
 
     def check_fit(self, shape: BackboneShape, placement: Placed[Options]) -> None:
         """Beyond the common rules, refuse a backbone whose layers do not fall into squares."""
-        for layer, _ in self._layers(shape):
-            if layer.inputs % shape.width or layer.outputs % shape.width:
+        for layer, width in ((layer, width) for _, width, layers in self._stages(shape) for layer, _ in layers):
+            if layer.inputs % width or layer.outputs % width:
                 raise DesignError(
-                    f"{self.name} cuts every weight into squares of {shape.width} x {shape.width} for {shape.name}, "
+                    f"{self.name} cuts every weight into squares of {width} x {width} for {shape.name}, "
                     f"and {layer.path} has {layer.outputs} x {layer.inputs}; take a backbone whose MLP is a whole "
                     "number of times as wide as its tokens"
                 )

@@ -14,7 +14,6 @@ from petlas.petl.backbones.base import BlockSites
 from petlas.petl.design import DesignError
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.low_rank import add_to_bias
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.products import add_product, reduce
@@ -84,9 +83,11 @@ class Supports(nn.ModuleDict):
             update = update + bias * self["d"]().squeeze(1)
         return update + self["e"]().squeeze(1) if "e" in self else update
 
-    def forward(self, layer: nn.Linear, x: Tensor, output: Tensor) -> Tensor:
+    def forward(self, layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """The layer's output (B, N, O) as the generalised weight and bias give it, from its input (B, N, I)."""
-        gain, offset = layer.weight.new_ones(1), self.bias_update(layer.weight, layer.bias)
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        weight = layer.weight.flatten(1)
+        gain, offset = weight.new_ones(1), self.bias_update(weight, layer.bias)
         a, b = self._modules.get("a"), self._modules.get("b")
         if isinstance(a, Values):
             # A gain of whole rows: the frozen product is at hand in the output, with the bias, which it leaves alone.
@@ -94,7 +95,7 @@ class Supports(nn.ModuleDict):
             offset = offset if layer.bias is None else offset - a.value * layer.bias
         result = torch.addcmul(offset, output, gain).to(output.dtype)
         if isinstance(a, Product):
-            result = result + F.linear(x, layer.weight * a())
+            result = result + F.linear(x, weight * a())
         if isinstance(b, Product):
             return add_product(result, reduce(x, b.part("up")), b.part("down"))
         return result if b is None else result + x.sum(dim=-1, keepdim=True) * b().squeeze(1).to(x.dtype)
@@ -135,6 +136,7 @@ class GLoRA(BlockMethod[Options]):
     default_size = 4
     zero_start = True
     mergeable = True
+    shifts_keys = True
     replaces = "the frozen linear weights"
     option_type = Options
 
@@ -177,12 +179,11 @@ class GLoRA(BlockMethod[Options]):
     def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """Into each layer's weight and bias."""
         for each, supports in self._pairs(block, module):
-            layer = block.layer(each)
-            assert isinstance(layer, nn.Linear)
-            bias_update = supports.bias_update(layer.weight, layer.bias)
-            layer.weight += supports.weight_update(layer.weight)
+            weight = block.matrix(each)
+            bias_update = supports.bias_update(weight, block.family.bias(block.model, each))
+            weight += supports.weight_update(weight)
             if set(supports) & {"c", "d", "e"}:
-                add_to_bias(layer, bias_update)
+                block.add_to_bias(each, bias_update)
 
     def _pairs(self, block: BlockSites, module: nn.Module) -> Iterator[tuple[Layer, Supports]]:
         for layer in self._layers(block.shape):

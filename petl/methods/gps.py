@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
@@ -146,17 +145,17 @@ class GPS(Method[NoOptions]):
     def check_fit(self, shape: BackboneShape, placement: Placed[NoOptions]) -> None:
         """Beyond the common rules, refuse more connections than an output has."""
         for layer, _ in self._layers(shape, (placement,)):
-            inputs = layer.inputs * (math.prod(shape.patch) if layer.kind == "conv" else 1)
-            if placement.size > inputs:
+            if placement.size > layer.connections:
                 raise DesignError(
-                    f"gps takes at most the {inputs} connections of an output of {layer.path}, "
+                    f"gps takes at most the {layer.connections} connections of an output of {layer.path}, "
                     f"got size={placement.size}"
                 )
 
 
 def _forward(entries: Entries, layer: nn.Module, x: Tensor) -> Tensor:
     weight = entries.weight(layer.get_parameter("weight"))
-    bias = None if entries.bias is None else layer.get_parameter("bias") + entries.bias
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    bias = layer.bias if layer.bias is None or entries.bias is None else layer.bias + entries.bias
     if isinstance(layer, nn.Conv2d):
         return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
     return F.linear(x, weight, bias)

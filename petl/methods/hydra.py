@@ -87,13 +87,11 @@ class Hydra(BlockMethod[Options]):
     def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """Into the weight and bias of both layers; a layer without a bias gets one."""
         for branch, name in LAYERS.items():
-            layer, heads = block.layer(block.shape.linear(name)), module.get_submodule(branch)
-            assert isinstance(layer, nn.Linear) and isinstance(heads, MultiHead)
+            layer, heads = block.shape.linear(name), module.get_submodule(branch)
+            assert isinstance(heads, MultiHead)
+            own, before = block.matrix(layer), block.family.bias(block.model, layer)
             weight, bias = heads.parallel.folded()
             behind, shift = heads.sequential.folded()
             shift = shift + bias
-            if layer.bias is None:
-                layer.bias = nn.Parameter(heads.scale * shift, requires_grad=False)
-            else:
-                layer.bias.add_(heads.scale * (shift + behind @ layer.bias))
-            layer.weight.add_(heads.scale * (weight + behind @ layer.weight))
+            block.add_to_bias(layer, heads.scale * (shift if before is None else shift + behind @ before))
+            own.add_(heads.scale * (weight + behind @ own))

@@ -16,7 +16,7 @@ from petlas.petl.backbones.base import BlockSites
 from petlas.petl.design import DesignError
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.low_rank import add_to_bias, spread
+from petlas.petl.parts.low_rank import spread
 from petlas.petl.parts.method import Method
 from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.products import add_product, reduce
@@ -128,7 +128,7 @@ class KAdaptation(Method[Options]):
         total = 4 * placement.size * length
         for block in shape.blocks:
             outputs = block.attention_width
-            total += 2 * placement.size * (shape.width // length + outputs // length) + outputs
+            total += 2 * placement.size * (block.width // length + outputs // length) + outputs
         return total
 
     def build(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> Tree:
@@ -138,7 +138,7 @@ class KAdaptation(Method[Options]):
         for name in UPDATED:
             tree.add(f"slow.{name}", Slow(placement.size, options.slow))
         for index, block in enumerate(shape.blocks):
-            sides = (shape.width, block.attention_width)
+            sides = (block.width, block.attention_width)
             tree.add(f"blocks.{index}", Update(placement.size, *sides, options.slow, options.scale, options.dropout))
         return tree
 
@@ -152,16 +152,17 @@ class KAdaptation(Method[Options]):
         """Into the q and v rows of each weight and bias."""
         for block, layer, update in _layers(model, module):
             down, up, bias = update.factored(module.get_submodule("slow"), layer.names)
-            block.layer(layer).get_parameter("weight").add_(up @ down)
-            add_to_bias(block.layer(layer), bias)
+            block.matrix(layer).add_(up @ down)
+            block.add_to_bias(layer, bias)
 
     def check_fit(self, shape: BackboneShape, placement: Placed[Options]) -> None:
         """Beyond the common rules, refuse a length of the slow factors that does not divide the channels."""
         length = placement.options.slow
-        widths = {shape.width, *(block.attention_width for block in shape.blocks)}
-        if not isinstance(length, int) or length < 1 or any(width % length for width in widths):
+        widths = [width for block in shape.blocks for width in (block.width, block.attention_width)]
+        wrong = next((width for width in widths if not isinstance(length, int) or length < 1 or width % length), None)
+        if wrong is not None:
             raise DesignError(
-                f"option slow of kadaptation must be a whole number that divides the {shape.width} channels of "
+                f"option slow of kadaptation must be a whole number that divides the {wrong} channels of "
                 f"{shape.name}, got slow={length}"
             )
 

@@ -40,7 +40,7 @@ class LoRA(LowRankMethod):
     def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """Into the targets' rows of each weight."""
         for layer, parts in by_layer(block.shape, module):
-            weight = block.layer(layer).get_parameter("weight")
+            weight = block.matrix(layer)
             for start, part in parts:
                 weight[start : start + len(part.up)] += part.delta()
 

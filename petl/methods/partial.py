@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from petlas.petl.design import DesignError
 from petlas.petl.parts.method import SubsetMethod
 from petlas.petl.parts.placed import NoOptions, Placed
-from petlas.petl.shape import BackboneShape, Layer, Scale
+from petlas.petl.shape import BackboneShape, Layer, Other, Scale
 
 
 class Partial(SubsetMethod):
@@ -36,19 +36,22 @@ class Partial(SubsetMethod):
     def _scales(self, shape: BackboneShape, placement: Placed[NoOptions]) -> list[Scale]:
         return [scale for scale in shape.scales if scale.block in _last(shape, placement)]
 
+    def _others(self, shape: BackboneShape, placement: Placed[NoOptions]) -> list[Other]:
+        return [other for other in shape.others if other.block in _last(shape, placement)]
+
     def count(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> int:
         """All of the last blocks, and the norms behind them."""
         (placement,) = placements
-        return sum(scale.length for scale in self._scales(shape, placement)) + sum(
-            layer.outputs * ((layer.inputs if layer.kind == "linear" else 1) + layer.bias)
-            for layer in self._layers(shape, placement)
-        )
+        others = sum(other.entries for other in self._others(shape, placement))
+        scales = sum(scale.length for scale in self._scales(shape, placement))
+        return others + scales + sum(layer.size for layer in self._layers(shape, placement))
 
     def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
         """Every parameter of the last blocks, and of the norms behind them."""
         (placement,) = placements
         layers = [path for layer in self._layers(shape, placement) for path in layer.parameters]
-        return layers + [scale.path for scale in self._scales(shape, placement)]
+        scales = [scale.path for scale in self._scales(shape, placement)]
+        return layers + scales + [other.path for other in self._others(shape, placement)]
 
     def sliced(self, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> dict[str, Tensor]:
         """The values of the last blocks alone."""

@@ -13,7 +13,6 @@ from petlas.petl.backbones.base import BlockSites
 from petlas.petl.design import DesignError
 from petlas.petl.parts.bottleneck import LinearBottleneck, count_linear_bottleneck
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.low_rank import add_to_bias
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.shape import BackboneShape, BlockShape
@@ -66,6 +65,7 @@ class RepAdapter(BlockMethod[Options]):
     default_size = 8
     zero_start = True
     mergeable = True
+    shifts_keys = True
     option_type = Options
 
     def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
@@ -90,11 +90,11 @@ class RepAdapter(BlockMethod[Options]):
             adapter = module.get_submodule(branch)
             assert isinstance(adapter, LinearAdapter)
             weight, bias = adapter.bottleneck.folded()
-            for layer in (block.layer(each) for each in block.shape.linears if set(each.names) & set(names)):
-                assert isinstance(layer, nn.Linear)
-                shift = adapter.scale * layer.weight @ bias
-                layer.weight.add_(adapter.scale * layer.weight @ weight)
-                add_to_bias(layer, shift)
+            for layer in (each for each in block.shape.linears if set(each.names) & set(names)):
+                own = block.matrix(layer)
+                shift = adapter.scale * own @ bias
+                own.add_(adapter.scale * own @ weight)
+                block.add_to_bias(layer, shift)
 
     def check_fit(self, shape: BackboneShape, placement: Placed[Options]) -> None:
         """Beyond the common rules, refuse groups that do not divide the channels."""

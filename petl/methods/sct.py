@@ -102,9 +102,8 @@ class SCT(BlockMethod[NoOptions]):
             for images, targets in batches:
                 streams.clear()
                 model(images)
-                patches = _patches(model, images)
-                for channels, stream in zip(saliency, streams, strict=True):
-                    channels.add(stream[:, patches], targets)
+                for placement, channels, stream in zip(placements, saliency, streams, strict=True):
+                    channels.add(stream[:, _patches(model, images, placement.block)], targets)
         finally:
             for handle in handles:
                 handle.remove()
@@ -147,8 +146,8 @@ class Saliency:
         return torch.stack([squares.sqrt() for squares in self._squares.values()]).mean(0)
 
 
-def _patches(model: nn.Module, images: Tensor) -> slice:
-    """Where the patches of these images (B, 3, H, W) stand in the sequence."""
+def _patches(model: nn.Module, images: Tensor, block: int) -> slice:
+    """Where the patches of these images (B, 3, H, W) stand in the sequence that a block sees."""
     family = family_of(model)
-    rows, columns = family.grid(model, (images.shape[2], images.shape[3]))
+    rows, columns = family.grids(model, (images.shape[2], images.shape[3]))[block]
     return slice(family.prefix_tokens(model), family.prefix_tokens(model) + rows * columns)

@@ -55,6 +55,7 @@ class SSF(Method[Options]):
     sites = ("patch_embed", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "norm")
     zero_start = False
     mergeable = True
+    shifts_keys = True
     in_backbone = True
     known_strong = True
     option_type = Options
@@ -85,15 +86,14 @@ class SSF(Method[Options]):
     @torch.no_grad()
     def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> None:
         """Into each layer's weight and bias; a layer without a bias gets one."""
-        for layer, _ in self._layers(family_of(model).shape(model), placements):
+        family = family_of(model)
+        for layer, _ in self._layers(family.shape(model), placements):
             own, item = model.get_submodule(layer.path), module.get_submodule(layer.key)
             assert isinstance(item, ScaleShift)
             weight = own.get_parameter("weight")
             weight.mul_(item.scale.view(-1, *(1,) * (weight.ndim - 1)))
-            if own.bias is None:
-                own.bias = nn.Parameter(item.shift.detach().clone(), requires_grad=False)
-            else:
-                own.get_parameter("bias").mul_(item.scale).add_(item.shift)
+            bias = family.bias(model, layer)
+            family.set_bias(model, layer, item.shift if bias is None else bias * item.scale + item.shift)
 
 
 def _scale_shift(item: nn.Module, channel: int, output: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class TokenGrid(nn.Module):
         super().__init__()
         self.first = shape.prefix_tokens
         self.size = shape.grid
+        self.block = shape.index if isinstance(shape, BlockShape) else 0
 
     def forward(self, z: Tensor, convolve: Callable[[Tensor], Tensor]) -> Tensor:
         """Convolve the patches as one map (B, C, rows, columns), and every other token alone, as a map of 1 x 1.
@@ -55,7 +56,7 @@ class TokenGrid(nn.Module):
 
 
 def _measure(grid: TokenGrid, family: Family, model: nn.Module, images: Tensor) -> None:
-    grid.size = family.grid(model, (images.shape[-2], images.shape[-1]))
+    grid.size = family.grids(model, (images.shape[-2], images.shape[-1]))[grid.block]
 
 
 class GridMethod(BlockMethod[OptionsT]):

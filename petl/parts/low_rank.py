@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
-from petlas.petl.backbones.base import LINEAR_SITES
+from petlas.petl.backbones.anatomy import LINEAR_SITES
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.method import BlockMethod
@@ -182,7 +182,7 @@ class LowRankMethod(TargetsMethod[LowRankOptions]):
         for placement in placements:
             block = family_of(model).shape(model).blocks[placement.block]
             for layer, parts in by_layer(block, module.get_submodule(placement.path)):
-                weight = model.get_parameter(f"{layer.path}.weight")
+                weight = model.get_parameter(f"{layer.path}.weight").flatten(1)
                 for start, part in parts:
                     gain = part.gain(weight[start : start + len(part.up)])
                     yield Update(layer.path, start, part.part("down"), part.scaled_up(), gain)
@@ -226,17 +226,3 @@ def spread(parts: Iterable[tuple[int, Tensor]], rows: int) -> Tensor:
         rows: Of the result.
     """
     return torch.cat([F.pad(part, (0, 0, start, rows - start - len(part))) for start, part in parts], dim=1)
-
-
-@torch.no_grad()
-def add_to_bias(layer: nn.Module, update: Tensor) -> None:
-    """Add to the bias (O,) of a linear layer; a layer without one gets one.
-
-    Args:
-        layer: The layer.
-        update: What is added (O,).
-    """
-    if layer.bias is None:
-        layer.bias = nn.Parameter(update.detach().clone(), requires_grad=False)
-    else:
-        layer.get_parameter("bias").add_(update)

@@ -47,6 +47,8 @@ class Method(ABC, Generic[OptionsT]):
     zero_start: ClassVar[bool]
     """Whether the model computes what the backbone computed right after `apply`."""
     mergeable: ClassVar[bool]
+    shifts_keys: ClassVar[bool] = False
+    """Whether merging it gives keys a bias, which some backbones have no place for."""
     in_blocks: ClassVar[bool] = True
     """Whether it can be placed at single blocks."""
     in_backbone: ClassVar[bool] = False
@@ -253,9 +255,9 @@ class Method(ABC, Generic[OptionsT]):
         placed = self.placed(placement)
         lacking = [s for s in dict.fromkeys((*self.sites_of(placement), *self.needs)) if s not in shape.sites]
         if lacking:
-            raise DesignError(
-                f"{self.name} acts at {', '.join(lacking)}, which {shape.name} does not have; choose another method"
-            )
+            why = next((f": {shape.lacks[site]}" for site in lacking if site in shape.lacks), "")
+            at = f"{self.name} acts at {', '.join(lacking)}"
+            raise DesignError(f"{at}, which {shape.name} does not have{why}; choose another method")
         self.check_fit(shape, placed)
 
     def check_fit(self, shape: BackboneShape, placement: Placed[OptionsT]) -> None:

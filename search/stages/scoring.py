@@ -126,10 +126,9 @@ class Scorer:
         if x is None:
             start, x = 0, self._family.enter(model, images)
             self._keep(keys, 0, x)
-        for number, block in enumerate(self._family.blocks(model)):
-            if number >= start:
-                x = block(x)
-                self._keep(keys, number + 1, x)
+        for number in range(start, len(self._family.block_paths(model))):
+            x = self._family.step(model, number, x)
+            self._keep(keys, number + 1, x)
         return self._family.leave(model, x)
 
     def _keep(self, keys: list[Hashable], number: int, x: Tensor) -> None:

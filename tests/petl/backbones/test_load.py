@@ -30,7 +30,7 @@ from petlas.petl import (
     shape_of,
 )
 from petlas.petl.backbones import checkpoint as module
-from petlas.petl.backbones.base import backbone_name
+from petlas.petl.backbones.anatomy import backbone_name
 from petlas.petl.backbones.load import MINI, fingerprint
 
 NAME = "vit_tiny_patch16_224"

@@ -1,0 +1,252 @@
+"""Swin Transformers of timm, v1 and v2."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, ClassVar
+
+from timm.layers.classifier import ClassifierHead
+from timm.models import swin_transformer, swin_transformer_v2
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from torch import Tensor, nn
+
+from petlas.petl.backbones.base import BackboneError, BlockSites, Family
+from petlas.petl.backbones.separate_bias import SeparateBias
+from petlas.petl.backbones.site import Layout
+from petlas.petl.shape import Stage
+
+BRANCHES = {"attn": "drop_path1", "mlp": "drop_path2"}
+
+NO_TOKENS = "it computes on maps, which hold patches and nothing else"
+OWN_ATTENTION = "its windows have a table of positions for their own keys only"
+
+
+class WindowFamily(Family):
+    """What both versions share: stages of blocks on maps (B, H, W, C), windows within the attention.
+
+    Patches are merged in front of the first block of a stage. The MLP works on (B, H W, C).
+    """
+
+    head_path = "head.fc"
+    names = {
+        "norm1": ("norm1",),
+        "attn.qkv": ("q", "k", "v"),
+        "attn.proj": ("proj",),
+        "norm2": ("norm2",),
+        "mlp.fc1": ("fc1",),
+        "mlp.fc2": ("fc2",),
+        "norm": ("norm",),
+    }
+    in_model = {
+        "images": ("patch_embed", "in"),
+        "norm.in": ("norm", "in"),
+        "norm.out": ("norm", "out"),
+        "head.in": ("head.fc", "in"),
+        "head.out": ("head.fc", "out"),
+    }
+    layouts: ClassVar[dict[str, Layout]] = {
+        **{"block.in": "NHWC", "block": "NHWC", "block.out": "NHWC", "norm.in": "NHWC", "norm.out": "NHWC"},
+        **{"attn.stream": "NHWC", "attn.normed": "NHWC", "attn.out": "NHWC", "attn.residual": "NHWC"},
+        **{"attn.in": "windows", "attn": "windows"},
+    }
+    other_sites = frozenset(
+        (
+            *("backbone", "head", "patch_embed", "norm1", "norm2", "ls1", "ls2", "norm"),
+            *("shortcut1", "shortcut2", "attn.qkv"),
+        )
+    )
+    lacks: ClassVar[dict[str, str]] = {
+        "tokens": NO_TOKENS,
+        "attn.keys": OWN_ATTENTION,
+        "attn.queries": OWN_ATTENTION,
+    }
+    recomputed = frozenset({"relative_position_bias_table"})
+    model_type: ClassVar[type[nn.Module]]
+    timm_module: ClassVar[ModuleType]
+
+    def why_not(self, model: nn.Module) -> str | None:
+        """Whether it is of the class, with timm's usual head."""
+        if not isinstance(model, self.model_type):
+            return ""
+        return None if isinstance(model.head, ClassifierHead) else f"another head ({type(model.head).__name__})"
+
+    def block_paths(self, model: nn.Module) -> Sequence[str]:
+        """`layers.S.blocks.B`."""
+        sizes = [len(layer.blocks) for layer in self._stages(model)]
+        return [f"layers.{s}.blocks.{b}" for s, size in enumerate(sizes) for b in range(size)]
+
+    def width(self, model: nn.Module) -> int:
+        """timm's `num_features`."""
+        width: int = self._swin(model).num_features
+        return width
+
+    def prefix_tokens(self, model: nn.Module) -> int:
+        """None."""
+        return 0
+
+    def patch(self, model: nn.Module) -> tuple[int, int]:
+        """That of the patch embedding."""
+        height, width = self._embedding(model).patch_size
+        return height, width
+
+    def image_size(self, model: nn.Module) -> tuple[int, int]:
+        """That of the patch embedding."""
+        height, width = self._embedding(model).img_size
+        return height, width
+
+    def grid(self, model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+        """That of the patch embedding."""
+        rows, columns = self._embedding(model).dynamic_feat_size(size)
+        return rows, columns
+
+    def stages(self, model: nn.Module) -> Sequence[Stage]:
+        """timm's, each with half the rows and columns of the one before, rounded up."""
+        rows, columns = self.grid(model, self.image_size(model))
+        height, width = self.patch(model)
+        found = []
+        for layer in self._stages(model):
+            if not isinstance(layer.downsample, nn.Identity):
+                rows, columns, height, width = -(-rows // 2), -(-columns // 2), 2 * height, 2 * width
+            found.append(Stage(len(layer.blocks), layer.blocks[0].dim, (height, width), (rows, columns)))
+        return found
+
+    def grids(self, model: nn.Module, size: tuple[int, int]) -> Sequence[tuple[int, int]]:
+        """Halved at each merging of patches."""
+        rows, columns = self.grid(model, size)
+        found = []
+        for layer in self._stages(model):
+            if not isinstance(layer.downsample, nn.Identity):
+                rows, columns = -(-rows // 2), -(-columns // 2)
+            found += [(rows, columns)] * len(layer.blocks)
+        return found
+
+    def step(self, model: nn.Module, index: int, x: Tensor) -> Tensor:
+        """The merging of patches runs in front of the first block of a stage."""
+        path = self.block_paths(model)[index]
+        if path.endswith(".blocks.0"):
+            x = model.get_submodule(path.removesuffix("blocks.0") + "downsample")(x)
+        y: Tensor = model.get_submodule(path)(x)
+        return y
+
+    def enter(self, model: nn.Module, images: Tensor) -> Tensor:
+        """The patch embedding."""
+        x: Tensor = self._embedding(model)(images)
+        return x
+
+    def features(self, model: nn.Module, images: Tensor) -> Tensor:
+        """timm's `forward_head` up to the head."""
+        swin = self._swin(model)
+        features: Tensor = swin.forward_head(swin.forward_features(images), pre_logits=True)
+        return features
+
+    def leave(self, model: nn.Module, x: Tensor) -> Tensor:
+        """The final norm, and timm's `forward_head`."""
+        swin = self._swin(model)
+        logits: Tensor = swin.forward_head(swin.norm(x))
+        return logits
+
+    def reset_head(self, model: nn.Module, num_classes: int) -> None:
+        """Weights normal with a standard deviation of 0.02, bias 0."""
+        self._swin(model).reset_classifier(num_classes)
+        if num_classes:
+            nn.init.trunc_normal_(model.get_parameter("head.fc.weight"), std=0.02)
+            nn.init.zeros_(model.get_parameter("head.fc.bias"))
+
+    def converted(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By timm's filter, which interpolates tables of positions."""
+        convert: Callable[..., dict[str, Tensor]] = self.timm_module.checkpoint_filter_fn
+        return convert(state, model)
+
+    def drop_path(self, block: BlockSites, branch: str) -> nn.Module:
+        """`drop_path1` and `drop_path2`."""
+        return block.module.get_submodule(BRANCHES[branch])
+
+    def undecayed(self, model: nn.Module) -> set[str]:
+        """What has to do with positions."""
+        names: set[str] = set(self._swin(model).no_weight_decay())
+        return names
+
+    def _stages(self, model: nn.Module) -> list[Any]:
+        return list(self._swin(model).layers)
+
+    def _embedding(self, model: nn.Module) -> Any:
+        return self._swin(model).patch_embed
+
+    @abstractmethod
+    def _swin(self, model: nn.Module) -> SwinTransformer | SwinTransformerV2:
+        """The model as timm types it."""
+
+
+class Swin(WindowFamily):
+    """timm's `SwinTransformer`: pre-norm blocks, q, k and v fused, a table of relative positions.
+
+    Maps are padded with zeros to whole windows behind `norm1`, so what stands at `attn.in` sees the padding, as q, k
+    and v do.
+    """
+
+    name = "swin"
+    summary = "a timm SwinTransformer"
+    in_block = {
+        "block.in": ("", "in"),
+        "attn.stream": ("norm1", "in"),
+        "attn.normed": ("norm1", "out"),
+        "attn.in": ("attn.qkv", "in"),
+        "attn": ("attn", "out"),
+        "attn.out": ("drop_path1", "in"),
+        "attn.residual": ("drop_path1", "out"),
+        "mlp.stream": ("norm2", "in"),
+        "mlp.normed": ("norm2", "out"),
+        "mlp.in": ("mlp.fc1", "in"),
+        "mlp": ("mlp", "out"),
+        "mlp.out": ("drop_path2", "in"),
+        "mlp.residual": ("drop_path2", "out"),
+        "block": ("", "out"),
+        "block.out": ("", "out"),
+    }
+    model_type: ClassVar[type[nn.Module]] = SwinTransformer
+    timm_module: ClassVar[ModuleType] = swin_transformer
+
+    def _swin(self, model: nn.Module) -> SwinTransformer:
+        if not isinstance(model, SwinTransformer):
+            raise BackboneError(f"backbone must be a timm SwinTransformer, got a {type(model).__name__}")
+        return model
+
+
+class SwinV2(SeparateBias, WindowFamily):
+    """timm's `SwinTransformerV2`: norms behind the branches, cosine attention, positions from a small network.
+
+    A branch reads the stream itself. It ends behind its norm, so that `attn.out` and `mlp.out` are normed. The weight
+    of q, k and v is used without calling the layer, with biases of q and v that stand apart.
+    """
+
+    name = "swinv2"
+    summary = "a timm SwinTransformerV2"
+    aside = ("attn.cpb_mlp",)
+    biases = ("q_bias", "v_bias", "cpb_mlp.0.bias")
+    in_block = {
+        "block.in": ("", "in"),
+        "attn.stream": ("", "in"),
+        "attn.normed": ("", "in"),
+        "attn.in": ("attn.qkv", "in"),
+        "attn": ("attn", "out"),
+        "attn.out": ("drop_path1", "in"),
+        "attn.residual": ("drop_path1", "out"),
+        "mlp.stream": ("mlp", "in"),
+        "mlp.normed": ("mlp", "in"),
+        "mlp.in": ("mlp.fc1", "in"),
+        "mlp": ("mlp", "out"),
+        "mlp.out": ("drop_path2", "in"),
+        "mlp.residual": ("drop_path2", "out"),
+        "block": ("", "out"),
+        "block.out": ("", "out"),
+    }
+    model_type: ClassVar[type[nn.Module]] = SwinTransformerV2
+    timm_module: ClassVar[ModuleType] = swin_transformer_v2
+
+    def _swin(self, model: nn.Module) -> SwinTransformerV2:
+        if not isinstance(model, SwinTransformerV2):
+            raise BackboneError(f"backbone must be a timm SwinTransformerV2, got a {type(model).__name__}")
+        return model

@@ -1,0 +1,64 @@
+"""A small model of each family, with weights that hide nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+SMALL: dict[str, dict[str, Any]] = {
+    # Maps of 8 x 8 and 4 x 4 are padded to windows of 3 x 3.
+    "swin": {
+        "model_name": "swin_tiny_patch4_window7_224",
+        **{"img_size": 32, "window_size": 3, "embed_dim": 32, "depths": (2, 1), "num_heads": (2, 4)},
+    },
+    "swinv2": {
+        "model_name": "swinv2_tiny_window8_256",
+        **{"img_size": 32, "window_size": 3, "embed_dim": 32, "depths": (2, 1), "num_heads": (2, 4)},
+    },
+}
+"""For each family that `vit` and the tests beside this folder do not cover."""
+
+CLASSES = 5
+
+
+@pytest.fixture(scope="session")
+def _small_models() -> dict[str, nn.Module]:
+    return {}
+
+
+@pytest.fixture
+def small(_small_models: dict[str, nn.Module]) -> Callable[..., nn.Module]:
+    """A fresh copy of the small model of a family, in evaluation mode.
+
+    No norm is 1, no bias is 0 and no branch is inert, so that no zero hides a fault.
+    """
+
+    def make(family: str, **arguments: Any) -> nn.Module:
+        name = f"{family} {sorted(arguments.items())}"
+        if name not in _small_models:
+            torch.manual_seed(0)
+            model = timm.create_model(**({"num_classes": CLASSES, "drop_path_rate": 0.0} | SMALL[family] | arguments))
+            _small_models[name] = _wake(model).eval()
+        return copy.deepcopy(_small_models[name])
+
+    return make
+
+
+@torch.no_grad()
+def _wake(model: nn.Module) -> nn.Module:
+    for path, parameter in model.named_parameters():
+        if parameter.ndim == 1 and path.endswith(("weight", "gamma", "gamma_1", "gamma_2")):
+            parameter.fill_(1.0)  # some norms and scales start at or near 0
+        parameter.add_(torch.randn(parameter.shape) * 0.05)
+    for path, buffer in model.named_buffers():
+        if path.endswith("running_mean"):
+            buffer.normal_(0.0, 0.1)
+        elif path.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    return model

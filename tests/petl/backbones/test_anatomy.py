@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from petlas.petl import count_params, get_method, shape_by_name, shape_of
+from petlas.petl.design import Design
+
+PUBLISHED = {
+    "swin_tiny_patch4_window7_224": {"full": 27_519_354, "lora": 141_312, "adapter": 75_168, "bitfit": 52_224},
+    "swin_base_patch4_window7_224": {
+        **{"full": 86_743_224, "lora": 385_024, "adapter": 204_736, "mona": 3_667_456, "lorand": 1_197_312},
+        **{"ln_tune": 57_600, "bitfit": 137_216, "fact_tt": 135_168},
+    },
+    "swinv2_base_window8_256": {"full": 86_893_816, "ln_tune": 54_016, "bitfit": 111_616 + 24_064},
+}
+"""By the default size of each method, as papers and repositories count them."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_counts_are_the_published_ones(name):
+    shape = shape_by_name(name)
+    for method, count in PUBLISHED[name].items():
+        design = Design.of(get_method(method).baseline(shape, get_method(method).default_size))
+        assert count_params(design, shape) == count, method
+
+
+def test_blocks_are_numbered_through_the_stages(small):
+    shape = shape_of(small("swin"))
+    assert [(b.index, b.stage, b.width, b.grid, b.patch) for b in shape.blocks] == [
+        (0, 0, 32, (8, 8), (4, 4)),
+        (1, 0, 32, (8, 8), (4, 4)),
+        (2, 1, 64, (4, 4), (8, 8)),
+    ]
+    assert (shape.depth, shape.width, shape.grid, shape.patch) == (3, 64, (8, 8), (4, 4))
+    assert shape.block_paths == ("layers.0.blocks.0", "layers.0.blocks.1", "layers.1.blocks.0")
+
+
+def test_every_parameter_is_of_a_layer_a_scale_or_of_nothing_that_is_named(small):
+    model = small("swinv2")
+    shape = shape_of(model)
+    in_blocks = {p for p, _ in model.named_parameters() if p.startswith(shape.block_paths)}
+    layers = {path for layer in shape.layers for path in layer.parameters}
+    others = [other.path for other in shape.others]
+    assert in_blocks == {path for path in layers if path.startswith(shape.block_paths)} | set(others)
+    assert not layers & set(others)
+    assert sum(other.entries for other in shape.others) == sum(model.get_parameter(p).numel() for p in others)

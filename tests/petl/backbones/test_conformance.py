@@ -1,0 +1,200 @@
+"""What every method must do on every family: a family joins by its small model, a method by its line in METHODS."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from petlas.petl import (
+    FAMILIES,
+    METHODS,
+    Design,
+    DesignError,
+    Supernet,
+    apply,
+    check_design,
+    count_params,
+    count_tuned,
+    family_of,
+    get_family,
+    get_method,
+    load_adapter,
+    merge,
+    prepare,
+    remove,
+    save_adapter,
+    shape_of,
+)
+
+OTHERS = [name for name in FAMILIES if name != "vit"]
+
+
+def lacking(name, family):
+    """The sites of a method that a family has not."""
+    method = get_method(name)
+    return {*method.sites, *method.needs} - get_family(family).sites
+
+
+every_family = pytest.mark.parametrize("family", OTHERS)
+everywhere = pytest.mark.parametrize(("name", "family"), [(n, f) for f in OTHERS for n in METHODS if not lacking(n, f)])
+nowhere = pytest.mark.parametrize(("name", "family"), [(n, f) for f in OTHERS for n in METHODS if lacking(n, f)])
+
+
+def state_of(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def assert_same(model, before):
+    after = model.state_dict()
+    assert list(after) == list(before)
+    for key, value in before.items():
+        assert torch.equal(after[key], value), key
+
+
+@pytest.fixture
+def insert(images):
+    """Apply a design as a training run does: a method that fits the task chooses for some images first."""
+
+    def insert_design(model, design):
+        apply(model, design)
+        return prepare(model, [(images(model, 4), torch.tensor([0, 1, 1, 0]))], F.cross_entropy)
+
+    return insert_design
+
+
+@everywhere
+def test_a_method_does_on_a_family_what_it_does(name, family, small, usual, insert, shake, images, tmp_path):
+    """One pass, as each insertion takes time: what it holds is said by the parts."""
+    model, method, found = small(family), get_method(name), get_family(family)
+    before, flags = state_of(model), {path: p.requires_grad for path, p in model.named_parameters()}
+    pixels, design = images(model), usual(name, model, 1 if name == "partial" else 4)
+    with torch.no_grad():
+        expected = model(pixels)
+    insert(model, design)
+    starts_and_counts(model, method, design, pixels, expected)
+    shake(model)
+    trains_what_is_tuned_alone(model, pixels)
+    with torch.no_grad():
+        x = found.enter(model, pixels)
+        for index in range(shape_of(model).depth):
+            x = found.step(model, index, x)
+        trained = found.leave(model, x)
+        assert torch.equal(model(pixels), trained) and not torch.equal(trained, expected)
+        save_adapter(model, tmp_path / "a.safetensors")
+        remove(model)
+        assert_same(model, before)
+        assert {path: p.requires_grad for path, p in model.named_parameters()} == flags
+        assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules())
+        assert torch.equal(load_adapter(tmp_path / "a.safetensors", model)(pixels), trained)
+        merges_or_is_refused(model, method, pixels, trained)
+
+
+def starts_and_counts(model, method, design, pixels, expected):
+    with torch.no_grad():
+        assert torch.equal(model(pixels), expected) is method.zero_start
+    assert count_params(design, model) == count_params(design, shape_of(model)) == count_tuned(model)
+
+
+def trains_what_is_tuned_alone(model, pixels):
+    model.train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.5)
+    model(pixels).square().mean().backward()
+    tuned = dict(model.petl.named_parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in tuned.values())
+    assert {id(p) for p in tuned.values()} == {id(p) for p in model.parameters() if p.requires_grad}
+    optimiser.step()
+    model.eval()
+
+
+def merges_or_is_refused(model, method, pixels, expected):
+    before = state_of(model)
+    try:
+        merge(model)
+    except DesignError as refusal:
+        keyless = any(layer.shadowed for layer in shape_of(model).layers)
+        assert not method.mergeable or (method.shifts_keys and keyless and "the keys a bias" in str(refusal))
+        assert_same(model, before)
+    else:
+        assert not any(module._forward_hooks for module in model.modules())
+        torch.testing.assert_close(model(pixels), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lora", "adapter", "mona", "fact_tt"])
+@every_family
+def test_a_narrowed_module_is_a_narrower_one(name, family, small, usual, images, shake):
+    if lacking(name, family):
+        return
+    net = Supernet(small(family), usual(name, small(family), 4))
+    shake(net.model)
+    less = Design.of(p for p in usual(name, net.model, 2).placements if p.block != 1)
+    alone = apply(small(family), less)
+    alone.petl.load_state_dict(net.inherited(less))
+    with torch.no_grad():
+        torch.testing.assert_close(net.activate(less)(images(alone)), alone(images(alone)), rtol=1e-5, atol=1e-5)
+
+
+@nowhere
+def test_a_method_that_makes_no_sense_is_refused_with_the_reason(name, family, small):
+    model, method = small(family), get_method(name)
+    design = Design.of(method.baseline(shape_of(model), method.default_size))
+    with pytest.raises(DesignError, match=rf"{name} acts at .*, which .* does not have: .*; choose another method"):
+        apply(model, design)
+    assert not hasattr(model, "petl")
+
+
+def together(model, usual, names=METHODS):
+    """The methods' usual designs in one, leaving out what cannot stand beside those before."""
+    design, shape = Design(), shape_of(model)
+    for name in names:
+        if name not in METHODS:
+            continue
+        try:
+            more = Design.of((*design.placements, *usual(name, model).placements))
+            check_design(more, shape)
+        except DesignError:
+            continue
+        design = more
+    return design
+
+
+@every_family
+def test_many_methods_together_train_in_bf16_and_with_checkpoints_and_come_off(family, small, usual, insert, images):
+    model = small(family)
+    before = state_of(model)
+    design = together(model, usual, ("bitfit", "lora", "ssf", "repadapter", "adapter", "mona", "conv_adapter"))
+    insert(model, design)
+    pixels, gradients = images(model), []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(pixels.clone().requires_grad_()).square().sum().backward()
+        gradients.append({path: p.grad for path, p in model.petl.named_parameters()})
+    for path, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][path], gradient, msg=path)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(pixels)
+    logits.float().square().mean().backward()
+    assert logits.isfinite().all() and all(p.grad.isfinite().all() for p in model.petl.parameters())
+    assert_same(remove(model), before)
+
+
+@every_family
+def test_a_family_is_found_and_runs_in_parts(family, small, images):
+    model = small(family)
+    assert family_of(model) is get_family(family)
+    found, shape = get_family(family), shape_of(model)
+    assert shape.depth == len(found.blocks(model)) == len(shape.blocks) == len(shape.block_paths)
+    with torch.no_grad():
+        x = found.enter(model, images(model))
+        for index, block in enumerate(shape.blocks):
+            seen = []
+            hook = found.site(model, "block.out", index).read(seen.append)
+            x = found.step(model, index, x)
+            hook.remove()
+            (tokens,) = seen
+            rows, columns = block.grid
+            assert tokens.shape == (2, block.prefix_tokens + rows * columns, block.width)
+        assert torch.equal(found.leave(model, x), model(images(model)))
+        features = found.features(model, images(model))
+        torch.testing.assert_close(found.head(model)(features), model(images(model)))
