@@ -26,7 +26,7 @@ from petlas.search.stages.sensitivity import SensitivityStage
 from petlas.search.stages.train import FoldStage
 from petlas.search.strategies import get_strategy
 from petlas.search.strategies.base import Search, needs_sensitivity, objectives_of
-from petlas.search.study import DATABASE, StudyRecord, candidate_of, export_database, mend_journal
+from petlas.search.study import DATABASE, Holding, StudyRecord, candidate_of, export_database, mend_journal
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
@@ -112,15 +112,15 @@ class _Run:
 
     Args:
         bench: Its workbench.
-        folder: Its folder, held by this process.
+        holding: Its folder, held by this process.
         several: Whether there are others.
     """
 
-    def __init__(self, bench: Workbench, folder: Path, several: bool) -> None:
-        self._bench, self._folder = bench, folder
-        mend_journal(folder)
+    def __init__(self, bench: Workbench, holding: Holding, several: bool) -> None:
+        self._bench, self._folder = bench, holding.folder
+        mend_journal(self._folder)
         objectives, maximize = objectives_of(bench)
-        self._record = StudyRecord.create(folder, bench.config.storage, objectives, maximize)
+        self._record = StudyRecord.create(self._folder, bench.config.storage, objectives, maximize, holding.check)
         claim(self._record, bench)
         self.turns = Turns(bench, self._stages, bench.config.name if several else "")
         with self.turns.at_work():

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 import petlas
 from petlas.errors import UserError
-from petlas.files import write_json, write_text
+from petlas.files import write_text
 from petlas.search.config import ConfigError, RunConfig, dump_config, load_config
 from petlas.search.reports.provenance import provenance_lines
 from petlas.search.run_log import logging_to
-from petlas.search.study import DATABASE, JOURNAL, StorageError, StudyRecord
+from petlas.search.study import (
+    DATABASE,
+    HOLDER,
+    JOURNAL,
+    LOCK,
+    Holding,
+    LeaseError,
+    StorageError,
+    StudyRecord,
+    held,
+)
 
 CHECKPOINTS = "checkpoints"
 """Where trainings are kept until their stage is over."""
@@ -30,8 +35,8 @@ SENSITIVITY_FILES = ("sensitivity.json", "sensitivity.png")
 
 REPORT, LOG = "report.html", "log.txt"
 
-_CONFIG, _LOCK, _HOLDER = "config.yaml", "run.lock", "run.holder"
-_HARMLESS = {_CONFIG, LOG, REPORT, _LOCK, _HOLDER, *SENSITIVITY_FILES}
+_CONFIG = "config.yaml"
+_HARMLESS = {_CONFIG, LOG, REPORT, LOCK, HOLDER, *SENSITIVITY_FILES}
 """What goes with any settings, because nothing that is taken up lies in it."""
 _VERSION = "version"
 _MAY_CHANGE = (
@@ -55,59 +60,47 @@ def clear_checkpoints(folder: Path) -> None:
 
 
 @contextmanager
-def opened(config: RunConfig) -> Iterator[Path]:
-    """The folder of a run, held by this process alone, with its configuration and a log.
+def opened(config: RunConfig) -> Iterator[Holding]:
+    """A run, held by this process alone, with its folder, its configuration and a log.
 
     A study without a trial, which a start that failed left there, is removed.
 
     Args:
         config: The run's configuration; a folder that exists must hold the same one.
 
+    Returns:
+        What this process holds: the folder, and whether nobody else took it over.
+
     Raises:
-        RunError: When another process works in the folder, or it holds another run.
+        RunError: When another process works on the run, here or on another machine, or it is another run.
     """
     folder = config.folder
-    with _held(folder):
+    with _held(config) as holding:
         check_same(config)
         if config.storage is None and _is_blank(config):
             for left in (*folder.glob(f"{JOURNAL}*"), folder / DATABASE):
                 left.unlink(missing_ok=True)
         write_text(folder / _CONFIG, dump_config(config))
         with logging_to(folder / LOG, provenance_lines(config)):
-            yield folder
+            yield holding
+        try:
+            holding.check()
+        except LeaseError as error:
+            raise RunError(str(error)) from error
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, whatever becomes of this one, and tell them who is in it."""
-    lock, holder = FileLock(folder / _LOCK), folder / _HOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(
-            f"one process at a time may work in {folder}, and {_read_holder(holder)} does; wait for it or end it"
-        ) from None
-    except OSError as error:
-        raise RunError(
-            f"the run folder {folder} cannot be written ({error}); set another place with runs=FOLDER"
-        ) from error
-    try:
-        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        write_json(holder, {"host": socket.gethostname(), "process": os.getpid(), "since": since})
-        yield
-    finally:
-        with suppress(OSError):
-            holder.unlink()
-        lock.release()
-
-
-def _read_holder(path: Path) -> str:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {told['process']} on {told['host']}, since {told['since']},"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another one"
+def _held(config: RunConfig) -> Iterator[Holding]:
+    with ExitStack() as stack:
+        try:
+            holding = stack.enter_context(held(config.folder, config.storage))
+        except LeaseError as error:
+            raise RunError(str(error)) from None
+        except OSError as error:
+            raise RunError(
+                f"the run folder {config.folder} cannot be written ({error}); set another place with runs=FOLDER"
+            ) from error
+        yield holding
 
 
 # Whether it is of this configuration

@@ -120,7 +120,8 @@ def retrain(config: RunConfig, candidate: Candidate, seeds: int, val: float | No
     """
     bench = Workbench(config)
     bench.check(test=True)
-    with opened(config) as folder:
+    with opened(config) as holding:
+        folder = holding.folder
         _check_study(bench)
         outcome = Retraining(bench, folder).measure("found", candidate, seeds, val)
         best, metric = folder / "best", bench.objective.metric
@@ -147,7 +148,8 @@ def retrain_baselines(config: RunConfig, seeds: int) -> list[Outcome]:
     """
     bench = Workbench(config)
     bench.check(test=True)
-    with opened(config) as folder:
+    with opened(config) as holding:
+        folder = holding.folder
         _check_study(bench)
         retraining = Retraining(bench, folder)
         outcomes = []

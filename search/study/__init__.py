@@ -1,5 +1,6 @@
 """The study: what a trial records, and reading and writing the Optuna study of a run."""
 
+from petlas.search.study.lease import HOLDER, LOCK, Holding, LeaseError, held
 from petlas.search.study.record import ACCURACY, PARAMS, Ending, StudyRecord
 from petlas.search.study.storage import DATABASE, JOURNAL, StorageError, export_database, mend_journal, sqlite_url
 from petlas.search.study.trials import (
@@ -29,7 +30,9 @@ __all__ = [
     "DRAWN",
     "FINALIST",
     "FOLDS",
+    "HOLDER",
     "JOURNAL",
+    "LOCK",
     "PARAMS",
     "RANKING",
     "SCORE",
@@ -37,7 +40,9 @@ __all__ = [
     "SENSITIVITY",
     "Ending",
     "Entry",
+    "Holding",
     "Identity",
+    "LeaseError",
     "StorageError",
     "StudyRecord",
     "TrialRow",
@@ -45,6 +50,7 @@ __all__ = [
     "design_of",
     "entry_of",
     "export_database",
+    "held",
     "is_interrupted",
     "is_trained",
     "mend_journal",

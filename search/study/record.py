@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,22 @@ class StudyRecord:
     Args:
         storage: Where the study lies.
         name: Its name there.
+        check: Raises when this process may not write any more; called before each writing.
     """
 
-    def __init__(self, storage: BaseStorage, name: str) -> None:
-        self.storage, self.name = storage, name
+    def __init__(self, storage: BaseStorage, name: str, check: Callable[[], None] = lambda: None) -> None:
+        self.storage, self.name, self._check = storage, name, check
         self._id = storage.get_study_id_from_name(name)
         self._ids: dict[int, int] = {}  # of the trials that this process began
 
     @classmethod
     def create(
-        cls, folder: Path, url: str | None = None, objectives: Sequence[str] = (ACCURACY,), maximize: bool = True
+        cls,
+        folder: Path,
+        url: str | None = None,
+        objectives: Sequence[str] = (ACCURACY,),
+        maximize: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> StudyRecord:
         """The study of a run folder, made if there is none.
 
@@ -70,6 +76,7 @@ class StudyRecord:
             url: The database; None for the journal in the folder.
             objectives: `accuracy`, the task's metric, and perhaps `params`.
             maximize: Whether more is better of the task's metric.
+            check: Raises when this process may not write any more.
 
         Raises:
             StorageError: When the storage cannot be opened.
@@ -77,7 +84,7 @@ class StudyRecord:
         storage = open_storage(folder, url)
         name = _name_in(storage, folder, url)
         if name in optuna.get_all_study_names(storage):
-            record = cls(storage, name)
+            record = cls(storage, name, check)
             if record.trials():
                 return record
             storage.delete_study(storage.get_study_id_from_name(name))  # without trials: it may be of other settings
@@ -85,7 +92,7 @@ class StudyRecord:
         directions = [best if objective == ACCURACY else StudyDirection.MINIMIZE for objective in objectives]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         optuna.create_study(storage=storage, study_name=name, directions=directions)
-        return cls(storage, name)
+        return cls(storage, name, check)
 
     @classmethod
     def read(cls, folder: Path, url: str | None = None) -> StudyRecord:
@@ -104,6 +111,12 @@ class StudyRecord:
         except KeyError:
             raise StorageError(f"{folder} has no study yet; petlas search makes it") from None
 
+    @property
+    def _owned(self) -> BaseStorage:
+        """The storage, to be written: only as long as nobody took the study over."""
+        self._check()
+        return self.storage
+
     # What the study is of
 
     @property
@@ -114,7 +127,7 @@ class StudyRecord:
 
     def claim(self, about: Mapping[str, Any]) -> None:
         """Write down what the study is of."""
-        self.storage.set_study_user_attr(self._id, _ABOUT, dict(about))
+        self._owned.set_study_user_attr(self._id, _ABOUT, dict(about))
 
     @property
     def elapsed(self) -> float:
@@ -123,7 +136,7 @@ class StudyRecord:
 
     def spend(self, seconds: float) -> None:
         """Write down how many seconds searching took so far."""
-        self.storage.set_study_user_attr(self._id, _ELAPSED, round(seconds, 1))
+        self._owned.set_study_user_attr(self._id, _ELAPSED, round(seconds, 1))
 
     @property
     def maximize(self) -> bool:
@@ -252,7 +265,7 @@ class StudyRecord:
             system_attrs=dict(system),
             intermediate_values=dict(cut[-1].intermediate_values) if cut else {},
         )
-        trial_id = self.storage.create_new_trial(self._id, template_trial=template)
+        trial_id = self._owned.create_new_trial(self._id, template_trial=template)
         number = self.storage.get_trial_number_from_id(trial_id)
         self._ids[number] = trial_id
         return number
@@ -266,7 +279,7 @@ class StudyRecord:
             value: The task's metric; NaN is not kept.
         """
         if self._is_running(number) and not math.isnan(value):
-            self.storage.set_trial_intermediate_value(self._trial_id(number), epoch, value)
+            self._owned.set_trial_intermediate_value(self._trial_id(number), epoch, value)
 
     def finish(self, number: int, ending: Ending) -> None:
         """End a trial, honestly; one that is finished already is left as it is.
@@ -345,7 +358,7 @@ class StudyRecord:
             system: All that the sampler keeps with it.
         """
         for key in system.keys() - self.trials()[number].system_attrs.keys():
-            self.storage.set_trial_system_attr(self._trial_id(number), key, system[key])
+            self._owned.set_trial_system_attr(self._trial_id(number), key, system[key])
 
     def _is_running(self, number: int) -> bool:
         return self.trials()[number].state == TrialState.RUNNING
@@ -355,8 +368,8 @@ class StudyRecord:
     ) -> FrozenTrial:
         trial_id = self._trial_id(number)
         for key, value in attributes.items():
-            self.storage.set_trial_user_attr(trial_id, key, value)
-        self.storage.set_trial_state_values(trial_id, state, values)
+            self._owned.set_trial_user_attr(trial_id, key, value)
+        self._owned.set_trial_state_values(trial_id, state, values)
         return self.trials()[number]
 
     def _trial_id(self, number: int) -> int:

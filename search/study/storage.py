@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from sqlalchemy import URL
+from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from petlas.errors import UserError
 from petlas.files import replacing
+
+T = TypeVar("T")
 
 JOURNAL = "study.journal"
 """The working study, in Optuna's journal format."""
@@ -25,6 +31,12 @@ _LOCK_SECONDS = 5
 """A lock on the journal that is older was left by a killed process: an operation takes a millisecond."""
 
 _DRIVERS = {"postgresql": "pip install 'petlas[postgres]'", "mysql": "pip install pymysql"}
+"""What brings a driver, by the first word of a URL."""
+_HASTE: dict[str, Any] = {"connect_timeout": 5}  # seconds
+_SERVERS = {"psycopg2": _HASTE, "psycopg": _HASTE, "pymysql": _HASTE, "mysqldb": _HASTE}
+"""What keeps drivers from waiting for minutes for a server that is not there."""
+_TRIES, _TRIES_EVERY = 10, 0.3
+"""Several processes may make the tables of a new database at once: but for one, each finds some half made."""
 
 
 class StorageError(UserError):
@@ -66,17 +78,69 @@ def mend_journal(folder: Path) -> None:
 
 
 def _open_database(url: str) -> BaseStorage:
-    shown = without_passwords(url)
+    connect(url).dispose()
+    options = {"connect_args": _haste(url), "pool_pre_ping": True}  # a server may be started anew on the way
+    return made(url, lambda: RDBStorage(url, engine_kwargs=options))
+
+
+def connect(url: str) -> Engine:
+    """A database, for single statements that are done at once; somebody answers there.
+
+    Args:
+        url: Of the database.
+
+    Raises:
+        StorageError: When nobody does, telling what helps.
+    """
+    with _told(url):
+        place = make_url(url)
+        if place.get_backend_name() == "sqlite" and place.database in (None, "", ":memory:"):
+            raise ValueError("a database in memory ends with its process; name a file")
+        engine = create_engine(place, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=_haste(url))
+        engine.connect().close()
+        return engine
+
+
+def made(url: str, make: Callable[[], T]) -> T:
+    """What needs tables that are made where they are missing, also where others make them at the same time.
+
+    Args:
+        url: Of the database.
+        make: Makes it, or raises what SQLAlchemy raises.
+
+    Raises:
+        StorageError: When it cannot be made.
+    """
+    with _told(url):
+        for _ in range(_TRIES - 1):
+            try:
+                return make()
+            except DBAPIError:
+                time.sleep(_TRIES_EVERY)
+        return make()
+
+
+def _haste(url: str) -> dict[str, Any]:
+    return _SERVERS.get(make_url(url).get_driver_name(), {})
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Let what is wrong with a database be told with what helps, and without its password."""
+    shown, kind = without_passwords(url), url.partition(":")[0].partition("+")[0]
     try:
-        return RDBStorage(url)
-    except (ImportError, NoSuchModuleError) as error:
-        kind = url.partition(":")[0].partition("+")[0]
+        yield
+    except NoSuchModuleError as error:
+        known = ", ".join(f"{name}://" for name in ("sqlite", *_DRIVERS))
+        install = _DRIVERS.get(kind, f"write {known}, or install the driver that its URL names")
+        raise StorageError(f"storage needs a driver for {shown} ({error}); {install}") from error
+    except ImportError as error:
         install = _DRIVERS.get(kind, "install the driver that its URL names")
         raise StorageError(f"storage needs a driver for {shown} ({error}); {install}") from error
     except (ArgumentError, ValueError) as error:
         raise StorageError(f"storage must be a database URL, got {shown} ({error})") from error
     except DBAPIError as error:
-        why = str(error.orig).strip().splitlines()[0]
+        why = without_passwords(str(error.orig).strip().splitlines()[0])
         raise StorageError(f"storage: no database answers at {shown} ({why}); start it, or correct the URL") from error
 
 

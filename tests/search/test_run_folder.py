@@ -40,14 +40,15 @@ def begin_trial(config: RunConfig) -> None:
 
 def searched(config: RunConfig) -> Path:
     """The folder of a run whose search began."""
-    with opened(config) as folder:
+    with opened(config) as run:
         begin_trial(config)
-    return folder
+    return run.folder
 
 
 def test_a_run_folder_holds_the_resolved_configuration_and_a_log(make: Make) -> None:
     config = make()
-    with opened(config) as folder:
+    with opened(config) as run:
+        folder = run.folder
         log.warning("hello")
     log.warning("not here")
     assert folder == config.folder
@@ -62,7 +63,8 @@ def test_the_log_goes_on_and_the_folder_opens_again_after_an_error(make: Make) -
     with pytest.raises(ZeroDivisionError), opened(config):
         log.warning("first")
         raise ZeroDivisionError
-    with opened(config) as folder:
+    with opened(config) as run:
+        folder = run.folder
         log.warning("second")
     text = (folder / "log.txt").read_text()
     assert text.index("first") < text.index("second")
@@ -148,7 +150,8 @@ def test_settings_that_leave_trials_comparable_may_change_and_are_kept(make: Mak
         protocol={"retrain_seeds": 7, "folds": 3},
         resources={"concurrent": 2, "runner": "ray"},
     )
-    with opened(now) as folder:
+    with opened(now) as run:
+        folder = run.folder
         assert load_config(str(folder / "config.yaml")) == now
 
 
@@ -156,8 +159,8 @@ def test_a_run_is_found_by_its_folder_its_name_and_from_inside(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make()
-    with opened(config) as folder:
-        pass
+    with opened(config) as run:
+        folder = run.folder
     assert find_run(str(folder)) == config
     assert find_run(f"{folder}/") == config
     monkeypatch.chdir(tmp_path)
@@ -168,13 +171,13 @@ def test_a_run_is_found_by_its_folder_its_name_and_from_inside(
 
 
 def test_a_run_that_was_moved_and_renamed_works_in_its_new_place(make: Make, tmp_path: Path) -> None:
-    with opened(make()) as folder:
-        pass
+    with opened(make()) as run:
+        folder = run.folder
     moved = folder.rename(tmp_path / "moved")
     config = find_run(str(moved))
     assert config.folder == moved
     with opened(config) as now:
-        assert now == moved
+        assert now.folder == moved
 
 
 def test_an_unknown_run_is_told_with_those_that_there_are(
@@ -190,8 +193,8 @@ def test_an_unknown_run_is_told_with_those_that_there_are(
 
 
 def test_a_run_of_another_version_is_told_as_such(make: Make) -> None:
-    with opened(make()) as folder:
-        pass
+    with opened(make()) as run:
+        folder = run.folder
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"colour": "red"}))
     with pytest.raises(RunError, match="another version"):
@@ -217,7 +220,8 @@ def test_whoever_works_in_a_folder_is_told_with_host_process_and_time(make: Make
 
 def test_a_holder_that_cannot_be_read_is_another_one(make: Make) -> None:
     config = make()
-    with opened(config) as folder:
+    with opened(config) as run:
+        folder = run.folder
         (folder / "run.holder").write_text("{")
         with pytest.raises(RunError, match="another one does"), opened(config):
             pass
@@ -225,8 +229,8 @@ def test_a_holder_that_cannot_be_read_is_another_one(make: Make) -> None:
 
 def test_the_log_says_versions_command_and_seeds(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/petlas", "search", "a b", "storage=postgresql://me:secret@host/db"])
-    with opened(make(seed=4, task={"name": "digits", "split_seed": 7}, protocol={"retrain_seeds": 2})) as folder:
-        pass
+    with opened(make(seed=4, task={"name": "digits", "split_seed": 7}, protocol={"retrain_seeds": 2})) as run:
+        folder = run.folder
     text = (folder / "log.txt").read_text()
     for fact in (
         f"petlas {petlas.__version__}, python 3.",
@@ -239,27 +243,31 @@ def test_the_log_says_versions_command_and_seeds(make: Make, monkeypatch: pytest
 
 
 def test_the_log_takes_names_that_are_no_text(make: Make) -> None:
-    with opened(make()) as folder:
+    with opened(make()) as run:
+        folder = run.folder
         log.warning("image \udcff.png")
     assert "image \\udcff.png" in (folder / "log.txt").read_text()
 
 
 def test_a_start_that_failed_does_not_block_the_corrected_command(make: Make) -> None:
     config = make()
-    with pytest.raises(RunError), opened(config) as folder:
+    with pytest.raises(RunError), opened(config) as run:
+        folder = run.folder
         StudyRecord.create(folder, None, ["accuracy", "params"])
         (folder / DATABASE).touch()
         raise RunError("too few CPUs")
     corrected = make(train={"lr": 0.5})
     assert not has_trials(config)
     check_same(corrected)
-    with opened(corrected) as folder:
+    with opened(corrected) as run:
+        folder = run.folder
         assert not list(folder.glob("study.*"))
         assert load_config(str(folder / "config.yaml")) == corrected
 
 
 def test_a_supernet_is_not_overwritten_by_other_settings(make: Make) -> None:
-    with opened(make()) as folder:
+    with opened(make()) as run:
+        folder = run.folder
         StudyRecord.create(folder).spend(60)
         (folder / "supernet.safetensors").touch()
     with opened(make()):
@@ -269,7 +277,8 @@ def test_a_supernet_is_not_overwritten_by_other_settings(make: Make) -> None:
 
 
 def test_a_folder_that_was_only_scored_may_be_searched_with_other_settings(make: Make) -> None:
-    with opened(make()) as folder:
+    with opened(make()) as run:
+        folder = run.folder
         (folder / "sensitivity.json").touch()
     check_same(make(train={"lr": 0.5}))
 
