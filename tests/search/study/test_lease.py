@@ -80,16 +80,15 @@ def test_from_another_machine_signs_of_life_are_watched_and_a_lease_runs_out(
     tmp_path: Path, url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "a/run" if url is None else tmp_path / "b/run"
-    with held(tmp_path / "a/run", url) as first:
-        with monkeypatch.context() as there:
-            elsewhere(there)
-            with pytest.raises(LeaseError, match=f"process {os.getpid()} on"), held(folder, url):
-                pass
-            there.setattr(first, "beat", lambda: None)  # the machine is suspended, or its network is gone
-            first._seen -= 60
-            with held(folder, url), pytest.raises(LeaseError, match="took it over; nothing more is written"):
-                type(first).beat(first)
-                first.check()
+    with held(tmp_path / "a/run", url) as first, monkeypatch.context() as there:
+        elsewhere(there)
+        with pytest.raises(LeaseError, match=f"process {os.getpid()} on"), held(folder, url):
+            pass
+        there.setattr(first, "beat", lambda: None)  # the machine is suspended, or its network is gone
+        first._seen -= 60
+        with held(folder, url), pytest.raises(LeaseError, match="took it over; nothing more is written"):
+            type(first).beat(first)
+            first.check()
     with held(tmp_path / "a/run", url):
         pass
 
