@@ -5,7 +5,7 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/petlas search demo
@@ -23,8 +23,13 @@ check: $(VENV)/.installed-test
 		ln -sfn "$(CURDIR)/$$path" $(VENV)/types/petlas/$$(basename $$path); done
 	MYPYPATH=$(VENV)/types $(BIN)/mypy -p petlas
 
+# The pages, into site/.
+docs: $(VENV)/.installed-test
+	$(BIN)/python docs/tables.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"petlas needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=...")'

@@ -13,9 +13,9 @@ from petlas.search.cli.output import print_json_of
 def search(arguments: Configs, format: FormatOption = Format.TABLE) -> None:
     """Run or resume the search of each configuration, all of them at once. Repeating the command resumes.
 
-    A configuration with several tasks is several runs. Example: petlas search demo search.trials=40
+    A group or a list of tasks is several runs. Example: petlas search demo search.trials=40
 
-    Example: petlas search vtab task.root=data "task.name=[dtd, svhn]"
+    Example: petlas search "vtab/*" task.root=data
     """
     configs = load_configs(arguments)
     from petlas.search import api
