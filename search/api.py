@@ -102,14 +102,17 @@ def search(configs: Sequence[RunConfig]) -> list[SearchResult]:
             where that is found before the first of them starts.
         SearchesStopped: When some of several runs stopped before their end; the others came to theirs.
     """
-    from petlas.search.driver import search_together
+    from petlas.search.runners import starting
 
     check_distinct(configs)
     for config in configs:
         check_same(config)
     for config in configs:
         log.info("searching %s in %s", config.task.name, config.folder)
-    found = search_together(configs)
+    with starting(configs) as start:
+        from petlas.search.driver import search_together  # in the meantime: it takes seconds, too
+
+        found = search_together(configs, start)
     results = [
         SearchResult(config.folder, row_of(each.best) if each.best else None, each.error)
         for config, each in zip(configs, found, strict=True)

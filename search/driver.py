@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from optuna.trial import FrozenTrial
@@ -29,6 +30,9 @@ from petlas.search.strategies.base import Search, needs_sensitivity, objectives_
 from petlas.search.study import DATABASE, Holding, StudyRecord, candidate_of, export_database, mend_journal
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
+
+if TYPE_CHECKING:
+    from petlas.search.runners.ray.start import Start
 
 log = logging.getLogger("petlas")
 
@@ -65,12 +69,13 @@ def search(config: RunConfig) -> FrozenTrial | None:
     return found.best
 
 
-def search_together(configs: Sequence[RunConfig]) -> list[Found]:
+def search_together(configs: Sequence[RunConfig], start: Start | None = None) -> list[Found]:
     """Run or resume the searches of several configurations, all at once; one that stops does not take others along.
 
     Args:
         configs: Of the runs. Whatever can be wrong with them, their data, their backbones or the machine is found
             before a run folder is made.
+        start: Of Ray, if it has begun.
 
     Raises:
         UserError: When something is wrong with any of them at the start.
@@ -84,7 +89,7 @@ def search_together(configs: Sequence[RunConfig]) -> list[Found]:
         rounds = Rounds([run.turns for run in runs])
         try:
             if not rounds.over:  # Ray starts only if something is left to run
-                with open_runner(configs) as runner:
+                with open_runner(configs, start) as runner:
                     runner.run(rounds)
         finally:
             for run in runs:

@@ -4,30 +4,52 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from petlas.lazy import look_up
 
 if TYPE_CHECKING:
     from petlas.search.config import RunConfig
+    from petlas.search.runners.ray.start import Start
     from petlas.search.stages.rounds import Runner
 
 RUNNERS: dict[str, str] = {
     "inline": "petlas.search.runners.inline:opened",
-    "ray": "petlas.search.runners.ray:opened",
+    "ray": "petlas.search.runners.ray.runner:opened",
 }
 
 
-def open_runner(configs: Sequence[RunConfig]) -> AbstractContextManager[Runner]:
+def starting(configs: Sequence[RunConfig]) -> AbstractContextManager[Start | None]:
+    """Let Ray start in the background where new runs are to be searched with one of their own, in a `with` block.
+
+    What it gives is for `open_runner`. A run that has a folder may have nothing left to do.
+
+    Args:
+        configs: Of the runs.
+    """
+    where = {choose_runner(config) for config in configs}
+    elsewhere = os.environ.get("RAY_ADDRESS") or any(config.resources.address for config in configs)
+    if where != {"ray"} or elsewhere or any(config.folder.exists() for config in configs):
+        return nullcontext()
+    from petlas.search.runners.ray.start import Start
+
+    return Start()
+
+
+def open_runner(configs: Sequence[RunConfig], start: Start | None = None) -> AbstractContextManager[Runner]:
     """The runner of runs that are searched together, to be used in a `with` block.
+
+    Args:
+        configs: Of the runs.
+        start: Of Ray, if it has begun.
 
     Raises:
         RunError: When there is no room for a single trial.
     """
     names = {choose_runner(config) for config in configs}
     name = "ray" if "ray" in names else "inline"
-    runner: AbstractContextManager[Runner] = look_up(RUNNERS[name])(configs)
+    runner: AbstractContextManager[Runner] = look_up(RUNNERS[name])(configs, start)
     return runner
 
 
@@ -87,4 +109,4 @@ def check_resources(config: RunConfig) -> None:
     raise RunError(f"a trial needs {needs}, and this machine has {has}; lower resources.cpus or resources.gpus")
 
 
-__all__ = ["RUNNERS", "check_resources", "check_together", "choose_runner", "open_runner", "rooms"]
+__all__ = ["RUNNERS", "check_resources", "check_together", "choose_runner", "open_runner", "rooms", "starting"]

@@ -19,11 +19,12 @@ log = logging.getLogger("petlas")
 
 
 @contextmanager
-def opened(configs: Sequence[RunConfig]) -> Iterator[InlineRunner]:
+def opened(configs: Sequence[RunConfig], start: None = None) -> Iterator[InlineRunner]:
     """A runner that leaves this process with as many threads as it had.
 
     Args:
         configs: Of the runs; each says how many threads its jobs have.
+        start: Nothing: there is nothing to start.
     """
     threads = torch.get_num_threads()
     try:

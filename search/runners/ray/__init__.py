@@ -9,7 +9,5 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "16")  # so many workers may start at once
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # or relative paths would mean other files in the workers
-
-from petlas.search.runners.ray.runner import opened  # Ray reads the above when it is imported
-
-__all__ = ["opened"]
+# Read by a Ray that a search starts for itself: its workers import all of it while the driver checks its data.
+os.environ.setdefault("RAY_preload_python_modules", "petlas.search.runners.ray.worker")

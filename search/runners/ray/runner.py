@@ -16,6 +16,7 @@ from petlas.search.config import ResourcesConfig, RunConfig
 from petlas.search.run_folder import RunError
 from petlas.search.runners.ray.cluster import connected, present
 from petlas.search.runners.ray.jobs import FaultStopper, JobScheduler, JobSearch, Starts
+from petlas.search.runners.ray.start import Start
 from petlas.search.runners.ray.worker import TrialWorker
 from petlas.search.stages.rounds import Rounds
 
@@ -23,16 +24,18 @@ _LOOKS_EVERY = 2.0  # seconds
 
 
 @contextmanager
-def opened(configs: Sequence[RunConfig]) -> Iterator[RayRunner]:
+def opened(configs: Sequence[RunConfig], start: Start | None = None) -> Iterator[RayRunner]:
     """A runner on Ray.
 
     Args:
         configs: Of the runs.
+        start: Of a Ray that has begun to start, and that the caller ends.
 
     Raises:
         RunError: When there is no cluster, or it has no room for a single trial.
     """
-    with connected(configs[0].resources.address) as others, ExitStack() as stack:
+    with ExitStack() as stack:
+        others = start.wait() if start else stack.enter_context(connected(configs[0].resources.address))
         count = stack.enter_context(present()) if others else lambda: 1
         yield RayRunner(configs, count)
 

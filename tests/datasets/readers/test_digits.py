@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 
 from petlas.datasets import open_task
+from petlas.datasets.readers import digits
 
 
 def test_the_splits_have_their_sizes_and_every_class_its_share() -> None:
@@ -28,3 +30,13 @@ def test_the_split_is_always_the_same() -> None:
     first, second = open_task("digits"), open_task("digits")
     assert first.fingerprint == second.fingerprint
     assert first.views["train"].targets[:10].tolist() == second.views["train"].targets[:10].tolist()
+
+
+def test_where_scikit_learn_keeps_its_file_elsewhere_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = digits._table()
+    asked: list[str] = []
+    monkeypatch.setattr(digits, "find_spec", asked.append)
+    found = digits._table()
+    assert asked == ["sklearn"]
+    assert found.shape == (1797, 65)
+    assert (found == read).all()

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from petlas.search import runners as runners_module
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
 from petlas.search.run_folder import RunError
-from petlas.search.runners import check_resources, check_together, choose_runner, open_runner, rooms
+from petlas.search.runners import check_resources, check_together, choose_runner, open_runner, rooms, starting
 from petlas.search.runners.inline import InlineRunner
 
 Make = Callable[..., RunConfig]
@@ -80,3 +81,24 @@ def test_runs_that_are_searched_together_are_done_in_one_place(make: Make, other
     with pytest.raises(RunError, match=rf"resources\.{key} must be the same .* of a, .* of b"):
         check_together([make(name="a"), make(name="b", resources=other)])
     check_together([make(name="a", resources=other), make(name="b", resources=other | {"cpus": 2})])
+
+
+@pytest.mark.parametrize(
+    ("resources", "known", "begins"),
+    [
+        ({"runner": "ray"}, False, True),
+        ({"runner": "ray"}, True, False),
+        ({"runner": "ray", "address": "10.0.0.1:6379"}, False, False),
+        ({"runner": "inline"}, False, False),
+    ],
+)
+def test_ray_begins_to_start_where_a_new_run_is_sure_to_need_one_of_its_own(
+    make: Make, monkeypatch: pytest.MonkeyPatch, resources: dict[str, Any], known: bool, begins: bool
+) -> None:
+    begun = object()
+    monkeypatch.setattr("petlas.search.runners.ray.start.Start", lambda: nullcontext(begun))
+    config = make(resources=resources | {"gpus": 0})
+    if known:
+        config.folder.mkdir(parents=True)
+    with starting([config]) as start:
+        assert (start is begun) == begins

@@ -1,0 +1,57 @@
+"""Ray starts in the background, while the driver imports what it needs and checks its data."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+
+import ray  # noqa: F401 (here and not in the background: nothing that others import is then imported twice at once)
+
+from petlas.search.runners.ray.cluster import connected
+
+
+class Start:
+    """A Ray of this search's own that begins to start; to be used in a `with` block, at whose end it is gone.
+
+    Its workers import what they need as soon as they are there.
+    """
+
+    def __init__(self) -> None:
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that this is not the main thread
+        self._error: BaseException | None = None
+        self._others = True
+        self._begun, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="Ray", daemon=True)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        """Start Ray, and stay: its processes end with the thread that started them (prctl(2), PR_SET_PDEATHSIG)."""
+        try:
+            with connected(None) as self._others:
+                self._begun.set()
+                self._over.wait()
+        except BaseException as error:  # told to whoever waits for it
+            self._error = error
+        finally:
+            self._begun.set()
+
+    def __enter__(self) -> Start:
+        return self
+
+    def wait(self) -> bool:
+        """Wait until it has started; whether there may be other drivers on it.
+
+        Raises:
+            Exception: What went wrong.
+        """
+        self._begun.wait()
+        if self._error is not None:
+            raise self._error
+        return self._others
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()

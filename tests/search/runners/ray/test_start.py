@@ -1,0 +1,59 @@
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from petlas.search.run_folder import RunError
+from petlas.search.runners.ray import start as start_module
+from petlas.search.runners.ray.start import Start
+
+
+def test_ray_starts_in_the_background_and_the_thread_that_started_it_stays_until_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Linux ends Ray's processes with the thread that started them, not with its process."""
+    go, seen = threading.Event(), list[tuple[str, threading.Thread]]()
+
+    @contextmanager
+    def connected(address: str | None) -> Iterator[bool]:
+        assert address is None
+        assert go.wait(20)
+        seen.append(("begun", threading.current_thread()))
+        yield False
+        seen.append(("gone", threading.current_thread()))
+
+    monkeypatch.setattr(start_module, "connected", connected)
+    with Start() as start:
+        assert seen == []
+        go.set()
+        assert start.wait() is False
+        ((what, thread),) = seen
+        assert (what, thread.is_alive()) == ("begun", True)
+    assert seen == [("begun", thread), ("gone", thread)]
+    assert not thread.is_alive()
+
+
+def test_what_goes_wrong_in_the_background_is_told_to_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def connected(address: str | None) -> Iterator[bool]:
+        raise RunError("no room")
+        yield
+
+    monkeypatch.setattr(start_module, "connected", connected)
+    with Start() as start, pytest.raises(RunError, match="no room"):
+        start.wait()
+
+
+def test_it_ends_also_where_nobody_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
+    @contextmanager
+    def connected(address: str | None) -> Iterator[bool]:
+        yield False
+        ended.set()
+
+    monkeypatch.setattr(start_module, "connected", connected)
+    with pytest.raises(ZeroDivisionError), Start():
+        raise ZeroDivisionError
+    assert ended.is_set()
