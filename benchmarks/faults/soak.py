@@ -1,0 +1,325 @@
+"""A soak: workers, raylets, nodes and drivers of small real searches are killed at random, one after the other.
+
+python benchmarks/faults/soak.py --kills 200 --out benchmarks/faults/soak.md
+
+A Ray cluster on this machine has a head without work and two nodes of one CPU. A driver searches two runs at once, by
+the command; when they are done, the next two. A worker is a process that trains; a raylet is what a node's
+workers hang on; with a node all its processes go, and a new one comes; a driver that was killed is started again with
+the same command. All kills are SIGKILL. Before each kill the finished trials are noted down, and at the end nothing of
+them may be missing or changed, no candidate may have been finished twice, and all searches must have come to the trials
+and values of the same searches in one process that nobody disturbs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from petlas.search import load_config, search
+from petlas.search.study import StorageError, StudyRecord, is_interrupted
+
+KINDS = ("worker", "raylet", "node", "driver")
+TOGETHER = 2
+CONFIG: dict[str, Any] = {
+    "task": "digits",
+    "backbone": {"name": "vit_mini_patch16_64", "img_size": 32},
+    "space": {"methods": {"lora": {"blocks": "all", "sizes": [0, 2, 4]}}, "settings": {"lr": [1e-3, 3e-3, 1e-2]}},
+    "strategy": "trials",
+    "search": {"baselines": False, "sampler": "random"},
+    "train": {"epochs": 3, "batch_size": 100, "warmup_epochs": 0, "amp": "off"},
+    "runs": "runs",
+}
+
+
+def write_config(folder: Path, number: int, trials: int, **resources: Any) -> Path:
+    """The configuration of a search: each draws other candidates; none is stopped early, so that order is no matter."""
+    few = CONFIG["search"] | {"trials": trials, "grace_epochs": CONFIG["train"]["epochs"]}
+    run = {"name": f"run{number}", "seed": number, "search": few, "resources": {"gpus": 0} | resources}
+    path = folder / f"{run['name']}.yaml"
+    path.write_text(yaml.safe_dump(CONFIG | run))
+    return path
+
+
+Finished = dict[str, tuple[str, tuple[float, ...]]]
+
+
+def finished(folder: Path) -> tuple[Finished, list[str]]:
+    """The trials of a run that came to their end: state and values by candidate; and those that did so twice."""
+    try:
+        record = StudyRecord.read(folder)
+    except StorageError:
+        return {}, []
+    found: Finished = {}
+    twice = []
+    for trial in record.trials():
+        if trial.state.is_finished() and not is_interrupted(trial):
+            twice += [trial.user_attrs["key"]] if trial.user_attrs["key"] in found else []
+            found[trial.user_attrs["key"]] = trial.state.name, tuple(trial.values or ())
+    return found, twice
+
+
+class Lane:
+    """A driver that searches runs, two at a time, and is started again when it was killed.
+
+    Args:
+        folder: Where configurations and runs lie.
+        address: Of the cluster.
+        trials: Of each run.
+    """
+
+    def __init__(self, folder: Path, address: str, trials: int) -> None:
+        self._folder, self._address, self._trials = folder, address, trials
+        self.runs, self.starts, self.ended_badly = 0, 0, list[str]()
+        self._configs: list[Path] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
+
+    def begin(self) -> None:
+        """Start the driver of the next runs."""
+        resources = {"runner": "ray", "address": self._address}
+        numbers = range(self.runs, self.runs + TOGETHER)
+        self._configs = [write_config(self._folder, number, self._trials, **resources) for number in numbers]
+        self.runs += TOGETHER
+        self._start()
+
+    def _start(self) -> None:
+        command = [
+            sys.executable,
+            "-c",
+            "from petlas.search.cli import main; main()",
+            "search",
+            *map(str, self._configs),
+        ]
+        with (self._folder / "driver.log").open("ab") as told:
+            self._process = subprocess.Popen(
+                command, cwd=self._folder, stdout=told, stderr=told, start_new_session=True
+            )
+        self._killed = False
+        self.starts += 1
+
+    def kill(self) -> bool:
+        """End the driver; whether there was one."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        self._process.kill()
+        self._killed = True
+        return True
+
+    def look(self) -> bool:
+        """Whether its runs are done; a driver that ended before is started again."""
+        assert self._process is not None
+        status = self._process.poll()
+        if status is None or status == 0:
+            return status == 0
+        if not self._killed:
+            self.ended_badly.append(f"{status}: {(self._folder / 'driver.log').read_text()[-2000:]}")
+        self._start()
+        return False
+
+
+class Nodes:
+    """The cluster: a head without work, and nodes of one CPU.
+
+    Args:
+        count: Of the nodes.
+    """
+
+    def __init__(self, count: int) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._options = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+        self._cluster = Cluster(initialize_head=True, head_node_args=self._options | {"num_cpus": 0})
+        self.address: str = self._cluster.address
+        for _ in range(count):
+            self._add()
+
+    def _add(self) -> None:
+        self._cluster.add_node(**self._options)
+
+    def _pick(self, rng: random.Random) -> Any:
+        return rng.choice(sorted(self._cluster.worker_nodes, key=lambda node: str(node.unique_id)))
+
+    @staticmethod
+    def _raylet(node: Any) -> psutil.Process:
+        return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+    def kill_worker(self, rng: random.Random) -> bool:
+        """End a process that trains; whether there was one."""
+        workers = []
+        for node in self._cluster.worker_nodes:
+            with suppress(psutil.Error):
+                workers += [p for p in self._raylet(node).children() if "TrialWorker" in " ".join(p.cmdline())]
+        if not workers:
+            return False
+        rng.choice(sorted(workers, key=lambda process: process.pid)).kill()
+        return True
+
+    def kill_raylet(self, rng: random.Random) -> bool:
+        """End what the workers of a node hang on; another node comes."""
+        node = self._pick(rng)
+        self._raylet(node).kill()
+        time.sleep(1)
+        self._replace(node)
+        return True
+
+    def kill_node(self, rng: random.Random) -> bool:
+        """End all processes of a node; another one comes."""
+        self._replace(self._pick(rng))
+        return True
+
+    def _replace(self, node: Any) -> None:
+        self._cluster.remove_node(node, allow_graceful=False)
+        self._add()
+
+    def close(self) -> None:
+        """End what is left."""
+        self._cluster.shutdown()
+
+
+@dataclass
+class Tally:
+    """What was seen."""
+
+    kills: collections.Counter[str] = field(default_factory=collections.Counter)
+    known: dict[str, Finished] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+
+    def note(self, runs: Path) -> int:
+        """Take note of the finished trials, and of those that were and are not any more; how many there are."""
+        for folder in runs.glob("run*"):
+            found, twice = finished(folder)
+            for key, value in self.known.get(folder.name, {}).items():
+                if found.get(key) != value:
+                    self.lost.append(f"{folder.name} {key}")
+            self.known[folder.name] = found
+            self.doubled += [f"{folder.name} {key}" for key in twice]
+        return sum(map(len, self.known.values()))
+
+
+def soak(folder: Path, kills: int, seconds: float, trials: int, rng: random.Random) -> tuple[Lane, Tally]:
+    """Kill as many as asked for, or as the time allows, and then let what is left come to its end."""
+    nodes, tally, began = Nodes(count=2), Tally(), time.monotonic()
+    lane = Lane(folder, nodes.address, trials)
+    ways: dict[str, Callable[[random.Random], bool]] = {
+        "worker": nodes.kill_worker,
+        "raylet": nodes.kill_raylet,
+        "node": nodes.kill_node,
+        "driver": lambda _: lane.kill(),
+    }
+    try:
+        lane.begin()
+        while True:
+            done = wait(lane, rng.uniform(1, 8), lambda: False)
+            if not done and rng.random() < 0.5:  # not always at work that has just begun
+                before = tally.note(folder / "runs")
+                done = wait(lane, 60, lambda before=before: tally.note(folder / "runs") > before)  # type: ignore[misc]
+            over = tally.kills.total() >= kills or time.monotonic() - began > seconds
+            if done and over:
+                break
+            if done:
+                lane.begin()
+            if not over:
+                kind = rng.choice(KINDS)
+                count = tally.note(folder / "runs")
+                if ways[kind](rng):
+                    tally.kills[kind] += 1
+                    print(f"{time.monotonic() - began:5.0f} s  {kind:6}  {count} trials finished", flush=True)
+        tally.note(folder / "runs")
+    finally:
+        lane.kill()
+        nodes.close()
+    return lane, tally
+
+
+def wait(lane: Lane, seconds: float, enough: Callable[[], bool]) -> bool:
+    """Wait so long, or until it is enough, or the lane's runs are done; whether they are."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not enough():
+        if lane.look():
+            return True
+        time.sleep(0.3)
+    return False
+
+
+def undisturbed(folder: Path, number: int, trials: int) -> Finished:
+    """What the same search comes to in this process."""
+    folder.mkdir(exist_ok=True)
+    path = write_config(folder, number, trials, runner="inline")
+    config = load_config(str(path), [f"runs={json.dumps(str(folder / 'alone'))}"])
+    search([config])
+    return finished(config.folder)[0]
+
+
+def judge(folder: Path, lane: Lane, tally: Tally, trials: int) -> dict[str, int]:
+    """How much went wrong, by what it is."""
+    wrong = collections.Counter(unended=0, other_values=0, failed=0)
+    for number in range(lane.runs):
+        found, alone = tally.known.get(f"run{number}", {}), undisturbed(folder / "calm", number, trials)
+        failed = {key for key, (state, _) in found.items() if state == "FAIL"}
+        wrong["failed"] += len(failed)
+        wrong["unended"] += len(found) != trials
+        wrong["other_values"] += sum(alone.get(key) != found[key] for key in found.keys() - failed)
+    return wrong | {"lost": len(tally.lost), "doubled": len(set(tally.doubled)), "ended": len(lane.ended_badly)}
+
+
+def table(lane: Lane, tally: Tally, wrong: dict[str, int], seconds: float, said: str) -> str:
+    """What is committed."""
+    count = sum(map(len, tally.known.values()))
+    lines = ["# A soak", "", f"`python benchmarks/faults/soak.py {said}`", ""]
+    lines += ["| killed | times |", "|---|---|", *(f"| {kind} | {tally.kills[kind]} |" for kind in KINDS)]
+    lines += [f"| all | {tally.kills.total()} |", "", "| what came of it | |", "|---|---|"]
+    lines += [f"| searches begun | {lane.runs} |", f"| searches that did not come to their end | {wrong['unended']} |"]
+    lines += [f"| trials finished | {count} |", f"| of them lost again or changed | {wrong['lost']} |"]
+    lines += [f"| candidates finished twice | {wrong['doubled']} |"]
+    lines += [f"| trials with other values than in a search without kills | {wrong['other_values']} |"]
+    lines += [f"| trials held to be at fault because their workers were killed three times | {wrong['failed']} |"]
+    lines += [f"| starts of drivers | {lane.starts} |", f"| of them ended before their time | {wrong['ended']} |"]
+    return "\n".join([*lines, f"| minutes | {seconds / 60:.0f} |", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="after them nothing more is killed")
+    parser.add_argument("--trials", type=int, default=8, help="of each search")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS="1", COLUMNS="200")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
+        folder = Path(scratch)
+        os.environ["PETLAS_CACHE"] = str(folder / "cache")
+        lane, tally = soak(folder, args.kills, args.seconds, args.trials, random.Random(args.seed))
+        seconds = time.monotonic() - began
+        wrong = judge(folder, lane, tally, args.trials)
+        for told in (*tally.lost, *sorted(set(tally.doubled)), *lane.ended_badly):
+            print(told)
+    said = " ".join(arg for arg in sys.argv[1:] if arg)
+    found = table(lane, tally, wrong, seconds, said)
+    print(found)
+    if args.out:
+        args.out.write_text(found)
+    sys.exit(any(wrong[name] for name in ("unended", "other_values", "lost", "doubled", "ended")))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    main()
