@@ -24,7 +24,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGURED = ("search", "plan", "score", "validate")
 TINY = """
     task.name=digits task.shots=null backbone.name=vit_mini_patch16_64 backbone.img_size=16
-    search.trials=1 search.baselines=false search.scores=2 search.ranking_check=0 train.epochs=1 train.warmup_epochs=0 train.batch_size=256 seed=0
+    search.trials=1 search.baselines=false search.scores=2 search.ranking_check=0
+    train.epochs=1 train.warmup_epochs=0 train.batch_size=256 seed=0
     resources.runner=inline resources.cpus=1 resources.gpus=0 supernet.epochs=1 supernet.warmup_epochs=0
     sensitivity.batches=1 sensitivity.batch_size=8
 """
