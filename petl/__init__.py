@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from petlas.petl.methods import METHODS, get_method
     from petlas.petl.parts.method import Batch, BlockMethod, Loss, Method, SubsetMethod
     from petlas.petl.parts.placed import NoOptions, Placed
+    from petlas.petl.prefix import Prefix, Streams, prefix_of, resume, run_prefix
     from petlas.petl.sensitivity import Criterion, sensitivities
     from petlas.petl.shape import BackboneShape, BlockShape, BlockTensor, Layer, block_tensors
     from petlas.petl.supernet import Supernet
@@ -109,6 +110,13 @@ _HOME = {
         "NoOptions",
         "Placed",
     ),
+    "prefix": (
+        "Prefix",
+        "Streams",
+        "prefix_of",
+        "resume",
+        "run_prefix",
+    ),
     "sensitivity": (
         "Criterion",
         "sensitivities",
@@ -166,7 +174,9 @@ __all__ = [
     "Option",
     "Placed",
     "Placement",
+    "Prefix",
     "Site",
+    "Streams",
     "SubsetMethod",
     "Supernet",
     "Tuning",
@@ -187,10 +197,13 @@ __all__ = [
     "load_backbone",
     "merge",
     "methods_of",
+    "prefix_of",
     "prepare",
     "read_adapter_info",
     "remove",
     "reset_head",
+    "resume",
+    "run_prefix",
     "save_adapter",
     "sensitivities",
     "shape_by_name",

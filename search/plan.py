@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Plan:
         R_seconds: One training run at full epochs, measured on this machine.
         stages: What happens one after the other.
         seconds: All of it, with as many workers as there are; `search.seconds` bounds it.
-        disk: Bytes: decoded images, and checkpoints.
+        disk: Bytes at most: decoded images, activations below the lowest placement, and checkpoints.
     """
 
     designs: int
@@ -67,8 +68,16 @@ def plan(config: RunConfig) -> Plan:
         R_seconds=round(prices.one, 1),
         stages=stages,
         seconds=round(_seconds_in_all(stages, prices.one, config.search.seconds), 1),
-        disk=pixels * (images["trainval"] + images["test"]) + 12 * largest,
+        disk=pixels * (images["trainval"] + images["test"]) + _kept(bench, images["trainval"]) + 12 * largest,
     )
+
+
+def _kept(bench: Workbench, images: int) -> int:
+    """Bytes of the activations that are kept for training, at most: of each block, and within `resources.cache_gb`."""
+    shape = bench.shape
+    tokens = shape.prefix_tokens + math.prod(shape.grid)
+    whole = 4 * tokens * shape.width * (shape.depth + 1) * images
+    return min(whole, int(bench.config.resources.cache_gb * 2**30))
 
 
 def workers(config: RunConfig) -> int:

@@ -30,9 +30,10 @@ from petlas.petl import (
 )
 from petlas.search.config import RunConfig, space_of
 from petlas.search.objectives import Objective, ObjectiveError, objective_of
-from petlas.search.training.batches import EVAL_BATCH, ImageBatches, on_device
+from petlas.search.training.batches import EVAL_BATCH, Batches, ImageBatches, on_device
 from petlas.search.training.fidelity import Fidelity
-from petlas.search.training.numerics import autocast_dtype, pick_device
+from petlas.search.training.numerics import autocast_dtype, deterministic, pick_device
+from petlas.search.training.prefix import KnownBatches, PrefixCache
 from petlas.spaces import Budget, Space
 
 log = logging.getLogger("petlas")
@@ -191,6 +192,38 @@ class Workbench:
         learned = view.source is self.task.views["trainval"].source
         images = self._images if learned else self._store(view)
         return ImageBatches(images, view.targets, self.inputs, self.device, size, view.indices)
+
+    def known_batches(self, model: nn.Module, view: View, size: int = EVAL_BATCH) -> Batches:
+        """A view's batches for a model with a design, with what is known of its leading blocks in the images' place.
+
+        Args:
+            model: The model, on its device.
+            view: Of the run's task, with images that are learned from.
+            size: Of the batches.
+
+        Raises:
+            DataError: When an image cannot be read.
+        """
+        data = self.batches(view, size)
+        with deterministic(self.config.train.deterministic):
+            known = self._prefixes.open(model) if self._prefixes else None
+        return KnownBatches(data, known) if known else data
+
+    @cached_property
+    def _prefixes(self) -> PrefixCache | None:
+        """What is kept of the leading blocks; None where nothing is to be kept."""
+        limit, learned = int(self.config.resources.cache_gb * 2**30), self.task.views["trainval"]
+        if not limit:
+            return None
+        state, recomputed = self._pristine.state_dict(), family_of(self._pristine).recomputed
+        stamp = {
+            "backbone": self.shape.name,
+            "weights": self.weights,
+            "recomputed": fingerprint({name: value for name, value in state.items() if name in recomputed}),
+            "input": asdict(self.inputs),
+            "images": learned.source.fingerprint(learned.indices),
+        }
+        return PrefixCache(self.batches(learned, self.config.train.batch_size), limit, stamp, self.autocast)
 
     def views(self, fidelity: Fidelity, train: str = "train", val: str = "val") -> tuple[View, View]:
         """What is learned from, and what is measured on, at a fidelity.

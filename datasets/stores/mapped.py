@@ -1,7 +1,6 @@
 """A source decoded once into a memory-mapped file that every process on the node shares."""
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,10 @@ from PIL import Image
 
 from petlas.datasets.errors import DataError
 from petlas.datasets.progress import track
+from petlas.datasets.stores.arrays import load_array, writing_array
 from petlas.datasets.stores.cache import cache_folder, exclusive, sweep
 from petlas.datasets.stores.decoding import decoded
 from petlas.datasets.task import Source
-from petlas.files import replacing
 
 INTERPOLATIONS = {method.name.lower(): method for method in Image.Resampling}
 
@@ -67,22 +66,10 @@ def open_store(
 
 
 def _load(path: Path, shape: tuple[int, ...]) -> Images | None:
-    """The store, or None where it is missing, cut short, or not what it should be."""
-    try:
-        store = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError):
-        return None
-    whole = isinstance(store, np.memmap) and path.stat().st_size == store.offset + store.nbytes
-    return store if whole and store.shape == shape and store.dtype == np.uint8 else None
+    return load_array(path, shape, np.uint8)
 
 
 def _build(path: Path, shape: tuple[int, ...], source: Source, resample: Image.Resampling) -> None:
-    needed, free = int(np.prod(shape)), shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise OSError(f"it takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    with replacing(path) as file:
-        # Plain writes: a full disk raises here, where writing through a memory map would kill the process.
-        np.lib.format.write_array_header_1_0(file, header)
+    with writing_array(path, shape, np.uint8) as write:
         for image in track(decoded(source, shape[-1], resample), shape[0], "decoding images"):
-            file.write(image.tobytes())
+            write(image)

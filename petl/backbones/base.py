@@ -263,6 +263,15 @@ class Family(Anatomy):
         """
         raise NotImplementedError
 
+    def show_keys(self, block: nn.Module, x: Tensor) -> None:
+        """Run a block just far enough for `keys_and_values` to see its keys and values.
+
+        Args:
+            block: The block's module.
+            x: What enters it (B, N, D).
+        """
+        raise NotImplementedError
+
     def ask(self, block: nn.Module, tokens: Tensor, known: Tensor) -> Tensor:
         """What tokens (B, T, D) find among a block's keys and values, through the whole block (B, T, D).
 

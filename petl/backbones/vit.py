@@ -196,6 +196,10 @@ class ViT(Family):
         """The fused q, k and v (B, N, 3 A)."""
         yield block.behind(block.shape.linear("k")).read(see)
 
+    def show_keys(self, block: nn.Module, x: Tensor) -> None:
+        """The norm and the fused layer."""
+        block.get_submodule("attn.qkv")(block.get_submodule("norm1")(x))
+
     def ask(self, block: nn.Module, tokens: Tensor, known: Tensor) -> Tensor:
         """Attention and MLP with both residual sums; drop-path does not act."""
         found = tokens + _run(block, "ls1", _attend(block.get_submodule("attn"), _run(block, "norm1", tokens), known))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from petlas.petl.backbones import family_of
-from petlas.petl.design import DesignError
+from petlas.petl.design import DesignError, Placement
 from petlas.petl.parts.grid import TokenGrid
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.low_rank import LowRank
@@ -148,6 +148,14 @@ class SideChain(Method[OptionsT]):
     def count(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> int:
         """A and B for each block."""
         return sum(shape.depth * 2 * shape.width * p.size for p in placements)
+
+    def untouched(self, placements: Sequence[Placement], depth: int) -> int:
+        """All up to the first that the chain is added behind."""
+        return first_fed(depth) + 1
+
+    def looks(self, placements: Sequence[Placement], depth: int) -> frozenset[int]:
+        """What enters each of them, and what leaves the last."""
+        return frozenset(range(first_fed(depth) + 2))
 
     def conv(self, shape: BackboneShape, placement: Placed[OptionsT]) -> nn.Conv2d | None:
         """What mixes the patches' part of the state; by default nothing does.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
+from petlas.petl.design import Placement
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import Method
@@ -104,6 +105,10 @@ class LAST(Method[NoOptions]):
         """One side network."""
         (placement,) = placements
         return LowRankSide(shape.width, placement.size, shape.depth)
+
+    def looks(self, placements: Sequence[Placement], depth: int) -> frozenset[int]:
+        """All of them."""
+        return frozenset(range(depth + 1))
 
     def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> Iterator[Handle]:
         """Read at the blocks, write in front of the final norm."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from petlas.petl.design import Placement
 from petlas.petl.parts.method import SubsetMethod
@@ -28,6 +28,10 @@ class Linear(SubsetMethod):
     def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
         """None."""
         return []
+
+    def enters(self, placements: Sequence[Placement], block: int) -> Hashable:
+        """Nothing."""
+        return ()
 
     def baseline(self, shape: BackboneShape, size: int | None) -> tuple[Placement, ...]:
         """The empty design."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from petlas.petl.design import DesignError
+from petlas.petl.design import DesignError, Placement
 from petlas.petl.parts.method import SubsetMethod
 from petlas.petl.parts.placed import NoOptions, Placed
 from petlas.petl.shape import BackboneShape, Layer, Other, Scale
@@ -52,6 +52,10 @@ class Partial(SubsetMethod):
         layers = [path for layer in self._layers(shape, placement) for path in layer.parameters]
         scales = [scale.path for scale in self._scales(shape, placement)]
         return layers + scales + [other.path for other in self._others(shape, placement)]
+
+    def untouched(self, placements: Sequence[Placement], depth: int) -> int:
+        """All but the last."""
+        return min((depth - (placement.size or 0) for placement in placements), default=depth)
 
     def sliced(self, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> dict[str, Tensor]:
         """The values of the last blocks alone."""

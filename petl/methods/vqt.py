@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.base import Family
+from petlas.petl.design import Placement
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import Method
@@ -113,6 +114,14 @@ class VQT(Method[Options]):
     def count(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> int:
         """T tokens of D channels for each placement."""
         return sum(shape.blocks[p.block].width * p.size for p in placements)
+
+    def untouched(self, placements: Sequence[Placement], depth: int) -> int:
+        """All: queries only ask."""
+        return depth
+
+    def asks(self, placements: Sequence[Placement]) -> frozenset[int]:
+        """Those of its placements."""
+        return frozenset(placement.block for placement in placements if placement.block is not None)
 
     def build(self, shape: BackboneShape, placements: Sequence[Placed[Options]]) -> Tree:
         """The queries under `blocks.N`, and what collects their findings."""

@@ -118,6 +118,32 @@ class Method(ABC, Generic[OptionsT]):
         """
         return tuple(p for p in placements if p.block is None or p.block < block)
 
+    def untouched(self, placements: Sequence[Placement], depth: int) -> int:
+        """How many leading blocks, with all in front of them, compute what the frozen backbone alone computes.
+
+        Args:
+            placements: The method's placements.
+            depth: Blocks of the backbone.
+        """
+        if not self.through_backbone:
+            return depth
+        if not self.blockwise:
+            return 0
+        return max((block for block in range(depth + 1) if not self.enters(placements, block)), default=0)
+
+    def looks(self, placements: Sequence[Placement], depth: int) -> frozenset[int]:
+        """The streams that it reads in front of what it touches: 0 enters the first block, i leaves the i-th.
+
+        Args:
+            placements: The method's placements.
+            depth: Blocks of the backbone.
+        """
+        return frozenset()
+
+    def asks(self, placements: Sequence[Placement]) -> frozenset[int]:
+        """The blocks whose keys and values it asks."""
+        return frozenset()
+
     def strays(self, placements: Sequence[Placement], depth: int) -> bool:
         """Whether what leaves some block holds more tokens than the backbone's own.
 

@@ -267,7 +267,9 @@ class ResourcesConfig(Group):
     `runner: auto` takes this process where only one trial at a time would run on this machine. `gpus: auto` is one for
     each trial where this machine has any. `concurrent` bounds the trials that run at once, of all runs that are
     searched together. A trial that is not done `trial_timeout` seconds after it began hangs: it is ended, and failed.
-    `cache_gb` bounds the activations that a worker keeps of a run to score designs that share their first blocks.
+    `cache_gb` bounds the activations that a worker keeps of a run to score designs that share their first blocks, and
+    the files on a node (in PETLAS_CACHE) of what the blocks below the lowest placement make of the images: trials train
+    from there, in float32 to the same digit. 0 keeps nothing.
     """
 
     runner: Literal["auto", "ray", "inline"] = "auto"

@@ -16,7 +16,7 @@ from petlas.petl import Design, Supernet, prepare, reset_head
 from petlas.search.config import TrainConfig, space_of
 from petlas.search.run_folder import RunError
 from petlas.search.stages.base import Chore, Proposal
-from petlas.search.training import EpochResult, Learner, Work, load_checkpoint
+from petlas.search.training import EpochResult, Inputs, Learner, Work, load_checkpoint
 from petlas.search.workbench import SERVED, Workbench
 
 log = logging.getLogger("petlas")
@@ -73,7 +73,7 @@ class SupernetRun(Learner):
         model, train = self.supernet.model, supernet_training(bench)
         learned, seed = bench.task.views["train"], bench.config.seed
         prepare(model, bench.batches(learned.sample(len(learned), seed), train.batch_size), bench.objective.loss)
-        data = bench.batches(learned, train.batch_size)
+        data = bench.known_batches(model, learned, train.batch_size)
         super().__init__(model, data, bench.objective, train, seed, path_of(bench), stamp_of(bench))
 
     def epoch(self) -> EpochResult:
@@ -87,11 +87,11 @@ class SupernetRun(Learner):
             raise RunError(f"the supernet diverged in epoch {self.progress.epochs}; lower supernet.lr")
         return EpochResult(*self.progress, math.nan, time.perf_counter() - self._start)
 
-    def accumulate(self, images: Tensor, targets: Tensor) -> Tensor:
+    def accumulate(self, images: Inputs, targets: Tensor) -> Tensor:
         """The gradients of one step's designs.
 
         Args:
-            images: (B, 3, S, S).
+            images: (B, 3, S, S), or what stands in for them.
             targets: (B,) or (B, K).
         """
         if self.settings.sampling == "single":
@@ -105,14 +105,14 @@ class SupernetRun(Learner):
             self._distil(design, images, taught)
         return loss.detach()
 
-    def _learn(self, design: Design, images: Tensor, targets: Tensor) -> Tensor:
+    def _learn(self, design: Design, images: Inputs, targets: Tensor) -> Tensor:
         """Gradients of one design against the targets."""
         self.supernet.activate(design)
         loss = self.objective.loss(self.forward(images), targets, self.train.label_smoothing)
         loss.backward()
         return loss.detach()
 
-    def _distil(self, design: Design, images: Tensor, taught: Tensor) -> None:
+    def _distil(self, design: Design, images: Inputs, taught: Tensor) -> None:
         """Gradients of one design against what the largest one says (B, K)."""
         self.supernet.activate(design)
         self.objective.distil(self.forward(images), taught).backward()

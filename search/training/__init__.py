@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from petlas.lazy import offered
 
 if TYPE_CHECKING:
-    from petlas.search.training.batches import EVAL_BATCH, ImageBatches
+    from petlas.search.training.batches import EVAL_BATCH, ImageBatches, Inputs, logits_of
     from petlas.search.training.checkpoint import Progress, Stamp, load_checkpoint, save_checkpoint
     from petlas.search.training.evaluation import evaluate
     from petlas.search.training.fidelity import Fidelity
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from petlas.search.training.work import EpochResult, Work
 
 _HOME = {
-    "batches": ("EVAL_BATCH", "ImageBatches"),
+    "batches": ("EVAL_BATCH", "ImageBatches", "Inputs", "logits_of"),
     "checkpoint": ("Progress", "Stamp", "load_checkpoint", "save_checkpoint"),
     "evaluation": ("evaluate",),
     "fidelity": ("Fidelity",),
@@ -33,6 +33,7 @@ __all__ = [
     "EpochResult",
     "Fidelity",
     "ImageBatches",
+    "Inputs",
     "Learner",
     "Progress",
     "Stamp",
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate",
     "full_precision",
     "load_checkpoint",
+    "logits_of",
     "pick_device",
     "precision",
     "save_checkpoint",

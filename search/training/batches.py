@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from petlas.petl import InputConfig
+from petlas.petl import InputConfig, Streams, resume
 
 EVAL_BATCH = 256
+
+Inputs: TypeAlias = Tensor | Streams
+"""Images (B, 3, S, S), or what stands in for them."""
+
+
+def logits_of(model: nn.Module, inputs: Inputs) -> Tensor:
+    """A model's output (B, K).
+
+    Args:
+        model: A backbone with a design.
+        inputs: Images, or what its leading blocks have made of them.
+    """
+    logits: Tensor = resume(model, inputs) if isinstance(inputs, Streams) else model(inputs)
+    return logits
+
+
+class Batches(Protocol):
+    """What is learned from, or measured on."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:
+        """Batches in order."""
+
+    def batch(self, pick: Tensor | slice) -> tuple[Inputs, Tensor]:
+        """Inputs of a model and their targets (B,) or (B, K)."""
 
 
 class ImageBatches:
@@ -40,7 +67,7 @@ class ImageBatches:
         size: int = EVAL_BATCH,
         indices: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        self._size = size
+        self.device, self.size = device, size
         self._images = images if isinstance(images, Tensor) else on_device(images, device)
         self._indices = None if indices is None else torch.tensor(indices, device=device)
         self._targets = torch.tensor(targets, device=device)
@@ -53,12 +80,36 @@ class ImageBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches in order."""
-        return (self.batch(slice(start, start + self._size)) for start in range(0, len(self), self._size))
+        return map(self.batch, self.picks)
+
+    @property
+    def picks(self) -> Iterator[slice]:
+        """Which images the batches in order hold."""
+        return (slice(start, start + self.size) for start in range(0, len(self), self.size))
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self._images.shape[2], self._images.shape[3]
+
+    def numbers(self, pick: Tensor | slice) -> Tensor:
+        """Which images of the store a pick means (B,)."""
+        if self._indices is None:
+            return torch.arange(len(self), device=self.device)[pick]
+        return self._indices[pick]
+
+    def images(self, pick: Tensor | slice) -> Tensor:
+        """Images (B, 3, S, S) float, normalised as the backbone was pretrained."""
+        images = self._images[pick if self._indices is None else self._indices[pick]]
+        return (images.float() - self._mean) / self._std
 
     def batch(self, pick: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) float, normalised as the backbone was pretrained, and targets (B,) or (B, K)."""
-        images = self._images[pick if self._indices is None else self._indices[pick]]
-        return (images.float() - self._mean) / self._std, self._targets[pick]
+        return self.images(pick), self.targets(pick)
+
+    def targets(self, pick: Tensor | slice) -> Tensor:
+        """Targets (B,) or (B, K)."""
+        return self._targets[pick]
 
 
 def on_device(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:

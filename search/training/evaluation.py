@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from petlas.search.objectives import Objective
-from petlas.search.training.batches import ImageBatches
+from petlas.search.training.batches import Batches, logits_of
 from petlas.search.training.numerics import precision
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: ImageBatches, objective: Objective, autocast: torch.dtype | None = None) -> float:
+def evaluate(model: nn.Module, data: Batches, objective: Objective, autocast: torch.dtype | None = None) -> float:
     """The objective's metric of a model on images, in evaluation mode; NaN if an output is not finite.
 
     Args:
@@ -22,8 +22,8 @@ def evaluate(model: nn.Module, data: ImageBatches, objective: Objective, autocas
     """
     model.eval()
     meter = objective.meter()
-    for images, targets in data:
-        with precision(images.device, autocast):
-            logits = model(images)
+    for inputs, targets in data:
+        with precision(inputs.device, autocast):
+            logits = logits_of(model, inputs)
         meter.add(logits, targets)
     return meter.value()

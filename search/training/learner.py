@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from petlas.petl import tuning_of
 from petlas.search.config import TrainConfig
 from petlas.search.objectives import Objective
-from petlas.search.training.batches import ImageBatches
+from petlas.search.training.batches import Batches, Inputs, logits_of
 from petlas.search.training.checkpoint import Progress, Stamp, load_checkpoint, save_checkpoint
 from petlas.search.training.numerics import autocast_dtype, deterministic, precision
 from petlas.search.training.optimiser import make_optimiser
@@ -37,7 +37,7 @@ class Learner(ABC):
     def __init__(
         self,
         model: nn.Module,
-        data: ImageBatches,
+        data: Batches,
         objective: Objective,
         train: TrainConfig,
         seed: int,
@@ -54,11 +54,11 @@ class Learner(ABC):
         self.progress = found or Progress(0, math.nan)
 
     @abstractmethod
-    def accumulate(self, images: Tensor, targets: Tensor) -> Tensor:
+    def accumulate(self, images: Inputs, targets: Tensor) -> Tensor:
         """Add the gradients of one batch and give its detached loss.
 
         Args:
-            images: (B, 3, S, S).
+            images: (B, 3, S, S), or what stands in for them.
             targets: (B,) or (B, K).
         """
 
@@ -99,8 +99,8 @@ class Learner(ABC):
             self._optimiser.step()
         return total.item() / len(self.data)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Inputs) -> Tensor:
         """Logits (B, K) in float, computed in the precision of the settings."""
         with precision(self.device, self.autocast):
-            logits: Tensor = self.model(images)
+            logits = logits_of(self.model, images)
         return logits.float()

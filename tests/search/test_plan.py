@@ -27,7 +27,9 @@ def test_a_search_by_trials_costs_at_most_one_run_for_each(make: Make) -> None:
     assert retrain.seconds == pytest.approx(2 * (10 * 1000 * 0.03 + 797 * 0.01), abs=0.1)
     assert found.designs == 9
     assert found.params == {"smallest": 0, "largest": 2 * 4 * 128 * 2, "budget": None}
-    assert found.disk >= 1797 * 3 * 32 * 32
+    kept = 1000 * 7 * (2 * 2 + 1) * 128 * 4  # what enters and leaves 6 blocks
+    assert found.disk == 1797 * 3 * 32 * 32 + kept + 12 * found.params["largest"]  # type: ignore[operator]
+    assert found.disk - plan(make(search={"trials": 7}, resources={"cache_gb": 0})).disk == kept
 
 
 def test_a_one_shot_search_costs_its_supernet_its_scores_and_its_finalists(make: Make) -> None:
