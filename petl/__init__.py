@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from petlas.petl.methods import METHODS, get_method
     from petlas.petl.parts.method import Batch, BlockMethod, Loss, Method, SubsetMethod
     from petlas.petl.parts.placed import NoOptions, Placed
-    from petlas.petl.prefix import Prefix, Streams, prefix_of, resume, run_prefix
+    from petlas.petl.prefix import Prefix, Streams, prefix_of, resume, run_prefix, untouched
     from petlas.petl.sensitivity import Criterion, sensitivities
     from petlas.petl.shape import BackboneShape, BlockShape, BlockTensor, Layer, block_tensors
     from petlas.petl.supernet import Supernet
@@ -116,6 +116,7 @@ _HOME = {
         "prefix_of",
         "resume",
         "run_prefix",
+        "untouched",
     ),
     "sensitivity": (
         "Criterion",
@@ -211,6 +212,7 @@ __all__ = [
     "tuned_state_dict",
     "tuning_of",
     "undecayed",
+    "untouched",
 ]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.base import Family
+from petlas.petl.design import Design
 from petlas.petl.parts.handles import ForwardOverride
 from petlas.petl.parts.side import Side
 from petlas.petl.tuning import methods_of, tuning_of
@@ -75,7 +76,7 @@ def prefix_of(model: nn.Module) -> Prefix | None:
     """
     design, blocks = tuning_of(model).design, family_of(model).blocks(model)
     depth, methods = len(blocks), [(method, design.by_method[method.name]) for method in methods_of(design)]
-    count = min((method.untouched(placements, depth) for method, placements in methods), default=depth)
+    count = untouched(design, depth)
     inside = {id(module) for block in blocks for module in block.modules()}
     inside |= {id(module) for module in tuning_of(model).modules()}
     if any(_varies(module) for module in model.modules() if id(module) not in inside):
@@ -87,6 +88,19 @@ def prefix_of(model: nn.Module) -> Prefix | None:
     read = {stream for method, placements in methods for stream in method.looks(placements, depth) if stream <= count}
     read |= {count} | {stream for block in asked for stream in (block, block + 1)}
     return Prefix(count, tuple(sorted(read)), asked)
+
+
+def untouched(design: Design, depth: int) -> int:
+    """How many leading blocks, with all in front of them, a design leaves as the frozen backbone has them.
+
+    Args:
+        design: The design.
+        depth: Blocks of the backbone.
+
+    Raises:
+        DesignError: On a name that is no method's.
+    """
+    return min((m.untouched(design.by_method[m.name], depth) for m in methods_of(design)), default=depth)
 
 
 def _varies(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from petlas.petl import apply, input_config, load_backbone, reset_head
 from petlas.search.config import RunConfig
+from petlas.search.cost_model import LIMITS
 from petlas.search.runners import choose_runner, rooms
 from petlas.search.sensitivity.report import PARTS
 from petlas.search.strategies import get_strategy
@@ -32,6 +33,8 @@ class Plan:
         designs: How many the space has, before any pruning.
         params: Trainable parameters of the smallest and the largest design, and the budget.
         flops: Operations of the backbone's forward pass on one image.
+        steps: Of the smallest and the largest design, and the budget: operations for an image of a training step, its
+            time and its memory.
         R_seconds: One training run at full epochs, measured on this machine.
         stages: What happens one after the other.
         seconds: All of it, with as many workers as there are; `search.seconds` bounds it.
@@ -41,6 +44,7 @@ class Plan:
     designs: int
     params: dict[str, int | None]
     flops: int
+    steps: dict[str, dict[str, float | None]]
     R_seconds: float
     stages: list[StageCost]
     seconds: float
@@ -65,6 +69,7 @@ def plan(config: RunConfig) -> Plan:
         designs=bench.space.count(),
         params={"smallest": bench.cost(bench.space.smallest), "largest": largest, "budget": config.budget.params},
         flops=flops,
+        steps=_steps(bench),
         R_seconds=round(prices.one, 1),
         stages=stages,
         seconds=round(_seconds_in_all(stages, prices.one, config.search.seconds), 1),
@@ -78,6 +83,19 @@ def _kept(bench: Workbench, images: int) -> int:
     tokens = shape.prefix_tokens + math.prod(shape.grid)
     whole = 4 * tokens * shape.width * (shape.depth + 1) * images
     return min(whole, int(bench.config.resources.cache_gb * 2**30))
+
+
+def _steps(bench: Workbench) -> dict[str, dict[str, float | None]]:
+    """What training steps cost, by the cost model."""
+    most = bench.config.budget.model_dump()
+    return {
+        name: {
+            "smallest": round(cost(bench.space.smallest), 6),
+            "largest": round(cost(bench.space.largest), 6),
+            "budget": most[name],
+        }
+        for name, cost in ((name, pick(bench.costs)) for name, pick in LIMITS.items())
+    }
 
 
 def workers(config: RunConfig) -> int:
@@ -95,7 +113,11 @@ def _costs(prices: Prices) -> Iterator[StageCost]:
         looked_at = min(images["train"], config.sensitivity.batches * config.sensitivity.batch_size)
         yield prices.cost("sensitivity", 1, 1.5 * looked_at * prices.step, alone=True)  # gradients of all weights
     known = len(PARTS) if config.search.seed_designs == "sensitivity" else 0
-    known += len(baselines(bench.shape, bench.budget.limit, bench.cost)) if config.search.baselines else 0
+    known += (
+        len(baselines(bench.shape, bench.budget.limit, bench.cost, bench.budget.further))
+        if config.search.baselines
+        else 0
+    )
     yield from strategy.costs(prices, known)
     if config.protocol.folds:
         folds = config.protocol.finalists * config.protocol.folds

@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -28,13 +28,15 @@ from petlas.petl import (
     load_backbone,
     shape_by_name,
 )
-from petlas.search.config import RunConfig, space_of
+from petlas.search.config import RunConfig, TrainConfig, space_of
+from petlas.search.cost_model import LIMITS, CostModel, cost_model
 from petlas.search.objectives import Objective, ObjectiveError, objective_of
+from petlas.search.training.augment import AugmentedBatches, augments
 from petlas.search.training.batches import EVAL_BATCH, Batches, ImageBatches, on_device
 from petlas.search.training.fidelity import Fidelity
 from petlas.search.training.numerics import autocast_dtype, deterministic, pick_device
 from petlas.search.training.prefix import KnownBatches, PrefixCache
-from petlas.spaces import Budget, Space
+from petlas.spaces import Budget, Limit, Space
 
 log = logging.getLogger("petlas")
 
@@ -109,9 +111,22 @@ class Workbench:
     @cached_property
     def budget(self) -> Budget:
         """The hard budget; the costs of designs are remembered."""
-        return Budget(
-            self.config.budget.params, lru_cache(maxsize=4096)(lambda design: count_params(design, self.shape))
+        most = self.config.budget.model_dump()
+        further = tuple(
+            Limit(name, most[name], lru_cache(maxsize=4096)(pick(self.costs)))
+            for name, pick in LIMITS.items()
+            if most[name] is not None
         )
+        return Budget(self.config.budget.params, self._params, further)
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """What the training steps of designs cost; steps of some designs are measured for it."""
+        return cost_model(self)
+
+    @cached_property
+    def _params(self) -> Callable[[Design], int]:
+        return lru_cache(maxsize=4096)(lambda design: count_params(design, self.shape))
 
     def cost(self, design: Design) -> int:
         """The trainable parameters of a design, head excluded.
@@ -119,8 +134,7 @@ class Workbench:
         Raises:
             DesignError: When the design cannot be inserted into this backbone.
         """
-        assert self.budget.cost is not None
-        return self.budget.cost(design)
+        return self._params(design)
 
     @cached_property
     def device(self) -> torch.device:
@@ -208,6 +222,21 @@ class Workbench:
         with deterministic(self.config.train.deterministic):
             known = self._prefixes.open(model) if self._prefixes else None
         return KnownBatches(data, known) if known else data
+
+    def training_batches(self, model: nn.Module, view: View, train: TrainConfig) -> Batches | AugmentedBatches:
+        """A view's batches to train a model with a design on: augmented, or with what is known of its leading blocks.
+
+        Args:
+            model: The model, on its device.
+            view: Of the run's task, with images that are learned from.
+            train: The settings of the training.
+
+        Raises:
+            DataError: When an image cannot be read.
+        """
+        if augments(train):
+            return AugmentedBatches(self.batches(view, train.batch_size), train)
+        return self.known_batches(model, view, train.batch_size)
 
     @cached_property
     def _prefixes(self) -> PrefixCache | None:

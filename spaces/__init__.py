@@ -1,6 +1,6 @@
 """Spaces: which candidates may be chosen, and how to draw and vary them within a hard budget. Never imports torch."""
 
-from petlas.spaces.budget import Budget
+from petlas.spaces.budget import Budget, Limit
 from petlas.spaces.candidate import Candidate
 from petlas.spaces.check import check_space, parse_blocks
 from petlas.spaces.dimension import DepthRule, Dimension
@@ -17,6 +17,7 @@ __all__ = [
     "CrossoverUnit",
     "DepthRule",
     "Dimension",
+    "Limit",
     "Range",
     "Setting",
     "Space",

@@ -184,6 +184,12 @@ class DesignSpace:
         Raises:
             SpaceError: When not even the smallest design does, naming the least limit that would.
         """
+        for limit in budget.further:
+            if (least := limit.cost(self.smallest)) > limit.most:
+                raise SpaceError(
+                    f"no design fits budget.{limit.name} = {limit.most:g}: its smallest needs {least:.4g}; "
+                    f"raise budget.{limit.name} above that, or allow smaller sizes"
+                )
         if not budget.allows(self.smallest):
             least = budget.cost(self.smallest) if budget.cost else 0
             raise SpaceError(

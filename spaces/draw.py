@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -138,7 +139,7 @@ def sample_design_by_cost(space: DesignSpace, rng: np.random.Generator, budget: 
     most = budget.cost(space.largest)
     most = most if budget.limit is None else min(most, budget.limit)
     target = int(rng.integers(budget.cost(space.smallest), most, endpoint=True))
-    return space.at(repair(space, space.point(space.largest), rng, Budget(target, budget.cost)))
+    return space.at(repair(space, space.point(space.largest), rng, replace(budget, limit=target)))
 
 
 def largest(space: DesignSpace, point: Sequence[int], index: int, budget: Budget) -> int:

@@ -91,6 +91,12 @@ class VPT(Method[NoOptions]):
         places = {placement.block for placement in placements}
         return (earlier, "left") if {block - 1, block} <= places else earlier
 
+    def spread(self, placements: Sequence[Placement], depth: int) -> int:
+        """Tokens flow on to the next placement."""
+        starts = sorted((placement.block or 0, placement.size or 0) for placement in placements)
+        ends = [start for start, _ in starts[1:]] + [depth]
+        return sum(size * (end - start) for (start, size), end in zip(starts, ends, strict=True))
+
     def strays(self, placements: Sequence[Placement], depth: int) -> bool:
         """Where the next block has no placement and is not the end, the tokens flow on."""
         places = {placement.block for placement in placements}

@@ -55,6 +55,10 @@ class VPTShallow(Method[NoOptions]):
         yield family.site(model, "block.in", 0).change(partial(exchange, None, module))
         yield family.site(model, "norm.in").change(partial(exchange, module, None))
 
+    def spread(self, placements: Sequence[Placement], depth: int) -> int:
+        """Through all blocks."""
+        return depth * super().spread(placements, depth)
+
     def strays(self, placements: Sequence[Placement], depth: int) -> bool:
         """They flow through all blocks."""
         return True

@@ -144,6 +144,15 @@ class Method(ABC, Generic[OptionsT]):
         """The blocks whose keys and values it asks."""
         return frozenset()
 
+    def spread(self, placements: Sequence[Placement], depth: int) -> int:
+        """The sizes of placements, summed over the blocks in which they act: what their cost grows with.
+
+        Args:
+            placements: Some of the method's placements.
+            depth: Blocks of the backbone.
+        """
+        return sum(placement.size or 0 for placement in placements)
+
     def strays(self, placements: Sequence[Placement], depth: int) -> bool:
         """Whether what leaves some block holds more tokens than the backbone's own.
 

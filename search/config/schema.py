@@ -139,9 +139,16 @@ class BackboneConfig(Group):
 
 
 class BudgetConfig(Group):
-    """Hard limits on every design that is trained: trainable parameters, head excluded."""
+    """Hard limits on every design that is trained.
+
+    `params` counts trainable parameters, head excluded; `flops` the operations of a training step for each image;
+    `latency_ms` is the time of a step and `train_memory_gb` its memory, on the run's device: see `petlas plan`.
+    """
 
     params: Count | None = None
+    flops: Positive | None = None
+    latency_ms: Positive | None = None
+    train_memory_gb: Positive | None = None
 
 
 class EvolutionConfig(Group):
@@ -193,6 +200,11 @@ class SearchConfig(Group):
 class TrainConfig(Group):
     """How one design is trained; the last epoch counts.
 
+    `augment` changes the images at random in training: mirrored (`flip`), mirrored parts of them (`crop`), and those
+    with two operations of RandAugment or one of TrivialAugment. `erasing` is the share of images with a box of noise;
+    `mixup` and `cutmix` mix images by shares from a beta distribution of that parameter, 0 for none. What the first
+    blocks compute is then not kept.
+
     `deterministic` asks torch for the same digits twice on one GPU, at some cost of time; a CPU gives them anyway.
     """
 
@@ -203,6 +215,10 @@ class TrainConfig(Group):
     warmup_epochs: Count = 10
     label_smoothing: Share = 0.0
     drop_path: Share = 0.0
+    augment: Literal["none", "flip", "crop", "randaugment", "trivial"] = "none"
+    erasing: Share = 0.0
+    mixup: Annotated[Number, Field(ge=0)] = 0.0
+    cutmix: Annotated[Number, Field(ge=0)] = 0.0
     clip_grad: Positive | None = 1.0
     amp: Literal["auto", "bf16", "off"] = "auto"
     deterministic: bool = False

@@ -93,8 +93,20 @@ def plan_tables(name: str, plan: Mapping[str, Any]) -> list[RenderableType]:
         f"in all at most {duration(plan['seconds'])}, up to {at_once} at a time",
         f"1 R: one training run at full epochs, {duration(plan['R_seconds'])} on one worker of this machine",
         f"designs: {plan['designs']:,}, of {span}; {budget}",
+        *(_step_line(name, plan["steps"][name]) for name in plan["steps"]),
         f"backbone: {plan['flops'] / 1e9:.2f} GFLOPs for an image; disk: {plan['disk'] / 1e9:.2f} GB",
     ]
+
+
+def _step_line(name: str, costs: Mapping[str, Any]) -> str:
+    """What the steps of the smallest and the largest design cost, of one kind."""
+    scale, unit = _STEP_UNITS[name]
+    low, high = (f"{costs[which] / scale:.3g}" for which in ("smallest", "largest"))
+    budget = "" if costs["budget"] is None else f"; budget.{name} {costs['budget'] / scale:.3g}"
+    return f"a training step: {low} to {high} {unit}{budget}"
+
+
+_STEP_UNITS = {"flops": (1e9, "GFLOPs for an image"), "latency_ms": (1, "ms"), "train_memory_gb": (1, "GiB")}
 
 
 def outcome_table(outcomes: Sequence[Mapping[str, Any]], metric: Metric = USUAL) -> Table:

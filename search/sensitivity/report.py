@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from petlas.petl.design import Design
 from petlas.search.config import space_of
 from petlas.search.run_folder import SENSITIVITY_FILES, RunError
 from petlas.search.sensitivity.sizing import Sites, proportional_design, pruned
-from petlas.spaces import Budget
 
 if TYPE_CHECKING:
     from petlas.search.workbench import Workbench
@@ -89,7 +88,7 @@ def make_report(bench: Workbench) -> SensitivityReport:
     by_size = settings.rule == "proportional"
     if by_size:
         for limit in budgets:
-            bench.space.check_budget(Budget(limit, bench.cost))
+            bench.space.check_budget(replace(bench.budget, limit=limit))
     start = time.perf_counter()
     shape, found = measure(bench)
     middle = time.perf_counter()
@@ -98,7 +97,7 @@ def make_report(bench: Workbench) -> SensitivityReport:
         raise RunError(f"the loss of {shape.name} on {config.task.name} must be finite; check the backbone's weights")
     if by_size:
         space = with_pruned_space(bench, sites).space
-        designs = [proportional_design(space, Budget(limit, bench.cost), sites) for limit in budgets]
+        designs = [proportional_design(space, replace(bench.budget, limit=limit), sites) for limit in budgets]
     else:
         designs = allocate_all(found, shape, budgets, settings)
     allocated = [Allocated(b, bench.cost(d), d.to_dict()) for b, d in zip(budgets, designs, strict=True)]
@@ -176,7 +175,7 @@ def seed_designs(bench: Workbench, sites: Sites) -> list[Design]:
     least, most = bench.cost(bench.space.smallest), bench.cost(bench.space.largest)
     most = most if bench.budget.limit is None else min(most, bench.budget.limit)
     limits = [max(least, most // part) for part in PARTS]
-    return [proportional_design(bench.space, Budget(limit, bench.cost), sites) for limit in limits]
+    return [proportional_design(bench.space, replace(bench.budget, limit=limit), sites) for limit in limits]
 
 
 def with_pruned_space(bench: Workbench, sites: Sites) -> Workbench:

@@ -17,6 +17,7 @@ from petlas.search.config import TrainConfig, space_of
 from petlas.search.run_folder import RunError
 from petlas.search.stages.base import Chore, Proposal
 from petlas.search.training import EpochResult, Inputs, Learner, Work, load_checkpoint
+from petlas.search.training.augment import Targets
 from petlas.search.workbench import SERVED, Workbench
 
 log = logging.getLogger("petlas")
@@ -73,7 +74,7 @@ class SupernetRun(Learner):
         model, train = self.supernet.model, supernet_training(bench)
         learned, seed = bench.task.views["train"], bench.config.seed
         prepare(model, bench.batches(learned.sample(len(learned), seed), train.batch_size), bench.objective.loss)
-        data = bench.known_batches(model, learned, train.batch_size)
+        data = bench.training_batches(model, learned, train)
         super().__init__(model, data, bench.objective, train, seed, path_of(bench), stamp_of(bench))
 
     def epoch(self) -> EpochResult:
@@ -87,28 +88,28 @@ class SupernetRun(Learner):
             raise RunError(f"the supernet diverged in epoch {self.progress.epochs}; lower supernet.lr")
         return EpochResult(*self.progress, math.nan, time.perf_counter() - self._start)
 
-    def accumulate(self, images: Inputs, targets: Tensor) -> Tensor:
+    def accumulate(self, images: Inputs, targets: Targets) -> Tensor:
         """The gradients of one step's designs.
 
         Args:
             images: (B, 3, S, S), or what stands in for them.
-            targets: (B,) or (B, K).
+            targets: (B,) or (B, K), or mixed.
         """
         if self.settings.sampling == "single":
             return self._learn(self.draw(), images, targets)
         self.supernet.activate(self.space.largest)
         logits = self.forward(images)
-        loss = self.objective.loss(logits, targets, self.train.label_smoothing)
+        loss = self.loss(logits, targets)
         loss.backward()
         taught = self.objective.soften(logits.detach())
         for design in (self.space.smallest, *(self.draw() for _ in range(self.settings.random))):
             self._distil(design, images, taught)
         return loss.detach()
 
-    def _learn(self, design: Design, images: Inputs, targets: Tensor) -> Tensor:
+    def _learn(self, design: Design, images: Inputs, targets: Targets) -> Tensor:
         """Gradients of one design against the targets."""
         self.supernet.activate(design)
-        loss = self.objective.loss(self.forward(images), targets, self.train.label_smoothing)
+        loss = self.loss(self.forward(images), targets)
         loss.backward()
         return loss.detach()
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from petlas.errors import UserError
 from petlas.petl import apply, fingerprint, prepare, reset_head, tuning_of
 from petlas.search.config import SETTINGS, TrainConfig
+from petlas.search.training.augment import Targets
 from petlas.search.training.batches import Inputs
 from petlas.search.training.evaluation import evaluate
 from petlas.search.training.fidelity import Fidelity
@@ -72,7 +73,7 @@ class TrainingRun(Learner):
             initial=None if initial is None else fingerprint(dict(initial)),
         )
         file = checkpoints / f"{candidate.key}-{train_view}-{fidelity}.safetensors" if checkpoints else None
-        data = bench.known_batches(model, learned, train.batch_size)
+        data = bench.training_batches(model, learned, train)
         super().__init__(model, data, objective, train, fidelity.seed, file, stamp)
         self.val_data = None if val_view is None else bench.known_batches(model, held_out)
         self._unmeasured = self.progress.epochs > 0 and self.val_data is not None
@@ -97,14 +98,14 @@ class TrainingRun(Learner):
                 val = evaluate(self.model, self.val_data, self.objective, self.autocast)
         return EpochResult(*self.progress, val, time.perf_counter() - self._start)
 
-    def accumulate(self, images: Inputs, targets: Tensor) -> Tensor:
+    def accumulate(self, images: Inputs, targets: Targets) -> Tensor:
         """The gradients of the objective's loss.
 
         Args:
             images: (B, 3, S, S), or what stands in for them.
-            targets: (B,) or (B, K).
+            targets: (B,) or (B, K), or mixed.
         """
-        loss = self.objective.loss(self.forward(images), targets, self.train.label_smoothing)
+        loss = self.loss(self.forward(images), targets)
         loss.backward()
         return loss.detach()
 

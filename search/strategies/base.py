@@ -145,7 +145,7 @@ class Search:
     def _baselines(self) -> list[Entry]:
         if not self.bench.config.search.baselines:
             return []
-        found = baselines(self.bench.shape, self.bench.budget.limit, self.bench.cost)
+        found = baselines(self.bench.shape, self.bench.budget.limit, self.bench.cost, self.bench.budget.further)
         return self.entries(found.values(), BASELINE)
 
 

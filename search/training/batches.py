@@ -98,10 +98,17 @@ class ImageBatches:
             return torch.arange(len(self), device=self.device)[pick]
         return self._indices[pick]
 
+    def raw(self, pick: Tensor | slice) -> Tensor:
+        """Images (B, 3, S, S) as the store holds them; nobody may write to them."""
+        return self._images[pick if self._indices is None else self._indices[pick]]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) of 0..255 as floats, normalised as the backbone was pretrained."""
+        return (images.float() - self._mean) / self._std
+
     def images(self, pick: Tensor | slice) -> Tensor:
         """Images (B, 3, S, S) float, normalised as the backbone was pretrained."""
-        images = self._images[pick if self._indices is None else self._indices[pick]]
-        return (images.float() - self._mean) / self._std
+        return self.normalised(self.raw(pick))
 
     def batch(self, pick: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) float, normalised as the backbone was pretrained, and targets (B,) or (B, K)."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from petlas.petl import tuning_of
 from petlas.search.config import TrainConfig
 from petlas.search.objectives import Objective
+from petlas.search.training.augment import AugmentedBatches, Mixed, Targets
 from petlas.search.training.batches import Batches, Inputs, logits_of
 from petlas.search.training.checkpoint import Progress, Stamp, load_checkpoint, save_checkpoint
 from petlas.search.training.numerics import autocast_dtype, deterministic, precision
@@ -37,7 +38,7 @@ class Learner(ABC):
     def __init__(
         self,
         model: nn.Module,
-        data: Batches,
+        data: Batches | AugmentedBatches,
         objective: Objective,
         train: TrainConfig,
         seed: int,
@@ -54,12 +55,12 @@ class Learner(ABC):
         self.progress = found or Progress(0, math.nan)
 
     @abstractmethod
-    def accumulate(self, images: Inputs, targets: Tensor) -> Tensor:
+    def accumulate(self, images: Inputs, targets: Targets) -> Tensor:
         """Add the gradients of one batch and give its detached loss.
 
         Args:
             images: (B, 3, S, S), or what stands in for them.
-            targets: (B,) or (B, K).
+            targets: (B,) or (B, K), or mixed.
         """
 
     @property
@@ -98,6 +99,18 @@ class Learner(ABC):
                 group["lr"] = self.train.lr * lr_factor(step, self.train, steps)
             self._optimiser.step()
         return total.item() / len(self.data)
+
+    def loss(self, logits: Tensor, targets: Targets) -> Tensor:
+        """The objective's loss with the settings' smoothing; of mixed images that of both, by their shares.
+
+        Args:
+            logits: (B, K).
+            targets: (B,) or (B, K), or mixed.
+        """
+        if isinstance(targets, Mixed):
+            first, second = (self.loss(logits, part) for part in (targets.first, targets.second))
+            return targets.share * first + (1 - targets.share) * second
+        return self.objective.loss(logits, targets, self.train.label_smoothing)
 
     def forward(self, images: Inputs) -> Tensor:
         """Logits (B, K) in float, computed in the precision of the settings."""

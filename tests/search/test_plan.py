@@ -8,13 +8,15 @@ from petlas.search.config import RunConfig
 from petlas.search.plan import plan
 from petlas.search.reports.tables import plan_tables, show
 from petlas.search.reports.text import duration
+from petlas.search.timed_steps import StepCost, TimedSteps
 
 Make = Callable[..., RunConfig]
 
 
 @pytest.fixture(autouse=True)
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forward pass of 0.01 s and a step of 0.03 s per image."""
+    """A forward pass of 0.01 s and a step of 0.03 s per image; any design's has 2 GFLOPs and keeps 1 MiB."""
+    monkeypatch.setattr(TimedSteps, "measure", lambda self, design: StepCost(2e9, 0.03, 2**20))
     monkeypatch.setattr(import_module("petlas.search.plan"), "_measure", lambda bench: (0.01, 0.03, 10**9, 3 * 32 * 32))
 
 
