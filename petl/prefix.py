@@ -111,7 +111,7 @@ def _varies(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def run_prefix(model: nn.Module, x: Tensor, prefix: Prefix, start: int | None = None) -> dict[int, Tensor]:
-    """The streams of a prefix, computed by the blocks themselves; what a design has hooked on them sees nothing of it.
+    """The streams of a prefix, computed by the blocks themselves; side networks take no part in it.
 
     Args:
         model: A backbone with a design.
@@ -122,12 +122,11 @@ def run_prefix(model: nn.Module, x: Tensor, prefix: Prefix, start: int | None = 
     family, known = family_of(model), {}
     if start is None:
         start, x = 0, family.enter(model, x)
-        _forget(model)
-    for number, block in enumerate(family.blocks(model)[: prefix.blocks]):
-        if number in prefix.streams and number >= start:
+    _forget(model)
+    for number in range(start, prefix.blocks):
+        if number in prefix.streams:
             known[number] = x
-        if number >= start:
-            x = block.forward(x)
+        x = family.step(model, number, x)
     return known | {prefix.blocks: x}
 
 
@@ -147,8 +146,8 @@ def resume(model: nn.Module, streams: Streams) -> Tensor:
         if number in known and number + 1 in known:
             left = _replayed(family, block, known[number], known[number + 1], number in prefix.asked)
             x = left if number + 1 == prefix.blocks else x
-    for block in blocks[prefix.blocks :]:
-        x = block(x)
+    for number in range(prefix.blocks, len(blocks)):
+        x = family.step(model, number, x)
     return family.leave(model, x)
 
 

@@ -244,11 +244,11 @@ class Workbench:
         limit, learned = int(self.config.resources.cache_gb * 2**30), self.task.views["trainval"]
         if not limit:
             return None
-        state, recomputed = self._pristine.state_dict(), family_of(self._pristine).recomputed
+        state, family = self._pristine.state_dict(), family_of(self._pristine)
         stamp = {
             "backbone": self.shape.name,
             "weights": self.weights,
-            "recomputed": fingerprint({name: value for name, value in state.items() if name in recomputed}),
+            "recomputed": fingerprint({name: value for name, value in state.items() if family.recomputes(name)}),
             "input": asdict(self.inputs),
             "images": learned.source.fingerprint(learned.indices),
         }

@@ -1,6 +1,6 @@
 """What a training step costs when the activations below the lowest placement are kept: beside (12 - k) / 12.
 
-    python benchmarks/engine/prefix.py [--backbone NAME] [--size PIXELS] [--batch N] [--rounds N] --out benchmarks/engine/prefix.md
+    python benchmarks/engine/prefix.py [--backbone NAME] [--size PIXELS] [--batch N] [--rounds N] [--out FILE]
 
 ViT-S/14 at 98 pixels with random weights. Row k is LoRA at blocks k..11, and its epochs of three steps are run in turns
 with those of the other rows, once from kept activations and once from the images; times are of the processor (of the

@@ -30,6 +30,11 @@ class Side(nn.Module):
         """At the images: a pass begins."""
         self._kept = []
 
+    @property
+    def opened(self) -> bool:
+        """Whether a pass has begun and not ended."""
+        return self._kept is not None
+
     def keep(self, z: Tensor) -> None:
         """Keep a tensor of this pass."""
         if self._kept is not None:

@@ -11,6 +11,8 @@ from petlas.petl import (
     METHODS,
     Design,
     DesignError,
+    Placement,
+    Streams,
     Supernet,
     apply,
     check_design,
@@ -21,8 +23,11 @@ from petlas.petl import (
     get_method,
     load_adapter,
     merge,
+    prefix_of,
     prepare,
     remove,
+    resume,
+    run_prefix,
     save_adapter,
     shape_of,
 )
@@ -198,3 +203,24 @@ def test_a_family_is_found_and_runs_in_parts(family, small, images):
         assert torch.equal(found.leave(model, x), model(images(model)))
         features = found.features(model, images(model))
         torch.testing.assert_close(found.head(model)(features), model(images(model)))
+
+
+@every_family
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_training_from_the_lowest_placement_on_is_the_same_to_the_digit(family, block, small, images, shake):
+    model = small(family)
+    depth = len(family_of(model).blocks(model))
+    placements = [Placement("lora", b, 2) for b in range(block, depth)] if "attn.q" in family_of(model).sites else []
+    apply(model, Design.of(placements))
+    shake(model)
+    model.train()
+    prefix, pixels = prefix_of(model), images(model, 3)
+    if prefix is None:
+        pytest.skip("its blocks, or what stands around them, depend on the batch or draw random numbers in training")
+    assert prefix.blocks == (block if placements else depth)
+    streams = Streams(prefix, run_prefix(model, pixels, prefix), (pixels.shape[-2], pixels.shape[-1]))
+    found, expected = resume(model, streams), model(pixels)
+    assert torch.equal(found, expected)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    ours, theirs = (torch.autograd.grad(logits.square().mean(), trained) for logits in (found, expected))
+    assert all(map(torch.equal, ours, theirs))
