@@ -11,17 +11,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
 from petlas.files import write_json
 from petlas.petl import Design, Placement, methods_of, untouched
-from petlas.search.timed_steps import StepCost, TimedSteps
-
-if TYPE_CHECKING:
-    from petlas.search.workbench import Workbench
+from petlas.search.timed_steps import Setting, StepCost, TimedSteps
 
 FILE = "cost_model.json"
 """In the run folder: what was measured, so that a search that goes on counts as it did."""
@@ -161,7 +158,7 @@ def samples(largest: Design) -> Iterator[Design]:
             yield Design.of(chosen, largest.backbone)
 
 
-def cost_model(bench: Workbench) -> CostModel:
+def cost_model(bench: Setting) -> CostModel:
     """The cost model of a run, from its folder where it was made there before.
 
     Args:

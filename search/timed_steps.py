@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,26 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import petlas
-from petlas.petl import Design, Streams, apply, input_config, load_backbone, prefix_of, remove, reset_head, run_prefix
+from petlas.datasets import Task
+from petlas.petl import (
+    BackboneShape,
+    Design,
+    Streams,
+    apply,
+    input_config,
+    load_backbone,
+    prefix_of,
+    remove,
+    reset_head,
+    run_prefix,
+)
+from petlas.search.config import RunConfig
+from petlas.search.objectives import Objective
 from petlas.search.training.augment import augments
 from petlas.search.training.batches import Inputs, logits_of
 from petlas.search.training.numerics import precision
 from petlas.search.training.optimiser import make_optimiser
-
-if TYPE_CHECKING:
-    from petlas.search.workbench import Workbench
+from petlas.spaces import Space
 
 _LONG = 0.5  # seconds: on a CPU a step is measured with as many images as take about as long
 _REPEATS = 3
@@ -42,6 +54,41 @@ class StepCost:
     bytes: float
 
 
+class Setting(Protocol):
+    """What determines a step: a workbench has it."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+
+    @property
+    def task(self) -> Task:
+        """What is learned."""
+
+    @property
+    def objective(self) -> Objective:
+        """What the task's kind asks for."""
+
+    @property
+    def shape(self) -> BackboneShape:
+        """The backbone's sizes."""
+
+    @property
+    def space(self) -> Space:
+        """The candidates that may be chosen."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where models are."""
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The precision."""
+
+    def cost(self, design: Design) -> int:
+        """The trainable parameters of a design."""
+
+
 class TimedSteps:
     """Steps as trials make them: of a backbone with random weights, on random images.
 
@@ -49,7 +96,7 @@ class TimedSteps:
         bench: The run's workbench.
     """
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: Setting) -> None:
         self._bench, config = bench, bench.config
         self.kept = config.resources.cache_gb > 0 and not augments(config.train)
         """Whether what the blocks below the lowest placement compute is kept."""
