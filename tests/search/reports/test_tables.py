@@ -60,12 +60,16 @@ def test_a_plan_is_told_by_stage_and_in_all(printed: Printed) -> None:
         {"stage": "retrain", "trials": 1, "R": 1.5, "seconds": 90.0, "workers": 1},
     ]
     plan = {"stages": stages, "params": {"smallest": 0, "largest": 5_000, "budget": None}, "R_seconds": 30.0,
-            "designs": 7, "flops": 2e9, "disk": 3e9, "seconds": 120.0}  # fmt: skip
+            "designs": 7, "flops": 2e9, "disk": 3e9, "seconds": 120.0,
+            "steps": {"flops": {"smallest": 1e9, "largest": 6e9, "budget": 5e9},
+                      "latency_ms": {"smallest": 2.5, "largest": 40.25, "budget": None}}}  # fmt: skip
     lines = printed(*plan_tables("x", plan))
     assert lines[0] == "x: at most"
     assert lines[4].split() == ["all,", "one", "after", "the", "other", "3", "3.5", "2.5", "min"]
     assert "in all at most 2.0 min, up to 2 at a time" in lines
     assert "designs: 7, of 0 to 5,000 parameters; no budget" in lines
+    assert "a training step: 1 to 6 GFLOPs for an image; budget.flops 5" in lines
+    assert "a training step: 2.5 to 40.2 ms" in lines
     assert any("2.00 GFLOPs" in line and "3.00 GB" in line for line in lines)
 
 

@@ -9,6 +9,7 @@ from petlas.petl.design import Design
 from petlas.petl.methods import METHODS, get_method
 from petlas.petl.tuning import count_params
 from petlas.search.strategies.baselines import MAX_SIZE, baseline, baselines
+from petlas.spaces import Limit
 
 SHAPE = shape_by_name("vit_mini_patch16_64", 32)
 
@@ -66,3 +67,11 @@ def test_a_method_that_does_not_fit_at_all_gives_none() -> None:
 def test_no_two_baselines_are_the_same_design(limit: int | None) -> None:
     keys = [design.key for design in baselines(SHAPE, limit, cost).values()]
     assert len(keys) == len(set(keys))
+
+
+def test_further_limits_bound_them_too() -> None:
+    """As with a budget of parameters, each is as large as fits, and what has no size stays or goes."""
+    limit = Limit("flops", 60.0, lambda design: 1.0 + sum(p.size or 0 for p in design.placements))
+    found = baselines(SHAPE, None, cost, [limit])
+    assert sizes(found["lora"]) == {9}
+    assert baselines(SHAPE, None, cost, [Limit("flops", 0.5, limit.cost)]) == {}
