@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from petlas.petl import apply, input_config, load_backbone, reset_head
 from petlas.search.config import RunConfig
 from petlas.search.cost_model import LIMITS
-from petlas.search.runners import choose_runner, rooms
+from petlas.search.runners import choose_runner, on_cluster, rooms
 from petlas.search.sensitivity.report import PARTS
 from petlas.search.strategies import get_strategy
 from petlas.search.strategies.base import Prices, StageCost, needs_sensitivity
@@ -105,6 +105,13 @@ def workers(config: RunConfig) -> int:
     return max(1, min(rooms(config), config.resources.concurrent or rooms(config)))
 
 
+def _at_once(config: RunConfig) -> str:
+    """How many trials run at once, as far as that is known: of a cluster it is not before it is asked."""
+    if on_cluster(config):
+        return f"up to {config.resources.concurrent}" if config.resources.concurrent else "as many as there is room for"
+    return str(workers(config))
+
+
 def _costs(prices: Prices) -> Iterator[StageCost]:
     """The stages of the run's strategy, with what comes before and behind them."""
     bench = prices.bench
@@ -137,7 +144,7 @@ def outline(bench: Workbench) -> str:
     parts = ", ".join(f"{cost.trials} {cost.stage}" if cost.trials > 1 else cost.stage for cost in stages)
     limit = f", no new trial after {config.search.seconds:g} s" if config.search.seconds else ""
     return (
-        f"at most {parts}: {sum(cost.R for cost in stages):.1f} R, {prices.workers} at a time{limit} "
+        f"at most {parts}: {sum(cost.R for cost in stages):.1f} R, {_at_once(config)} at a time{limit} "
         f"(1 R: {config.train.epochs} epochs of {images['train']} images; petlas plan measures how long)"
     )
 

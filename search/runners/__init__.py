@@ -29,8 +29,7 @@ def starting(configs: Sequence[RunConfig]) -> AbstractContextManager[Start | Non
         configs: Of the runs.
     """
     where = {choose_runner(config) for config in configs}
-    elsewhere = os.environ.get("RAY_ADDRESS") or any(config.resources.address for config in configs)
-    if where != {"ray"} or elsewhere or any(config.folder.exists() for config in configs):
+    if where != {"ray"} or any(map(on_cluster, configs)) or any(config.folder.exists() for config in configs):
         return nullcontext()
     from petlas.search.runners.ray.start import Start
 
@@ -76,9 +75,14 @@ def choose_runner(config: RunConfig) -> str:
     resources = config.resources
     if resources.runner != "auto":
         return resources.runner
-    if resources.address or os.environ.get("RAY_ADDRESS"):
+    if on_cluster(config):
         return "ray"
     return "ray" if min(rooms(config), resources.concurrent or rooms(config)) > 1 else "inline"
+
+
+def on_cluster(config: RunConfig) -> bool:
+    """Whether it is a cluster where trials run, and not this machine."""
+    return bool(config.resources.address or os.environ.get("RAY_ADDRESS"))
 
 
 def rooms(config: RunConfig) -> int:
@@ -100,7 +104,7 @@ def check_resources(config: RunConfig) -> None:
     """
     from petlas.search.run_folder import RunError
 
-    if config.resources.address or os.environ.get("RAY_ADDRESS") or rooms(config) >= 1:
+    if on_cluster(config) or rooms(config) >= 1:
         return
     import torch
 
@@ -109,4 +113,13 @@ def check_resources(config: RunConfig) -> None:
     raise RunError(f"a trial needs {needs}, and this machine has {has}; lower resources.cpus or resources.gpus")
 
 
-__all__ = ["RUNNERS", "check_resources", "check_together", "choose_runner", "open_runner", "rooms", "starting"]
+__all__ = [
+    "RUNNERS",
+    "check_resources",
+    "check_together",
+    "choose_runner",
+    "on_cluster",
+    "open_runner",
+    "rooms",
+    "starting",
+]

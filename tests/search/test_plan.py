@@ -1,14 +1,16 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
+from typing import Any
 
 import pytest
 
 from petlas.search.config import RunConfig
-from petlas.search.plan import plan
+from petlas.search.plan import outline, plan
 from petlas.search.reports.tables import plan_tables, show
 from petlas.search.reports.text import duration
 from petlas.search.timed_steps import StepCost, TimedSteps
+from petlas.search.workbench import Workbench
 
 Make = Callable[..., RunConfig]
 
@@ -91,3 +93,17 @@ def test_the_table_has_the_sum_and_times_in_readable_units(make: Make, capsys: p
     assert "all, one after the other" in shown
     assert "1 R: one training run" in shown
     assert [duration(s) for s in (5, 119, 120, 7200, 200_000)] == ["5 s", "119 s", "2.0 min", "2.0 h", "2.3 days"]
+
+
+@pytest.mark.parametrize(
+    ("resources", "told"),
+    [
+        ({"runner": "inline"}, ", 1 at a time"),
+        ({"runner": "auto", "gpus": 1, "address": "10.0.0.1:6379"}, ", as many as there is room for at a time"),
+        ({"runner": "auto", "address": "10.0.0.1:6379", "concurrent": 6}, ", up to 6 at a time"),
+    ],
+)
+def test_how_many_trials_a_cluster_has_room_for_is_not_told_before_it_is_asked(
+    make: Make, resources: dict[str, Any], told: str
+) -> None:
+    assert told in outline(Workbench(make(resources=resources)))
