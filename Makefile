@@ -1,11 +1,12 @@
 # make demo  - set everything up and run a real search
 # make test  - set everything up and run the tests, JOBS at a time
+# make bench - set everything up and time the engine; make bench -- --quick for a short run
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs clean
+.PHONY: demo test bench --quick check docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/petlas search demo
@@ -13,6 +14,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/engine/bench.py $(filter --quick,$(MAKECMDGOALS)) $(ARGS)
+
+--quick:
+	@:
 
 # Not part of the tests: style and types.
 check: $(VENV)/.installed-test

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.handles import Counted, ForwardOverride, Handle, untouched
 
 Side: TypeAlias = Literal["in", "out"]
 """In front of a module, or behind it."""
@@ -56,8 +56,8 @@ class Site:
         """Let `see` have what flows here, in every forward pass."""
         see = partial(_see_tokens, see, self._maps) if self._maps else see
         if self.side == "in":
-            return self.module.register_forward_pre_hook(partial(_read_input, see))
-        return self.module.register_forward_hook(partial(_read_output, see))
+            return self._counted(self.module.register_forward_pre_hook(partial(_read_input, see)))
+        return self._counted(self.module.register_forward_hook(partial(_read_output, see)))
 
     def change(self, make: Callable[[Tensor], Tensor], first: bool = False) -> Handle:
         """Put what `make` makes of it in place of what flows here.
@@ -68,13 +68,29 @@ class Site:
         """
         make = partial(_make_tokens, make, self._maps) if self._maps else make
         if self.side == "in":
-            return self.module.register_forward_pre_hook(partial(_change_input, make), prepend=first)
-        return self.module.register_forward_hook(partial(_change_output, make), prepend=first)
+            return self._counted(self.module.register_forward_pre_hook(partial(_change_input, make), prepend=first))
+        return self._counted(self.module.register_forward_hook(partial(_change_output, make), prepend=first))
 
     def around(self, make: Callable[[Tensor, Tensor], Tensor]) -> Handle:
         """Put what `make` makes of the module's input and output in place of its output."""
         make = partial(_make_tokens_around, make, self._maps) if self._maps else make
-        return self.module.register_forward_hook(partial(_change_around, make))
+        return self._counted(self.module.register_forward_hook(partial(_change_around, make)))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing has been attached to the module, so that what acts on it can be a part of it."""
+        return untouched(self.module)
+
+    def replace(self, make: Callable[[Tensor], Tensor]) -> Handle:
+        """Put what `make` makes of the module's input, as it lies, in place of what the module computes.
+
+        What others attach later acts on its output, as it would if this had been attached by `around`. So that the
+        same holds for what others have attached before, the site must be `untouched`.
+        """
+        return ForwardOverride(self.module, make)
+
+    def _counted(self, hook: Handle) -> Handle:
+        return Counted(self.module, hook)
 
 
 def to_tokens(x: Tensor, layout: Layout) -> Tensor:

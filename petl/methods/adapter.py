@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from petlas.petl.backbones.base import BlockSites
-from petlas.petl.parts.bottleneck import Bottleneck, add_to, count_bottleneck
+from petlas.petl.parts.bottleneck import Bottleneck, add_bottleneck, count_bottleneck
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
@@ -53,4 +53,4 @@ class Adapter(BlockMethod[Options]):
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """At the end of the MLP branch, behind LayerScale where there is one."""
-        yield block.site("mlp.out").change(partial(add_to, module))
+        yield block.site("mlp.out").change(partial(add_bottleneck, module))

@@ -12,7 +12,8 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
-from petlas.petl.parts.bottleneck import Bottleneck, add_to, count_bottleneck, near_zero
+from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck, near_zero
+from petlas.petl.parts.branch import add_branch
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
@@ -20,7 +21,7 @@ from petlas.petl.shape import BlockShape
 
 
 class ScaledBottleneck(nn.Module):
-    """x (B, N, D) to gamma * drop_path(Up(GELU(Down x))) (B, N, D), with a scale gamma (D) of each channel."""
+    """x (B, N, D) to x + gamma * drop_path(Up(GELU(Down x))) (B, N, D), with a scale gamma (D) of each channel."""
 
     def __init__(self, channels: int, width: int, drop_path: float) -> None:
         super().__init__()
@@ -29,9 +30,13 @@ class ScaledBottleneck(nn.Module):
         self.scale = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The scaled output, zero for the images that drop-path drops."""
-        output: Tensor = self.drop_path(self.bottleneck(x)) * self.scale
-        return output
+        """The scaled output and the skip connection; nothing is added to the images that drop-path drops."""
+        down, down_bias, up, up_bias = self.bottleneck.layers()
+        assert up_bias is not None
+        drops = self.training and self.drop_path.drop_prob
+        keep = self.drop_path(up_bias.new_ones(len(x), 1, 1)) if drops else None
+        layers = (down, down_bias, self.scale[:, None] * up, self.scale * up_bias)  # less than to scale the tokens
+        return add_branch(None, x, layers, F.gelu, keep=keep)
 
 
 @dataclass(frozen=True)
@@ -70,4 +75,4 @@ class AdapterPlus(BlockMethod[Options]):
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """On the block's output."""
-        yield block.site("block.out").change(partial(add_to, module))
+        yield block.site("block.out").change(module)

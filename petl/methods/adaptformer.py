@@ -30,8 +30,7 @@ class ParallelBranch(Carry):
 
     def write(self, output: Tensor) -> Tensor:
         """Add the branch to the block's output (B, N, D), outside drop-path."""
-        added: Tensor = output + self.scale * self.bottleneck(self.carried())
-        return added
+        return self.bottleneck.added_to(output, self.carried(), self.scale)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
 from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck, xavier_zero
+from petlas.petl.parts.conv_branch import Place, add_conv_branch
 from petlas.petl.parts.grid import GridMethod, TokenGrid
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.placed import Placed
@@ -44,6 +45,18 @@ class ConvBottleneck(Bottleneck):
         """What Up reads, (B, N, h)."""
         return self.act(self.grid(super().hidden(x), self._convolve))
 
+    def all_layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Down, Conv and Up, each with its bias, as far as they are active."""
+        assert self.up_bias is not None
+        narrowed = (self.part(name) for name in ("down", "down_bias", "conv", "conv_bias", "up"))
+        down, down_bias, conv, conv_bias, up = narrowed
+        return down, down_bias, conv, conv_bias, up, self.up_bias
+
+    @property
+    def place(self) -> Place:
+        """Where the convolution runs."""
+        return Place(self.grid.first, self.grid.size)
+
     def _convolve(self, z: Tensor) -> Tensor:
         return F.conv2d(z, self.part("conv"), self.part("conv_bias"), padding=1)
 
@@ -66,9 +79,12 @@ class ConvBranch(Carry):
             drop_path: The backbone's.
             output: The end of the backbone's branch.
         """
-        branch = drop_path.forward(self.bottleneck(self.carried()))  # past the hooks: those are the backbone branch's
-        added: Tensor = output + self.scale * branch
-        return added
+        n, bottleneck = self.carried(), self.bottleneck
+        keep = None
+        if drop_path.training and not isinstance(drop_path, nn.Identity):
+            keep = drop_path.forward(n.new_ones(len(n), 1, 1))  # past the hooks: those are the backbone branch's
+        dropout = bottleneck.dropout if self.training else 0.0
+        return add_conv_branch(output, n, bottleneck.all_layers(), bottleneck.place, dropout, self.scale, keep)
 
 
 @dataclass(frozen=True)

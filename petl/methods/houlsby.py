@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from petlas.petl.backbones.base import BlockSites
-from petlas.petl.parts.bottleneck import Bottleneck, add_to, count_bottleneck, near_zero
+from petlas.petl.parts.bottleneck import Bottleneck, add_bottleneck, count_bottleneck, near_zero
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
@@ -65,4 +65,4 @@ class Houlsby(BlockMethod[Options]):
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """Behind the drop-path of each branch."""
         for branch in ("attn", "mlp"):
-            yield block.site(f"{branch}.residual").change(partial(add_to, module.get_submodule(branch)))
+            yield block.site(f"{branch}.residual").change(partial(add_bottleneck, module.get_submodule(branch)))

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.frozen_linear import updated_linear
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.low_rank import LowRank, LowRankMethod, by_layer, hidden_units, spread
 from petlas.petl.parts.products import add_product
@@ -32,9 +34,13 @@ class LoRA(LowRankMethod):
     part = LowRank
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
-        """On the output of each layer."""
+        """In each layer's own product; on its output, where others act on it before."""
         for layer, parts in by_layer(block.shape, module):
-            yield block.behind(layer).around(partial(_add_updates, parts))
+            site = block.behind(layer)
+            if site.untouched and type(site.module) is nn.Linear:
+                yield site.replace(partial(_updated, parts, site.module))
+            else:
+                yield site.around(partial(_add_updates, parts))
 
     @torch.no_grad()
     def merge_block(self, block: BlockSites, module: nn.Module) -> None:
@@ -43,6 +49,21 @@ class LoRA(LowRankMethod):
             weight = block.matrix(layer)
             for start, part in parts:
                 weight[start : start + len(part.up)] += part.delta()
+
+
+def _updated(parts: tuple[tuple[int, LowRank], ...], layer: nn.Linear, x: Tensor) -> Tensor:
+    _, first = parts[0]
+    if layer.weight.requires_grad or (first.dropout and first.training):
+        return _add_updates(parts, x, F.linear(x, layer.weight, layer.bias))
+    downs, ups = (torch.stack([part.part(name) for _, part in parts]) for name in ("down", "up"))
+    return updated_linear(x, layer, downs, ups, _shares(parts), first.scale)
+
+
+def _shares(parts: tuple[tuple[int, LowRank], ...]) -> slice:
+    """Which of the equal shares of a layer's rows the parts update; of three shares any choice is an even one."""
+    indices = [start // len(part.up) for start, part in parts]
+    step = indices[1] - indices[0] if len(indices) > 1 else 1
+    return slice(indices[0], indices[-1] + 1, step)
 
 
 def _add_updates(parts: tuple[tuple[int, LowRank], ...], x: Tensor, output: Tensor) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
+from petlas.petl.parts.frozen_linear import scale_shift, scaled_linear
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import Method
 from petlas.petl.parts.placed import Placed
@@ -20,17 +24,26 @@ from petlas.petl.shape import BackboneShape, Layer
 class ScaleShift(nn.Module):
     """z (..., C) to gamma * z + beta, drawn as gamma ~ N(1, std) and beta ~ N(0, std)."""
 
+    zeros: Tensor
+    ones: Tensor
+
     def __init__(self, channels: int, std: float) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.empty(channels).normal_(1.0, std))
         self.shift = nn.Parameter(torch.empty(channels).normal_(0.0, std))
+        self.register_buffer("zeros", torch.zeros(channels), persistent=False)
+        self.register_buffer("ones", torch.ones(channels), persistent=False)
 
     def forward(self, z: Tensor, channel: int) -> Tensor:
         """Scale and shift along the axis `channel`."""
-        if channel == -1:
-            return torch.addcmul(self.shift, z, self.scale)
-        ones = (1,) * (z.ndim - channel - 1)
-        return z * self.scale.view(-1, *ones) + self.shift.view(-1, *ones)
+        if channel != -1:
+            return scale_shift(z, self.scale, self.shift, self.unit)
+        return scale_shift(z.flatten(0, -2), self.scale, self.shift, self.unit).view_as(z)
+
+    @property
+    def unit(self) -> tuple[Tensor, Tensor]:
+        """What `scale_shift` needs beside."""
+        return self.zeros, self.ones
 
 
 @dataclass(frozen=True)
@@ -77,11 +90,15 @@ class SSF(Method[Options]):
         return tree
 
     def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> Iterator[Handle]:
-        """On the output of each layer."""
+        """In each linear layer's and layer norm's own product; else on the layer's output."""
         family = family_of(model)
         for layer, _ in self._layers(family.shape(model), placements):
-            site = family.layer_site(model, layer)
-            yield site.change(partial(_scale_shift, module.get_submodule(layer.key), site.channels))
+            site, item = family.layer_site(model, layer), module.get_submodule(layer.key)
+            inside = INSIDE.get(type(site.module)) if site.untouched else None
+            if inside is None:
+                yield site.change(partial(_scale_shift, item, site.channels))
+            else:
+                yield site.replace(partial(inside, item, site.module))
 
     @torch.no_grad()
     def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> None:
@@ -99,3 +116,25 @@ class SSF(Method[Options]):
 def _scale_shift(item: nn.Module, channel: int, output: Tensor) -> Tensor:
     scaled: Tensor = item(output, channel)
     return scaled
+
+
+def _scaled_linear(item: ScaleShift, layer: nn.Linear, x: Tensor) -> Tensor:
+    if layer.weight.requires_grad:
+        return item(F.linear(x, layer.weight, layer.bias), -1)  # type: ignore[no-any-return]
+    return scaled_linear(x, layer, item.scale, item.shift, item.unit)
+
+
+def _scaled_norm(item: ScaleShift, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """The norm scales and shifts anyway."""
+    if norm.weight is None:
+        return F.layer_norm(x, norm.normalized_shape, item.scale, item.shift, norm.eps)
+    shift = item.shift if norm.bias is None else torch.addcmul(item.shift, item.scale, norm.bias)
+    return F.layer_norm(x, norm.normalized_shape, item.scale * norm.weight, shift, norm.eps)
+
+
+INSIDE: dict[type[nn.Module], Callable[[Any, Any, Tensor], Tensor]] = {
+    nn.Linear: _scaled_linear,
+    nn.LayerNorm: _scaled_norm,
+    LayerNorm: _scaled_norm,
+}
+"""By the exact type of a layer: what computes it with its scale and shift in it."""

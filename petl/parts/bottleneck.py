@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from petlas.petl.parts.branch import add_branch
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.products import reduce, widen
 
@@ -92,6 +93,21 @@ class Bottleneck(Elastic):
         hidden = F.dropout(self.hidden(x), self.dropout, self.training)
         return widen(hidden, self.part("up"), self.up_bias)
 
+    def added_to(self, base: Tensor | None, x: Tensor, scale: float = 1.0) -> Tensor:
+        """base + s A(x), (B, N, D), for this bottleneck A.
+
+        Args:
+            base: (B, N, D); None for x.
+            x: (B, N, D).
+            scale: s.
+        """
+        return add_branch(base, x, self.layers(), self.act, self.dropout if self.training else 0.0, scale)
+
+    def layers(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """Down and its bias, Up and its bias, as far as they are active."""
+        down_bias = None if self.down_bias is None else self.part("down_bias")
+        return self.part("down"), down_bias, self.part("up"), self.up_bias
+
 
 def count_bottleneck(channels: int, width: int, bias: bool = True) -> int:
     """Parameters of a `Bottleneck`.
@@ -166,3 +182,14 @@ def add_to(adapter: nn.Module, z: Tensor) -> Tensor:
     """
     added: Tensor = z + adapter(z)
     return added
+
+
+def add_bottleneck(adapter: nn.Module, z: Tensor) -> Tensor:
+    """`add_to` for a `Bottleneck`.
+
+    Args:
+        adapter: A.
+        z: What flows there (B, N, D).
+    """
+    assert isinstance(adapter, Bottleneck)
+    return adapter.added_to(None, z)

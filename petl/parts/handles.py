@@ -33,3 +33,35 @@ class ForwardOverride:
     def remove(self) -> None:
         """Give the module its own back."""
         del vars(self._module)[self._name]
+
+
+class Counted:
+    """A hook that its module counts while it is there: torch does not say which hooks a module has.
+
+    Args:
+        module: The module.
+        hook: The hook.
+    """
+
+    def __init__(self, module: nn.Module, hook: Handle) -> None:
+        self._module, self._hook = module, hook
+        vars(module)[_COUNT] = vars(module).get(_COUNT, 0) + 1
+
+    def remove(self) -> None:
+        """Take the hook off."""
+        self._hook.remove()
+        left = vars(self._module).pop(_COUNT) - 1
+        if left:
+            vars(self._module)[_COUNT] = left
+
+
+def untouched(module: nn.Module) -> bool:
+    """Whether a module's `forward` is its class's own, and no hook is counted.
+
+    Args:
+        module: The module.
+    """
+    return "forward" not in vars(module) and _COUNT not in vars(module)
+
+
+_COUNT = "petl_hooks"

@@ -198,8 +198,7 @@ class Method(ABC, Generic[OptionsT]):
                 elif isinstance(part, TunedCopies):
                     values = part.values()
                 else:
-                    own = (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
-                    values = {key: value.detach() for key, value in own}
+                    values = {key: value for key, value in part.state_dict().items() if "." not in key}
                 state |= {f"{path}.{key}" if path else key: value.clone() for key, value in values.items()}
         return state
 

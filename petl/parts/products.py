@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -61,3 +63,33 @@ def add_product(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
 
 def _rows(hidden: Tensor) -> Tensor:
     return hidden.reshape(-1, hidden.shape[-1])
+
+
+def product_type(x: Tensor) -> torch.dtype:
+    """The type in which a product of x is computed: autocast's, where that is on.
+
+    Args:
+        x: What is multiplied.
+    """
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def operation(function: type[torch.autograd.Function], *args: Any) -> Tensor:
+    """What an operation with a backward pass of its own computes, with the same digits where no gradient is recorded.
+
+    There its `forward` is called by itself, so that it can be traced.
+
+    Args:
+        function: The operation.
+        args: Of its `forward`.
+    """
+    result: Tensor = function.apply(*args) if torch.is_grad_enabled() else function.forward(_NoContext(), *args)
+    return result
+
+
+class _NoContext:
+    """Takes the place of an operation's context where there is no backward pass."""
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Nothing."""

@@ -1,0 +1,140 @@
+"""A bottleneck and the sum that it ends in, as one operation with a backward pass of its own.
+
+What a bottleneck computes is little, and takes as long as a step has many operations: so the gradients are formed here
+with as few as there can be, and the hidden units lie in long rows throughout, see `products.reduce`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from petlas.petl.parts.products import operation, product_type
+
+DERIVATIVES: dict[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]] = {
+    F.gelu: torch.ops.aten.gelu_backward.default,
+    F.relu: lambda grad, z: torch.ops.aten.threshold_backward.default(grad, z, 0),
+    F.silu: torch.ops.aten.silu_backward.default,
+}
+"""By an activation: what makes the gradient of its input z from that of its output."""
+
+
+def add_branch(
+    base: Tensor | None,
+    x: Tensor,
+    layers: tuple[Tensor, Tensor | None, Tensor, Tensor | None],
+    act: Callable[[Tensor], Tensor],
+    dropout: float = 0.0,
+    scale: float = 1.0,
+    keep: Tensor | None = None,
+) -> Tensor:
+    """base + s k (Up dropout(act(Down x + b)) + c), (B, N, D), for s a number and k one for each image.
+
+    Args:
+        base: (B, N, D); None for x.
+        x: (B, N, D).
+        layers: Down (h, D), b (h,), Up (D, h), c (D,); both biases or none.
+        act: One of `DERIVATIVES`.
+        dropout: Of hidden units.
+        scale: s.
+        keep: k (B, 1, 1), such as drop-path's; None for 1.
+    """
+    return operation(_Branch, base, x, *layers, act, dropout, scale, keep)
+
+
+class _Branch(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        base: Tensor | None,
+        x: Tensor,
+        down: Tensor,
+        down_bias: Tensor | None,
+        up: Tensor,
+        up_bias: Tensor | None,
+        act: Callable[[Tensor], Tensor],
+        dropout: float,
+        scale: float,
+        keep: Tensor | None,
+    ) -> Tensor:
+        dtype, onto = product_type(x), x if base is None else base
+        down, down_bias, up, up_bias = cast((down, down_bias, up, up_bias), dtype)
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        hidden = down @ rows.t() if down_bias is None else torch.addmm(down_bias[:, None], down, rows.t())  # (h, B N)
+        factor = scale if dropout == 0 else masked(hidden.t(), dropout, scale).t()
+        units = act(hidden)
+        units = units * factor if isinstance(factor, Tensor) or factor != 1 else units
+        ctx.save_for_backward(rows, hidden, units, keep, down, up, factor if isinstance(factor, Tensor) else None)
+        ctx.act, ctx.scale, ctx.skips = act, scale, base is None
+        if up_bias is None:
+            branch = units.t() @ up.t()
+        else:
+            branch = torch.addmm(up_bias if scale == 1 else scale * up_bias, units.t(), up.t())
+        branch = branch.view(onto.shape)
+        if keep is not None:
+            return torch.addcmul(onto, branch, keep.to(onto.dtype))
+        return torch.add(onto, branch, out=branch if onto.dtype == dtype else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, hidden, units, keep, down, up, factor = ctx.saved_tensors
+        wants, dtype = ctx.needs_input_grad, down.dtype
+        grads = grad.to(dtype) if keep is None else torch.mul(grad, keep, out=grad.new_empty(grad.shape, dtype=dtype))
+        grads = grads.reshape(rows.shape)
+        turned = up.t() @ grads.t()
+        if factor is not None or ctx.scale != 1:
+            turned = turned * (ctx.scale if factor is None else factor)
+        turned = DERIVATIVES[ctx.act](turned, hidden)
+        grad_up = as_gradient((units @ grads).t())
+        grad_down_bias = turned.sum(1, dtype=grad_up.dtype) if wants[3] else None
+        grad_up_bias = grads.sum(0, dtype=grad_up.dtype) if wants[5] else None
+        if ctx.scale != 1 and grad_up_bias is not None:
+            grad_up_bias = grad_up_bias * ctx.scale
+        grad_x = None
+        if wants[1] and ctx.skips and keep is None and grad.dtype == dtype:
+            grad_x = torch.addmm(grads, turned.t(), down).view_as(grad)
+        elif wants[1]:
+            grad_x = (turned.t() @ down).view_as(grad)
+            grad_x = grad + grad_x if ctx.skips else grad_x
+        grad_base = grad if wants[0] else None
+        return grad_base, grad_x, turned @ rows, grad_down_bias, grad_up, grad_up_bias, None, None, None, None
+
+
+def cast(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Any]:
+    """The tensors in one type, in two operations for all of them.
+
+    Args:
+        tensors: Such as the parameters of a branch.
+        dtype: The type.
+    """
+    given = [t for t in tensors if t is not None]
+    if all(t.dtype == dtype for t in given):
+        return list(tensors)
+    together = torch.cat([t.reshape(-1) for t in given]).to(dtype).split([t.numel() for t in given])
+    found = iter(part.view(t.shape) for t, part in zip(given, together, strict=True))
+    return [None if t is None else next(found) for t in tensors]
+
+
+def masked(units: Tensor, dropout: float, scale: float) -> Tensor:
+    """What hidden units (..., h) are multiplied by: dropout's factors, times the scale.
+
+    Args:
+        units: The units.
+        dropout: The share of them that is dropped.
+        scale: The scale.
+    """
+    return F.dropout(torch.full_like(units, scale), dropout)
+
+
+def as_gradient(gradient: Tensor) -> Tensor:
+    """A weight's gradient as a parameter takes it, row by row and in float32 where it was half as long, in one copy.
+
+    Args:
+        gradient: The gradient.
+    """
+    dtype = torch.float64 if gradient.dtype is torch.float64 else torch.float32
+    return gradient.to(dtype, memory_format=torch.contiguous_format)
