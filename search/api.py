@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from petlas.errors import UserError
 from petlas.search.config import RunConfig
 from petlas.search.run_folder import check_distinct, check_same, opened
+from petlas.search.runners import check_address, starting
 from petlas.search.study import StudyRecord, TrialRow, row_of
 
 if TYPE_CHECKING:
@@ -102,10 +103,9 @@ def search(configs: Sequence[RunConfig]) -> list[SearchResult]:
             where that is found before the first of them starts.
         SearchesStopped: When some of several runs stopped before their end; the others came to theirs.
     """
-    from petlas.search.runners import starting
-
     check_distinct(configs)
     for config in configs:
+        check_address(config)
         check_same(config)
     for config in configs:
         log.info("searching %s in %s", config.task.name, config.folder)

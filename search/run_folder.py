@@ -26,6 +26,7 @@ from petlas.search.study import (
     LeaseError,
     StorageError,
     StudyRecord,
+    connect,
     held,
 )
 
@@ -125,8 +126,11 @@ def check_same(config: RunConfig) -> None:
 
     Raises:
         RunError: Naming each setting that differs.
+        StorageError: When its database does not answer.
     """
     folder = config.folder
+    if config.storage is not None:
+        connect(config.storage).dispose()
     kept = _kept_config(folder)
     if kept is None or _is_blank(config):
         return

@@ -70,6 +70,21 @@ def check_together(configs: Sequence[RunConfig]) -> None:
             )
 
 
+def check_address(config: RunConfig) -> None:
+    """Let it be told before anything is read that no cluster answers where one should.
+
+    Raises:
+        RunError: Naming the address.
+    """
+    from petlas.search.runners.knock import check_address
+
+    address = config.resources.address or os.environ.get("RAY_ADDRESS")
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS")
+    if address and choose_runner(config) == "ray":
+        check_address(address)
+
+
 def choose_runner(config: RunConfig) -> str:
     """The name of the run's runner; `auto` takes Ray where there is a cluster, or room for two trials at once."""
     resources = config.resources
@@ -115,6 +130,7 @@ def check_resources(config: RunConfig) -> None:
 
 __all__ = [
     "RUNNERS",
+    "check_address",
     "check_resources",
     "check_together",
     "choose_runner",

@@ -2,7 +2,15 @@
 
 from petlas.search.study.lease import HOLDER, LOCK, Holding, LeaseError, held
 from petlas.search.study.record import ACCURACY, PARAMS, Ending, StudyRecord
-from petlas.search.study.storage import DATABASE, JOURNAL, StorageError, export_database, mend_journal, sqlite_url
+from petlas.search.study.storage import (
+    DATABASE,
+    JOURNAL,
+    StorageError,
+    connect,
+    export_database,
+    mend_journal,
+    sqlite_url,
+)
 from petlas.search.study.trials import (
     BASELINE,
     DRAWN,
@@ -47,6 +55,7 @@ __all__ = [
     "StudyRecord",
     "TrialRow",
     "candidate_of",
+    "connect",
     "design_of",
     "entry_of",
     "export_database",

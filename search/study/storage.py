@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,7 @@ _DRIVERS = {"postgresql": "pip install 'petlas[postgres]'", "mysql": "pip instal
 _HASTE: dict[str, Any] = {"connect_timeout": 5}  # seconds
 _SERVERS = {"psycopg2": _HASTE, "psycopg": _HASTE, "pymysql": _HASTE, "mysqldb": _HASTE}
 """What keeps drivers from waiting for minutes for a server that is not there."""
+_POSTGRES = ("psycopg", "psycopg2")
 _TRIES, _TRIES_EVERY = 10, 0.3
 """Several processes may make the tables of a new database at once: but for one, each finds some half made."""
 
@@ -78,9 +80,10 @@ def mend_journal(folder: Path) -> None:
 
 
 def _open_database(url: str) -> BaseStorage:
-    connect(url).dispose()
-    options = {"connect_args": _haste(url), "pool_pre_ping": True}  # a server may be started anew on the way
-    return made(url, lambda: RDBStorage(url, engine_kwargs=options))
+    place = connect(url).url
+    whole = place.render_as_string(hide_password=False)
+    options = {"connect_args": _haste(place), "pool_pre_ping": True}  # a server may be started anew on the way
+    return made(url, lambda: RDBStorage(whole, engine_kwargs=options))
 
 
 def connect(url: str) -> Engine:
@@ -93,10 +96,10 @@ def connect(url: str) -> Engine:
         StorageError: When nobody does, telling what helps.
     """
     with _told(url):
-        place = make_url(url)
+        place = _with_driver(make_url(url))
         if place.get_backend_name() == "sqlite" and place.database in (None, "", ":memory:"):
             raise ValueError("a database in memory ends with its process; name a file")
-        engine = create_engine(place, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=_haste(url))
+        engine = create_engine(place, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=_haste(place))
         engine.connect().close()
         return engine
 
@@ -120,8 +123,16 @@ def made(url: str, make: Callable[[], T]) -> T:
         return make()
 
 
-def _haste(url: str) -> dict[str, Any]:
-    return _SERVERS.get(make_url(url).get_driver_name(), {})
+def _with_driver(place: URL) -> URL:
+    """A database with a driver that is installed where its URL names none: SQLAlchemy's default changed in 2.1."""
+    installed = [name for name in _POSTGRES if find_spec(name) is not None]
+    return (
+        place.set(drivername=f"postgresql+{installed[0]}") if place.drivername == "postgresql" and installed else place
+    )
+
+
+def _haste(place: URL) -> dict[str, Any]:
+    return _SERVERS.get(place.get_driver_name(), {})
 
 
 @contextmanager

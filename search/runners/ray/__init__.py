@@ -2,6 +2,8 @@
 
 import os
 
+from petlas.search.runners.knock import MODE, find_token
+
 # Read by Ray at import: no banner tables, no handler that swallows Ctrl-C, no usage reports.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -11,3 +13,5 @@ os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "16")  # so many workers may
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # or relative paths would mean other files in the workers
 # Read by a Ray that a search starts for itself: its workers import all of it while the driver checks its data.
 os.environ.setdefault("RAY_preload_python_modules", "petlas.search.runners.ray.worker")
+if find_token():
+    os.environ.setdefault(MODE, "token")  # a cluster that asks for none does not mind

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,12 +14,9 @@ from typing import Any
 
 import ray
 
-from petlas.search.run_folder import RunError
+from petlas.search.runners.knock import check_address, no_cluster
 
 _NAMESPACE, _PRESENCE = "petlas", "driver-"
-_KNOCKS_FOR = 3.0  # seconds
-_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""A frame of settings of HTTP/2 that sets nothing: its length, its type, flags and stream."""
 
 
 @contextmanager
@@ -57,49 +53,20 @@ def connected(address: str | None) -> Iterator[bool]:
     if mine:
         local: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": 256 * 2**20}
         if address:
-            _knock(os.environ.get("RAY_ADDRESS") or address if address == "auto" else address)
+            check_address(os.environ.get("RAY_ADDRESS") or address if address == "auto" else address)
         with _own_signals():
             try:
                 where = {"address": address} if address else local
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **where)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
                 if address is None:
                     raise
-                raise _no_cluster(address, str(error).strip().partition("\n")[0]) from error
+                raise no_cluster(address, str(error).strip().partition("\n")[0]) from error
     try:
         yield bool(address) or not mine
     finally:
         if mine:
             ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Let a place where no cluster answers be told at once: Ray itself goes on trying for minutes.
-
-    Its servers speak HTTP/2 (RFC 9113, 3.4): they answer the opening words with a frame of their settings.
-
-    Raises:
-        RunError: When nobody answers there, or in another way.
-    """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdecimal():
-        return  # a word that Ray knows
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCKS_FOR) as place:
-            if os.environ.get("RAY_USE_TLS", "0") == "0":
-                place.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS)
-                if place.recv(9)[3:4] != _SETTINGS[3:4]:
-                    raise OSError("what answers there is not Ray")
-    except (OSError, OverflowError) as error:
-        raise _no_cluster(address, str(error)) from error
-
-
-def _no_cluster(address: str, why: str) -> RunError:
-    own = "resources.address or $RAY_ADDRESS"
-    return RunError(
-        f"{own} must be that of a running cluster, got {address!r} ({why}); start one with ray start --head, "
-        "or leave both out to search on this machine alone"
-    )
 
 
 @ray.remote(num_cpus=0)

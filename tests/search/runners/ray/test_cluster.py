@@ -8,6 +8,7 @@ import pytest
 
 from petlas.search.config import RunConfig
 from petlas.search.run_folder import RunError
+from petlas.search.runners import knock as knock_module
 from petlas.search.runners.ray import cluster as cluster_module
 from petlas.search.runners.ray.cluster import connected
 
@@ -22,7 +23,7 @@ def test_without_an_address_ray_is_this_searchs_own_even_beside_a_cluster(
     monkeypatch.setattr(cluster_module.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster_module.ray, "init", lambda **options: asked.append(options))
     monkeypatch.setattr(cluster_module.ray, "shutdown", lambda: None)
-    monkeypatch.setattr(cluster_module, "_knock", lambda address: None)
+    monkeypatch.setattr(cluster_module, "check_address", lambda address: None)
     shared = []
     for address in (None, "10.0.0.1:6379"):
         with connected(address) as others:
@@ -46,7 +47,7 @@ def test_a_cluster_that_is_not_there_is_the_users_fault_and_told_at_once(
 ) -> None:
     monkeypatch.setattr(cluster_module.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster_module.ray, "init", lambda **options: pytest.fail("Ray would try for minutes"))
-    monkeypatch.setattr(cluster_module, "_KNOCKS_FOR", 1.0)
+    monkeypatch.setattr(knock_module, "_WAITS", 1.0)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{server.getsockname()[1]}"
