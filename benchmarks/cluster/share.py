@@ -23,13 +23,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import yaml
 from PIL import Image
 
@@ -77,6 +78,8 @@ def write_config(folder: Path, task: str, trials: int, epochs: int, resources: d
 def cluster(nodes: Sequence[dict[str, Any]]) -> Iterator[str]:
     """A Ray cluster on this machine, whose first node is its head; its address."""
     from ray.cluster_utils import Cluster
+
+    import petlas.search.runners.ray  # noqa: F401 (what it sets for Ray is for these nodes, too)
 
     head, *others = ({"object_store_memory": STORE} | node for node in nodes)
     played = Cluster(initialize_head=True, head_node_args=head)
@@ -141,6 +144,15 @@ def values(trials: Sequence[Trial]) -> dict[str, tuple[float, ...]]:
     return {trial.key: trial.values for trial in trials}
 
 
+def training_processes() -> set[int]:
+    """The workers of the cluster that this process plays, now."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found |= {process.pid} if "Trainable" in " ".join(process.cmdline()) else set()
+    return found
+
+
 def in_use(trials: Sequence[Trial], slots: int) -> tuple[float, float]:
     """Over the time from the first start to the last one: the mean share of slots in a trial, and of time with all."""
     first, last = min(t.begin for t in trials), max(t.begin for t in trials)
@@ -157,7 +169,7 @@ def longest_wait(trials: Sequence[Trial], began: float) -> float:
 
 def one_command(folder: Path, trials: int) -> list[str]:
     """Four data sets by one command on four nodes."""
-    tasks, held = ["digits", *TASKS], list[float]()
+    tasks, held, workers = ["digits", *TASKS], list[float](), set[int]()
     nodes = [{"num_cpus": 1, "num_gpus": 1}] * 4
     with cluster(nodes) as address:
         import ray
@@ -168,6 +180,7 @@ def one_command(folder: Path, trials: int) -> list[str]:
 
         def look() -> None:
             held.append(1 - ray.available_resources().get("GPU", 0.0) / 4)
+            workers.update(training_processes())
 
         began = time.time()
         finish(folder, {"driver": start(folder, "driver", *paths)}, look)
@@ -193,6 +206,7 @@ def one_command(folder: Path, trials: int) -> list[str]:
         f"Between the starts of the first and the last trial {mean:.0%} of the slots were in a trial, on average;"
     ]
     lines += [f"all four were for {full:.0%} of that time. Ray held {max(held):.0%} of the GPUs at most."]
+    lines += [f"{len(workers)} worker processes were started."]
     return [
         *lines,
         f"Trials and values are those of four searches one after the other: **{'yes' if same else 'NO'}**.",

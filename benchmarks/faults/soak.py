@@ -143,6 +143,8 @@ class Nodes:
     def __init__(self, count: int) -> None:
         from ray.cluster_utils import Cluster
 
+        import petlas.search.runners.ray  # noqa: F401 (what it sets for Ray is for these nodes, too)
+
         self._options = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
         self._cluster = Cluster(initialize_head=True, head_node_args=self._options | {"num_cpus": 0})
         self.address: str = self._cluster.address
@@ -227,9 +229,9 @@ def soak(folder: Path, kills: int, seconds: float, trials: int, rng: random.Rand
         lane.begin()
         while True:
             done = wait(lane, rng.uniform(1, 8), lambda: False)
-            if not done and rng.random() < 0.5:  # not always at work that has just begun
+            if not done and rng.random() < 0.8:  # seldom at work that has just begun
                 before = tally.note(folder / "runs")
-                done = wait(lane, 60, lambda before=before: tally.note(folder / "runs") > before)  # type: ignore[misc]
+                done = wait(lane, 90, lambda before=before: tally.note(folder / "runs") > before)  # type: ignore[misc]
             over = tally.kills.total() >= kills or time.monotonic() - began > seconds
             if done and over:
                 break
