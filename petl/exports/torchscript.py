@@ -29,7 +29,7 @@ class TorchScript(Target):
     def write(self, model: nn.Module, info: AdapterInfo, path: Path) -> None:
         """Follow the model's computation."""
         plain = merged_if_possible(model).requires_grad_(False)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.no_grad():  # operations with a backward pass of their own are no trace
             warnings.simplefilter("ignore")  # of checks of sizes in Python, and that newer forms exist
             torch.jit.save(torch.jit.trace(plain, example(info), check_trace=False), str(path))
 
