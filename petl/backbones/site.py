@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from petlas.petl.parts.handles import Counted, ForwardOverride, Handle, untouched
+from petlas.petl.parts.handles import Counted, Handle, Inside, untouched
 
 Side: TypeAlias = Literal["in", "out"]
 """In front of a module, or behind it."""
@@ -87,7 +87,7 @@ class Site:
         What others attach later acts on its output, as it would if this had been attached by `around`. So that the
         same holds for what others have attached before, the site must be `untouched`.
         """
-        return ForwardOverride(self.module, make)
+        return Inside(self.module, make)
 
     def _counted(self, hook: Handle) -> Handle:
         return Counted(self.module, hook)

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BackboneError, BlockSites, Family
-from petlas.petl.parts.handles import ForwardOverride, Handle
+from petlas.petl.parts.handles import ForwardOverride, Handle, bare_forward
 
 BRANCHES = {"attn": "drop_path1", "mlp": "drop_path2"}
 
@@ -261,5 +261,5 @@ def _attend(attn: nn.Module, a: Tensor, qkv: Tensor) -> Tensor:
 
 def _run(parent: nn.Module, name: str, x: Tensor) -> Tensor:
     """A layer's output, without its hooks."""
-    y: Tensor = parent.get_submodule(name).forward(x)
+    y: Tensor = bare_forward(parent.get_submodule(name))(x)
     return y

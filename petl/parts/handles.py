@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from torch import nn
@@ -55,6 +56,28 @@ class Counted:
             vars(self._module)[_COUNT] = left
 
 
+class Inside(ForwardOverride):
+    """What acts on a module's output, computed together with it: `bare_forward` knows the module without."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__(module, function)
+        vars(module)[_INSIDE] = True
+
+    def remove(self) -> None:
+        """Give the module its own back."""
+        super().remove()
+        del vars(self._module)[_INSIDE]
+
+
+def bare_forward(module: nn.Module) -> Callable[..., Any]:
+    """What a module computes without what acts on its output, be that hooked on it or `Inside`.
+
+    Args:
+        module: The module.
+    """
+    return partial(type(module).forward, module) if _INSIDE in vars(module) else module.forward
+
+
 def untouched(module: nn.Module) -> bool:
     """Whether a module's `forward` is its class's own, and no hook is counted.
 
@@ -65,3 +88,4 @@ def untouched(module: nn.Module) -> bool:
 
 
 _COUNT = "petl_hooks"
+_INSIDE = "petl_inside"

@@ -30,3 +30,14 @@ def test_what_is_registered_at_a_site_is_copied_and_pickled_with_the_model():
         nn.init.zeros_(twin[1].weight)
         nn.init.zeros_(twin[1].bias)
         assert not twin[0](x).any() and model[0](x).any()
+
+
+def test_what_replaces_a_layer_is_there_until_it_is_removed_and_only_an_untouched_layer_can_take_it():
+    layer, x = nn.Linear(2, 2), torch.ones(1, 2)
+    before, site = layer(x), Site("a", layer, "out", 2)
+    handle = site.replace(lambda x: 2 * x)
+    assert torch.equal(layer(x), 2 * x) and not site.untouched
+    later = site.change(lambda y: y + 1)
+    assert torch.equal(layer(x), 2 * x + 1)
+    later.remove(), handle.remove()
+    assert site.untouched and torch.equal(layer(x), before)

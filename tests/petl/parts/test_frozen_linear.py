@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from petlas.petl import Design, Site, apply
 from petlas.petl.parts.frozen_linear import scaled_linear, updated_linear
 
 WIDE = {"dtype": torch.float64, "requires_grad": True}
@@ -91,3 +92,27 @@ def test_without_gradients_the_digits_are_the_same(found):
     with torch.inference_mode():
         measured = compute()
     assert torch.equal(measured, compute())
+
+
+@pytest.mark.parametrize("name", ["lora", "ssf"])
+@pytest.mark.parametrize("beside", [None, "dora", "hst"])
+def test_what_is_computed_inside_a_layer_is_what_acts_on_its_output(
+    name, beside, make, usual, shake, images, monkeypatch
+):
+    found = []
+    for hooked in (False, True):
+        with monkeypatch.context() as patch:
+            if hooked:
+                patch.setattr(Site, "untouched", False)
+            model = make("dinov2").double()
+            names = (name, beside) if beside else (name,)
+            design = Design.of(p for each in names for p in usual(each, model).placements)
+            torch.manual_seed(0)
+            apply(model, design)
+        shake(model)
+        x = images(model).double()
+        logits = model(x)
+        logits.square().sum().backward()
+        found.append([logits, *(p.grad for p in model.petl.parameters())])
+    for inside, outside in zip(*found, strict=True):
+        torch.testing.assert_close(inside, outside)
