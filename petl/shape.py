@@ -230,6 +230,11 @@ class BackboneShape:
         return sum(stage.depth for stage in self.stages)
 
     @property
+    def widths(self) -> tuple[tuple[int, int], ...]:
+        """Blocks and width of each stage."""
+        return tuple((stage.depth, stage.width) for stage in self.stages)
+
+    @property
     def width(self) -> int:
         """Channels of a token (D) behind the last block: everywhere, where there is one stage."""
         return self.stages[-1].width

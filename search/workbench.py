@@ -106,7 +106,8 @@ class Workbench:
         Raises:
             SpaceError: When the space cannot be built for this backbone.
         """
-        return Space.from_dict(space_of(self.config), self.shape.depth, backbone=self.shape.name)
+        shape = self.shape
+        return Space.from_dict(space_of(self.config), shape.depth, backbone=shape.name, stages=shape.widths)
 
     @cached_property
     def budget(self) -> Budget:

@@ -2,61 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
+from fractions import Fraction
 from typing import Any
 
 from petlas.petl.design import DesignError, Placement
 from petlas.spaces.errors import SpaceError, nearest
+from petlas.spaces.places import Stages, is_count, parse_blocks, share_of
 from petlas.spaces.settings import check_settings
 
 _KEYS = ("methods", "depth", "prune", "settings")
 _METHOD_KEYS = ("blocks", "sizes", "options")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def parse_blocks(value: Any, depth: int | None = None) -> tuple[int | None, ...]:
-    """The blocks that `blocks:` names, in order.
-
-    Args:
-        value: `all`, `backbone`, a list of block indices from 0, or a range such as `3-8`, both ends included.
-        depth: The backbone's number of blocks; None while it is unknown.
-
-    Returns:
-        Block indices; `(None,)` for the whole backbone; nothing for `all` while the depth is unknown.
-
-    Raises:
-        SpaceError: When the value names no blocks, or blocks that the backbone does not have.
-    """
-    if value == "backbone":
-        return (None,)
-    if value == "all":
-        return tuple(range(depth or 0))
-    span = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", value) if isinstance(value, str) else None
-    if span:
-        first, last = int(span[1]), int(span[2])
-        if first > last:
-            raise SpaceError(f"a range goes from its first to its last block, got {value!r}; write '{last}-{first}'")
-        blocks = list(range(first, last + 1))
-    elif isinstance(value, list | tuple) and value and all(map(_is_count, value)):
-        if len(set(value)) < len(value):
-            raise SpaceError(f"names a block twice, got {value!r}; name each block once")
-        blocks = sorted(value)
-    else:
-        raise SpaceError(f"must be all, backbone, a list of blocks or a range such as 3-8, got {value!r}")
-    if depth is not None and blocks[-1] >= depth:
-        raise SpaceError(f"names block {blocks[-1]}, but the backbone has blocks 0 to {depth - 1}")
-    return tuple(blocks)
-
-
 def _counts(path: str, value: Any) -> list[str]:
     """The faults of a list of sizes or depths."""
     if not isinstance(value, list | tuple) or not value:
         return [f"{path}: must be a list of whole numbers such as [0, 1, 5, 10], got {value!r}"]
-    wrong = [number for number in value if not _is_count(number)]
+    wrong = [number for number in value if not is_count(number)]
     if wrong:
         return [f"{path}: must be whole numbers of at least 0, got {wrong[0]!r} in {value!r}"]
     ordered = sorted(set(value))
@@ -67,7 +30,22 @@ def _counts(path: str, value: Any) -> list[str]:
     return []
 
 
-def _method(path: str, spec: Any, depth: int | None) -> list[str]:
+def _sizes(path: str, value: Any) -> list[str]:
+    """The faults of a list of sizes: all whole numbers, or shares of the width beside 0."""
+    if not isinstance(value, list | tuple) or not any(isinstance(size, str) for size in value):
+        return _counts(path, value)
+    shares = [Fraction() if is_count(size) and size == 0 else share_of(size) for size in value]
+    wrong = [size for size, share in zip(value, shares, strict=True) if share is None]
+    if wrong:
+        rule = "must be whole numbers, or 0 and shares of the width such as 1/32"
+        return [f"{path}: {rule}, got {wrong[0]!r} in {value!r}"]
+    given = [share for share in shares if share is not None]
+    if given != sorted(set(given)) or max(given) > 1:
+        return [f"{path}: must increase, each share once and up to 1/1, got {value!r}"]
+    return []
+
+
+def _method(path: str, spec: Any, depth: int | None, stages: Stages) -> list[str]:
     """The faults of one method's entry."""
     if not isinstance(spec, Mapping):
         return [f"{path}: must be a mapping such as {{blocks: all, sizes: [0, 1, 5, 10]}}, got {spec!r}"]
@@ -76,11 +54,11 @@ def _method(path: str, spec: Any, depth: int | None) -> list[str]:
         faults.append(f"{path}.blocks: is missing; write all, backbone, a list of blocks or a range such as 3-8")
     else:
         try:
-            parse_blocks(spec["blocks"], depth)
+            parse_blocks(spec["blocks"], depth, stages)
         except SpaceError as error:
             faults.append(f"{path}.blocks: {error}")
     if "sizes" in spec:
-        faults += _counts(f"{path}.sizes", spec["sizes"])
+        faults += _sizes(f"{path}.sizes", spec["sizes"])
     options = spec.get("options", {})
     if not isinstance(options, Mapping):
         return [*faults, f"{path}.options: must be a mapping of names to plain values, got {options!r}"]
@@ -92,7 +70,7 @@ def _method(path: str, spec: Any, depth: int | None) -> list[str]:
     return faults
 
 
-def _depth_rule(path: str, name: str, spec: Any, depths: Any, depth: int | None) -> list[str]:
+def _depth_rule(path: str, name: str, spec: Any, depths: Any, depth: int | None, stages: Stages) -> list[str]:
     """The faults of one method's depth rule, given the method's entry."""
     if not isinstance(spec, Mapping):
         return []  # The entry's own fault says so.
@@ -100,10 +78,10 @@ def _depth_rule(path: str, name: str, spec: Any, depths: Any, depth: int | None)
         return [f"{path}: {name} is one choice over the whole backbone and has no depth; leave the rule out"]
     faults = _counts(path, depths)
     sizes = spec.get("sizes", (0, 1))
-    if not _counts("", sizes) and sizes[0] != 0:
+    if not _sizes("", sizes) and sizes[0] != 0:
         faults.append(f"methods.{name}.sizes: need 0 under a depth rule, for the blocks beyond it, got {sizes!r}")
     try:
-        known = len(parse_blocks(spec.get("blocks"), depth))
+        known = len(parse_blocks(spec.get("blocks"), depth, stages))
     except SpaceError:
         return faults
     if not faults and known and depths[-1] > known:
@@ -111,20 +89,22 @@ def _depth_rule(path: str, name: str, spec: Any, depths: Any, depth: int | None)
     return faults
 
 
-def _depth(value: Any, methods: Mapping[Any, Any], depth: int | None) -> list[str]:
+def _depth(value: Any, methods: Mapping[Any, Any], depth: int | None, stages: Stages) -> list[str]:
     """The faults of the depth rules."""
     if isinstance(value, Mapping):
         unknown = [key for key in value if key not in methods]
         faults = [f"depth.{key}: no such method; {nearest(key, map(str, methods))}" for key in unknown]
         known = [(f"depth.{name}", name, value[name]) for name in methods if name in value]
-        return faults + [f for path, name, ds in known for f in _depth_rule(path, name, methods[name], ds, depth)]
+        for path, name, depths in known:
+            faults += _depth_rule(path, name, methods[name], depths, depth, stages)
+        return faults
     faults = _counts("depth", value)
     if faults:
         return faults
     placed = {name: s for name, s in methods.items() if not isinstance(s, Mapping) or s.get("blocks") != "backbone"}
     if not placed:
         return ["depth: no method is placed at blocks; leave the rule out"]
-    return [f for name, spec in placed.items() for f in _depth_rule("depth", name, spec, value, depth)]
+    return [f for name, spec in placed.items() for f in _depth_rule("depth", name, spec, value, depth, stages)]
 
 
 def check_space(
@@ -133,6 +113,7 @@ def check_space(
     known_settings: Collection[str] | None = None,
     *,
     depth: int | None = None,
+    stages: Stages = (),
 ) -> list[str]:
     """All faults of a space's structure at once.
 
@@ -141,6 +122,7 @@ def check_space(
         known_methods: The methods there are; None accepts every name.
         known_settings: The settings there are; None accepts every name.
         depth: The backbone's number of blocks; while it is None, blocks are not held against it.
+        stages: The backbone's, where it has several.
 
     Returns:
         One line per fault, such as `methods.lora.sizes: must increase, …`; empty for a sound space.
@@ -157,9 +139,9 @@ def check_space(
             faults.append(f"{path}: a method's name must be text, got {name!r}")
         elif known_methods is not None and name not in known_methods:
             faults.append(f"{path}: unknown method; {nearest(name, known_methods)}")
-        faults += _method(path, spec, depth)
+        faults += _method(path, spec, depth, stages)
     if data.get("depth") is not None:
-        faults += _depth(data["depth"], methods, depth)
+        faults += _depth(data["depth"], methods, depth, stages)
     prune = data.get("prune")
     if prune is not None and (isinstance(prune, bool) or not isinstance(prune, int | float) or not 0 <= prune < 1):
         faults.append(f"prune: must be the share of the places that is dropped, from 0 to below 1, got {prune!r}")

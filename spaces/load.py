@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from petlas.spaces.errors import SpaceError
+from petlas.spaces.places import Stages
 from petlas.spaces.space import Space
 
 
@@ -19,6 +20,7 @@ def load_space(
     backbone: str | None = None,
     known_methods: Collection[str] | None = None,
     known_settings: Collection[str] | None = None,
+    stages: Stages = (),
 ) -> Space:
     """The space of a YAML file or of plain data.
 
@@ -28,6 +30,7 @@ def load_space(
         backbone: The timm name for the designs to carry.
         known_methods: The methods there are; None accepts every name.
         known_settings: The settings there are; None accepts every name.
+        stages: The backbone's: blocks and width of each.
 
     Raises:
         SpaceError: When the file cannot be read, or listing every fault of the structure.
@@ -45,6 +48,7 @@ def load_space(
             backbone=backbone,
             known_methods=known_methods,
             known_settings=known_settings,
+            stages=stages,
         )
     except SpaceError as error:
         raise error if isinstance(source, Mapping) else SpaceError(f"{source}: {error}") from error

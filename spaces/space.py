@@ -12,11 +12,12 @@ import numpy as np
 from petlas.petl.design import Design
 from petlas.spaces.budget import Budget
 from petlas.spaces.candidate import Candidate
-from petlas.spaces.check import check_space, parse_blocks
+from petlas.spaces.check import check_space
 from petlas.spaces.design_space import DesignSpace, check_names
 from petlas.spaces.dimension import DepthRule, Dimension
 from petlas.spaces.draw import list_designs, sample_design, sample_design_by_cost
 from petlas.spaces.errors import SpaceError
+from petlas.spaces.places import Stages, parse_blocks, sizes_at
 from petlas.spaces.settings import Setting, parse_settings
 from petlas.spaces.suggest import suggest_design
 from petlas.spaces.vary import CrossoverUnit, cross_designs, fit_design, mutate_design
@@ -58,6 +59,7 @@ class Space(DesignSpace):
         backbone: str | None = None,
         known_methods: Collection[str] | None = None,
         known_settings: Collection[str] | None = None,
+        stages: Stages = (),
     ) -> Space:
         """The space of plain data, as its YAML reads.
 
@@ -67,18 +69,21 @@ class Space(DesignSpace):
             backbone: The timm name for the designs to carry.
             known_methods: The methods there are; None accepts every name.
             known_settings: The settings there are; None accepts every name.
+            stages: The backbone's: blocks and width of each.
 
         Raises:
             SpaceError: Listing every fault of the structure.
         """
-        faults = check_space(data, known_methods, known_settings, depth=depth)
+        faults = check_space(data, known_methods, known_settings, depth=depth, stages=stages)
         if faults:
             raise SpaceError("the space breaks the rules:\n" + "\n".join(f"  {fault}" for fault in faults))
         dimensions, rules, depths = [], [], data.get("depth") or ()
         for method, spec in data["methods"].items():
             sizes, options = tuple(spec.get("sizes", (0, 1))), tuple(sorted(spec.get("options", {}).items()))
-            blocks = parse_blocks(spec["blocks"], depth)
-            dimensions += [Dimension(method, block, sizes, options, "sizes" in spec) for block in blocks]
+            blocks = parse_blocks(spec["blocks"], depth, stages)
+            dimensions += [
+                Dimension(method, block, sizes_at(sizes, block, stages), options, "sizes" in spec) for block in blocks
+            ]
             mine = depths.get(method) if isinstance(depths, Mapping) else depths
             if mine and None not in blocks:
                 rules.append(DepthRule(method, tuple(mine)))

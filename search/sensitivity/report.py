@@ -188,4 +188,4 @@ def with_pruned_space(bench: Workbench, sites: Sites) -> Workbench:
     space = space_of(bench.config)
     if not space.get("prune"):
         return bench
-    return bench.with_space(pruned(space, sites))
+    return bench.with_space(pruned(space, sites, bench.shape.widths))

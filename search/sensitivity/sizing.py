@@ -9,8 +9,7 @@ import numpy as np
 
 from petlas.petl.design import Design, Placement
 from petlas.petl.methods import get_method
-from petlas.spaces import Budget, Space
-from petlas.spaces.check import parse_blocks
+from petlas.spaces import Budget, Space, Stages, parse_blocks
 
 Sites: TypeAlias = Sequence[Mapping[str, float]]
 """For each block, the sensitivity of each of its operations, such as `q`, `proj` or `norm1`, in the order of the
@@ -124,7 +123,7 @@ def _shares(space: Space, sites: Sites) -> list[float]:
     ]
 
 
-def pruned(data: Mapping[str, Any], sites: Sites) -> dict[str, Any]:
+def pruned(data: Mapping[str, Any], sites: Sites, stages: Stages = ()) -> dict[str, Any]:
     """A space's YAML without the least sensitive of its places; `prune` says which share of them goes.
 
     Places of all methods are compared by their share in their method's sensitivity, so that no method is dropped for
@@ -133,15 +132,16 @@ def pruned(data: Mapping[str, Any], sites: Sites) -> dict[str, Any]:
     Args:
         data: The space as plain data, with `prune` from 0 to below 1.
         sites: The sensitivities.
+        stages: The backbone's: blocks and width of each.
     """
     depth = len(sites)
-    space = Space.from_dict(data, depth)
+    space = Space.from_dict(data, depth, stages=stages)
     shares = zip(space.dimensions, _shares(space, sites), strict=True)
     places = sorted((share, d.method, d.block) for d, share in shares if d.block is not None and d.sizes[0] == 0)
     gone = {(method, block) for _, method, block in places[: int(data["prune"] * len(places))]}
     methods = {}
     for name, spec in data["methods"].items():
-        kept = [block for block in parse_blocks(spec["blocks"], depth) if (name, block) not in gone]
+        kept = [block for block in parse_blocks(spec["blocks"], depth, stages) if (name, block) not in gone]
         if kept:
             methods[name] = {**spec, "blocks": spec["blocks"] if kept == [None] else kept}
     return {key: value for key, value in data.items() if key != "prune"} | {"methods": methods}

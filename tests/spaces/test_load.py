@@ -11,12 +11,15 @@ from petlas.spaces import Choices, Range, SpaceError, load_space
 CONFIGS = Path(petlas.spaces.__file__).resolve().parent.parent / "configs" / "spaces"
 
 
-@pytest.mark.parametrize(("name", "depth"), [("noah", 12), ("noah_depth", 12), ("noah_lr", 12), ("demo", 6)])
+@pytest.mark.parametrize(
+    ("name", "depth"), [("noah", 12), ("noah_depth", 12), ("noah_lr", 12), ("demo", 6), ("swin", 12)]
+)
 def test_the_spaces_shipped_have_the_number_of_designs_that_they_state(name: str, depth: int):
     path = CONFIGS / f"{name}.yaml"
-    stated = re.search(rf"^# ([\d,]+) designs at {depth} blocks", path.read_text(encoding="utf-8"), re.MULTILINE)
+    stated = re.search(rf"^# ([\d,]+) designs at {depth} blocks.*", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert stated is not None
-    assert load_space(path, depth).count() == int(stated[1].replace(",", ""))
+    stages = [(int(blocks), int(width)) for blocks, width in re.findall(r"(\d+) x (\d+)", stated[0])]
+    assert load_space(path, depth, stages=stages).count() == int(stated[1].replace(",", ""))
 
 
 def test_a_file_and_its_mapping_give_the_same_space(tmp_path: Path):
