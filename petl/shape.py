@@ -155,6 +155,7 @@ class BlockShape:
         layers: Its layers, in the order of the forward pass.
         scales: Its learned scales.
         stage: That it is in, from 0.
+        branches: The residual branches of the block, `attn` and `mlp`, or `mlp` alone.
     """
 
     index: int
@@ -165,6 +166,7 @@ class BlockShape:
     layers: tuple[Layer, ...]
     scales: tuple[Scale, ...]
     stage: int = 0
+    branches: tuple[str, ...] = ("attn", "mlp")
 
     @cached_property
     def linears(self) -> tuple[Layer, ...]:
@@ -210,6 +212,7 @@ class BackboneShape:
         block_paths: Where each block stands in the backbone.
         sites: The names of the sites that the family has.
         others: The parameters of blocks that belong to none of the layers.
+        branches: The residual branches of each block.
         lacks: Why it has not what others have, by the names of the sites.
     """
 
@@ -222,6 +225,7 @@ class BackboneShape:
     block_paths: tuple[str, ...] = ()
     sites: frozenset[str] = field(default_factory=frozenset)
     others: tuple[Other, ...] = ()
+    branches: tuple[str, ...] = ("attn", "mlp")
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -290,6 +294,7 @@ class BackboneShape:
                 layers=self.layers_of(index),
                 scales=tuple(scale for scale in self.scales if scale.block == index),
                 stage=number,
+                branches=self.branches,
             )
             for index, (number, stage) in enumerate(stages)
         )

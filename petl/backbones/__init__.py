@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, str] = {
     "vit": "petlas.petl.backbones.vit:ViT",
     "swin": "petlas.petl.backbones.swin:Swin",
+    "convnext": "petlas.petl.backbones.convnext:ConvNeXt",
     "swinv2": "petlas.petl.backbones.swin:SwinV2",
 }
 

@@ -32,6 +32,8 @@ class Anatomy(ABC):
     """The sites of each block: the module's path in the block, and which side of it."""
     in_model: ClassVar[Mapping[str, tuple[str, Side]]] = {}
     """The sites of the model outside the blocks: the module's path, and which side of it."""
+    branches: ClassVar[tuple[str, ...]] = ("attn", "mlp")
+    """The residual branches of each block: what stands around a branch is named `attn.…` or `mlp.…`."""
     lacks: ClassVar[Mapping[str, str]] = {}
     """Why it has not what others have, by the names of the sites: for messages."""
     biases: ClassVar[tuple[str, ...]] = ()
@@ -72,15 +74,6 @@ class Anatomy(ABC):
         """The blocks in groups of one width and one grid; a single one where a family says nothing else."""
         grid = self.grid(model, self.image_size(model))
         return (Stage(len(self.block_paths(model)), self.width(model), self.patch(model), grid),)
-
-    def grids(self, model: nn.Module, size: tuple[int, int]) -> Sequence[tuple[int, int]]:
-        """Rows and columns of tokens in each block, of images of that size.
-
-        Args:
-            model: The model.
-            size: Height and width in pixels.
-        """
-        return [self.grid(model, size)] * len(self.block_paths(model))
 
     def is_norm(self, path: str, module: nn.Module) -> bool:
         """Whether a module with a weight is a norm layer.
@@ -150,6 +143,7 @@ class Anatomy(ABC):
             block_paths=paths,
             sites=self.sites,
             others=tuple(others),
+            branches=self.branches,
             lacks=self.lacks,
         )
 

@@ -126,6 +126,15 @@ class Family(Anatomy):
             num_classes: Its outputs; 0 for no head.
         """
 
+    def resize(self, model: nn.Module, size: int) -> bool:
+        """Have a model, made without an image size, take images of that one; False where it cannot.
+
+        Args:
+            model: The model.
+            size: Side in pixels.
+        """
+        return False
+
     def step(self, model: nn.Module, index: int, x: Tensor) -> Tensor:
         """Run one block, and what stands between it and the block before, hooks included.
 
@@ -297,7 +306,17 @@ class Family(Anatomy):
         else:
             place, side = self.in_block[name]
             path = ".".join(filter(None, (self.block_paths(model)[block], place)))
-        return Site(name, model.get_submodule(path), side, self.width(model), self.layouts.get(name, "NLC"))
+        return Site(name, model.get_submodule(path), side, self.width(model), self.site_layout(model, name, block))
+
+    def site_layout(self, model: nn.Module, name: str, block: int | None) -> Layout:
+        """How what flows at a site of a model lies in memory.
+
+        Args:
+            model: The model.
+            name: Of the site.
+            block: The block's index, for a site in a block.
+        """
+        return self.layouts.get(name, "NLC")
 
     def layer_site(self, model: nn.Module, layer: Layer) -> Site:
         """The output of a layer, with its input at hand; what stands around linear layers is given tokens.

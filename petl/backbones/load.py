@@ -131,11 +131,26 @@ def timm_recipe(name: str, img_size: int) -> tuple[str, dict[str, Any]]:
     architecture, _, _ = name.partition(".")
     cfg = timm.get_pretrained_cfg(name)
     own = cfg.input_size[-1] if cfg is not None else None
-    return architecture, {} if img_size == own else {"img_size": img_size}
+    return architecture, {} if img_size == own or not _takes_size(name) else {"img_size": img_size}
+
+
+@cache
+def _takes_size(name: str) -> bool:
+    """Whether timm makes a model for an image size: it makes transformers so, and convolutional networks without."""
+    cfg = timm.get_pretrained_cfg(name)
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, num_classes=0, img_size=cfg.input_size[-1] if cfg else 224)
+    except TypeError:
+        return False
+    except Exception:
+        return True  # what is wrong comes out where the model is made
+    return True
 
 
 def _create(name: str, img_size: int | None, drop_path_rate: float, pretrained: bool = False) -> nn.Module:
     size: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
+    fixed = not size or name == MINI or not timm.is_model(name) or _takes_size(name)
     if name == MINI:
         model: nn.Module = _make_mini(size, drop_path_rate)
     elif not timm.is_model(name):
@@ -145,15 +160,16 @@ def _create(name: str, img_size: int | None, drop_path_rate: float, pretrained: 
     else:
         more: dict[str, Any] = {"pretrained_cfg_overlay": _from_cache(name)} if pretrained else {}
         try:
-            model = timm.create_model(
-                name, pretrained=pretrained, num_classes=0, drop_path_rate=drop_path_rate, **size, **more
-            )
+            more |= {"num_classes": 0, "drop_path_rate": drop_path_rate, **(size if fixed else {})}
+            model = timm.create_model(name, pretrained=pretrained, **more)
         except Exception as error:
             if not pretrained or isinstance(error, AssertionError | TypeError):
                 raise BackboneError(f"cannot create {name} with img_size={img_size}: {error}") from error
             raise _unfetched(name, error) from error
     family = family_of(model, name)
-    if img_size is not None:
+    if img_size is not None and not fixed and not family.resize(model, img_size):
+        raise BackboneError(f"{name} is made for one image size, got img_size={img_size}; leave it out")
+    if img_size is not None and fixed:
         patch = family.patch(model)[0]
         if img_size % patch:
             near_sizes = [n for n in (img_size // patch * patch, (img_size // patch + 1) * patch) if n]

@@ -44,8 +44,8 @@ class Site:
 
     @property
     def channels(self) -> int:
-        """The axis of the channels."""
-        return 1 if self.layout == "NCHW" else -1
+        """The axis of the channels of what is handed over."""
+        return 1 if self.raw and self.layout == "NCHW" else -1
 
     @property
     def _maps(self) -> Layout | None:

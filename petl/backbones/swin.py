@@ -113,16 +113,6 @@ class WindowFamily(Family):
             found.append(Stage(len(layer.blocks), layer.blocks[0].dim, (height, width), (rows, columns)))
         return found
 
-    def grids(self, model: nn.Module, size: tuple[int, int]) -> Sequence[tuple[int, int]]:
-        """Halved at each merging of patches."""
-        rows, columns = self.grid(model, size)
-        found = []
-        for layer in self._stages(model):
-            if not isinstance(layer.downsample, nn.Identity):
-                rows, columns = -(-rows // 2), -(-columns // 2)
-            found += [(rows, columns)] * len(layer.blocks)
-        return found
-
     def step(self, model: nn.Module, index: int, x: Tensor) -> Tensor:
         """The merging of patches runs in front of the first block of a stage."""
         path = self.block_paths(model)[index]

@@ -20,6 +20,7 @@ class BitFit(SubsetMethod):
     summary = "the biases are trained"
     paper = "BitFit (Zaken et al., 2022)"
     sites = ("patch_embed", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "norm")
+    any_site = True
     known_strong = True
 
     def _layers(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[Layer]:

@@ -123,20 +123,24 @@ class ConvpassAttn(GridMethod[Options]):
     branches: ClassVar[tuple[str, ...]] = ("attn",)
     """Those that a bottleneck stands beside."""
 
+    def _of(self, block: BlockShape) -> list[str]:
+        """The branches that a block has."""
+        return [branch for branch in self.branches if branch in block.branches]
+
     def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """A bottleneck and a convolution for each branch."""
         width = placement.size
-        return len(self.branches) * (count_bottleneck(block.width, width) + 9 * width * width + width)
+        return len(self._of(block)) * (count_bottleneck(block.width, width) + 9 * width * width + width)
 
     def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One `ConvBranch` for each branch."""
         options = placement.options
         make = partial(ConvBottleneck, block, placement.size, options.dropout, options.identity)
-        return nn.ModuleDict({branch: ConvBranch(make(), options.scale) for branch in self.branches})
+        return nn.ModuleDict({branch: ConvBranch(make(), options.scale) for branch in self._of(block)})
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """From the norm to the end of each branch."""
-        for name in self.branches:
+        for name in self._of(block.shape):
             branch = module.get_submodule(name)
             assert isinstance(branch, ConvBranch)
             yield block.site(f"{name}.normed").read(branch.carry)
@@ -152,5 +156,6 @@ class Convpass(ConvpassAttn):
     name = "convpass"
     summary = "convolutional bottlenecks beside the attention and the MLP"
     sites = ("attn", "mlp")
+    any_site = True
     needs = (*ConvpassAttn.needs, "mlp.normed", "mlp.residual")
     branches = ("attn", "mlp")

@@ -123,6 +123,7 @@ class FacT(Method[Options]):
 
     factors: ClassVar[type[Factors]]
     sites = ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")
+    any_site = True
     size_means = "rank"
     zero_start = True
     mergeable = True

@@ -132,6 +132,7 @@ class GLoRA(BlockMethod[Options]):
     summary = "generalised weights and biases of all linear layers"
     paper = "GLoRA (Chavan et al., 2023)"
     sites = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    any_site = True
     size_means = "rank"
     default_size = 4
     zero_start = True

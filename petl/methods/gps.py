@@ -66,6 +66,7 @@ class GPS(Method[NoOptions]):
     summary = "the connections with the largest gradients are trained"
     paper = "GPS (Zhang et al., 2024)"
     sites = ("patch_embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    any_site = True
     size_means = "connections"
     default_size = 1
     zero_start = True

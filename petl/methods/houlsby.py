@@ -39,6 +39,7 @@ class Houlsby(BlockMethod[Options]):
     summary = "a bottleneck after the attention and one after the MLP"
     paper = "Adapter (Houlsby et al., 2019)"
     sites = ("attn.out", "mlp.out")
+    any_site = True
     needs = ("attn.residual", "mlp.residual")
     size_means = "width"
     default_size = 8
@@ -48,7 +49,7 @@ class Houlsby(BlockMethod[Options]):
 
     def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """Two bottlenecks."""
-        return 2 * count_bottleneck(block.width, placement.size)
+        return len(block.branches) * count_bottleneck(block.width, placement.size)
 
     def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One bottleneck for each branch."""
@@ -60,9 +61,9 @@ class Houlsby(BlockMethod[Options]):
             dropout=placement.options.dropout,
             init=partial(near_zero, std=0.01, cut=2.0),
         )
-        return nn.ModuleDict({"attn": make(), "mlp": make()})
+        return nn.ModuleDict({branch: make() for branch in block.branches})
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """Behind the drop-path of each branch."""
-        for branch in ("attn", "mlp"):
+        for branch in block.shape.branches:
             yield block.site(f"{branch}.residual").change(partial(add_bottleneck, module.get_submodule(branch)))

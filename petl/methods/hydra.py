@@ -13,7 +13,7 @@ from petlas.petl.parts.bottleneck import LinearBottleneck, count_linear_bottlene
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
-from petlas.petl.shape import BlockShape
+from petlas.petl.shape import BlockShape, Layer
 
 LAYERS = {"attn": "proj", "mlp": "fc2"}
 """The linear layers that get both adapters."""
@@ -57,6 +57,7 @@ class Hydra(BlockMethod[Options]):
     summary = "linear adapters beside and behind attn.proj and mlp.fc2"
     paper = "Hydra (Kim et al., 2023)"
     sites = ("attn.proj", "mlp.fc2")
+    any_site = True
     size_means = "rank"
     default_size = 2
     zero_start = True
@@ -66,7 +67,7 @@ class Hydra(BlockMethod[Options]):
     def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """Two linear bottlenecks for each layer."""
         total = 0
-        for layer in map(block.linear, LAYERS.values()):
+        for layer in _layers(block).values():
             for inputs in (layer.inputs, layer.outputs):
                 total += count_linear_bottleneck(inputs, layer.outputs, placement.size)
         return total
@@ -74,20 +75,20 @@ class Hydra(BlockMethod[Options]):
     def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One `MultiHead` for each layer."""
         options, heads = placement.options, nn.ModuleDict()
-        for branch, layer in ((branch, block.linear(name)) for branch, name in LAYERS.items()):
+        for branch, layer in _layers(block).items():
             heads[branch] = MultiHead(layer.inputs, layer.outputs, placement.size, options.scale, options.dropout)
         return heads
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """On the output of both layers."""
-        for branch, name in LAYERS.items():
-            yield block.behind(block.shape.linear(name)).around(module.get_submodule(branch))
+        for branch, layer in _layers(block.shape).items():
+            yield block.behind(layer).around(module.get_submodule(branch))
 
     @torch.no_grad()
     def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """Into the weight and bias of both layers; a layer without a bias gets one."""
-        for branch, name in LAYERS.items():
-            layer, heads = block.shape.linear(name), module.get_submodule(branch)
+        for branch, layer in _layers(block.shape).items():
+            heads = module.get_submodule(branch)
             assert isinstance(heads, MultiHead)
             own, before = block.matrix(layer), block.family.bias(block.model, layer)
             weight, bias = heads.parallel.folded()
@@ -95,3 +96,8 @@ class Hydra(BlockMethod[Options]):
             shift = shift + bias
             block.add_to_bias(layer, heads.scale * (shift if before is None else shift + behind @ before))
             own.add_(heads.scale * (weight + behind @ own))
+
+
+def _layers(block: BlockShape) -> dict[str, Layer]:
+    """The layers that a block has, by their branch."""
+    return {branch: block.linear(LAYERS[branch]) for branch in block.branches}

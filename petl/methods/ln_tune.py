@@ -22,6 +22,7 @@ class LNTune(SubsetMethod):
     summary = "the norm layers are trained"
     paper = "LN-Tune (Basu et al., 2023)"
     sites = ("norm1", "norm2", "norm")
+    any_site = True
 
     def _layers(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[Layer]:
         return [layer for p in placements for layer in shape.layers_of(p.place) if layer.kind == "norm"]

@@ -77,6 +77,7 @@ class LoRand(BlockMethod[Options]):
     summary = "adapters made of low-rank products after the attention and the MLP"
     paper = "LoRand (Yin et al., 2023)"
     sites = ("attn.out", "mlp.out")
+    any_site = True
     size_means = "branches"
     default_size = 2
     zero_start = False
@@ -87,14 +88,14 @@ class LoRand(BlockMethod[Options]):
         """Two adapters."""
         branches, rank = placement.size, placement.options.beta
         both = block.width + block.width // 2
-        return 2 * (2 * branches * rank * both + branches * rank * rank + both)
+        return len(block.branches) * (2 * branches * rank * both + branches * rank * rank + both)
 
     def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One adapter for each branch of the block."""
         rank = placement.options.beta
-        return nn.ModuleDict({site: MultiBranch(block.width, placement.size, rank) for site in ("attn", "mlp")})
+        return nn.ModuleDict({site: MultiBranch(block.width, placement.size, rank) for site in block.branches})
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """At the ends of the branches, behind LayerScale where there is one."""
-        for branch in ("attn", "mlp"):
+        for branch in block.shape.branches:
             yield block.site(f"{branch}.out").change(partial(add_to, module.get_submodule(branch)))

@@ -91,6 +91,7 @@ class Mona(GridMethod[Options]):
     summary = "adapters with several filters behind the attention and the MLP"
     paper = "Mona (Yin et al., 2025)"
     sites = ("attn.residual", "block.out")
+    any_site = True
     needs = ("images", *BETWEEN)
     size_means = "width"
     default_size = 64
@@ -102,16 +103,15 @@ class Mona(GridMethod[Options]):
         """Two adapters."""
         width = placement.size
         filters = sum((side * side + 1) * width for side in KERNELS) + width * width + width
-        return 2 * (count_bottleneck(block.width, width) + 4 * block.width + filters)
+        return len(block.branches) * (count_bottleneck(block.width, width) + 4 * block.width + filters)
 
     def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One adapter for each residual sum."""
         make = partial(MultiFilter, block, placement.size, placement.options.dropout)
-        return nn.ModuleDict({"attn": Between(make()), "mlp": make()})
+        return nn.ModuleDict({b: Between(make()) if b == "attn" else make() for b in block.branches})
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """Between attention and MLP, and on the block's output."""
-        between = module.get_submodule("attn")
-        assert isinstance(between, Between)
-        yield from between.attach(block)
+        for between in (part for part in module.children() if isinstance(part, Between)):
+            yield from between.attach(block)
         yield block.site("block.out").change(partial(add_to, module.get_submodule("mlp")))

@@ -61,6 +61,7 @@ class RepAdapter(BlockMethod[Options]):
     summary = "linear adapters in front of the attention and the MLP"
     paper = "RepAdapter (Luo et al., 2023)"
     sites = ("attn.in", "mlp.in")
+    any_site = True
     size_means = "width"
     default_size = 8
     zero_start = True
@@ -70,23 +71,25 @@ class RepAdapter(BlockMethod[Options]):
 
     def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """Two linear bottlenecks."""
-        return 2 * count_linear_bottleneck(block.width, block.width, placement.size, placement.options.groups)
+        return len(block.branches) * count_linear_bottleneck(
+            block.width, block.width, placement.size, placement.options.groups
+        )
 
     def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One linear adapter for each branch."""
         options = placement.options
         make = partial(LinearAdapter, block.width, placement.size, options.scale, options.dropout, options.groups)
-        return nn.ModuleDict({branch: make() for branch in BEHIND})
+        return nn.ModuleDict({branch: make() for branch in block.branches})
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """On the inputs of the attention and of the MLP."""
-        for branch in BEHIND:
+        for branch in block.shape.branches:
             yield block.site(f"{branch}.in").change(module.get_submodule(branch))
 
     @torch.no_grad()
     def merge_block(self, block: BlockSites, module: nn.Module) -> None:
         """Into the weight and bias of what reads those inputs; a layer without a bias gets one."""
-        for branch, names in BEHIND.items():
+        for branch, names in ((branch, BEHIND[branch]) for branch in block.shape.branches):
             adapter = module.get_submodule(branch)
             assert isinstance(adapter, LinearAdapter)
             weight, bias = adapter.bottleneck.folded()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.base import BlockSites
 from petlas.petl.design import DesignError
+from petlas.petl.parts.bottleneck import add_to
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import Batch, BlockMethod, Loss
@@ -58,7 +60,8 @@ class SCT(BlockMethod[NoOptions]):
     name = "sct"
     summary = "a dense layer on the salient channels between attention and MLP"
     paper = "SCT (Zhao et al., 2023)"
-    sites = ("attn.residual",)
+    sites = ("attn.residual", "block.out")
+    any_site = True
     needs = (*BETWEEN, "mlp.stream")
     size_means = "channels"
     default_size = 96
@@ -76,9 +79,12 @@ class SCT(BlockMethod[NoOptions]):
         return Between(ChannelMix(placement.size))
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
-        """Between attention and MLP."""
+        """Between attention and MLP; behind a block of one branch."""
         assert isinstance(module, Between)
-        yield from module.attach(block)
+        if "attn" in block.shape.branches:
+            yield from module.attach(block)
+        else:
+            yield block.site("block.out").change(partial(add_to, module.adapter))
 
     @torch.no_grad()
     def prepare(
@@ -95,15 +101,16 @@ class SCT(BlockMethod[NoOptions]):
             parameter.zero_()
         streams: list[Tensor] = []
         family = family_of(model)
-        sites = [family.site(model, "mlp.stream", placement.block) for placement in placements]
+        between = "mlp.stream" if "attn" in family.branches else "block.out"
+        sites = [family.site(model, between, placement.block) for placement in placements]
         handles = [site.read(streams.append) for site in sites]
         saliency = [Saliency() for _ in placements]
         try:
             for images, targets in batches:
                 streams.clear()
                 model(images)
-                for placement, channels, stream in zip(placements, saliency, streams, strict=True):
-                    channels.add(stream[:, _patches(model, images, placement.block)], targets)
+                for channels, stream in zip(saliency, streams, strict=True):
+                    channels.add(stream[:, _patches(model, images)], targets)
         finally:
             for handle in handles:
                 handle.remove()
@@ -146,8 +153,10 @@ class Saliency:
         return torch.stack([squares.sqrt() for squares in self._squares.values()]).mean(0)
 
 
-def _patches(model: nn.Module, images: Tensor, block: int) -> slice:
-    """Where the patches of these images (B, 3, H, W) stand in the sequence that a block sees."""
+def _patches(model: nn.Module, images: Tensor) -> slice:
+    """Where the patches of these images (B, 3, H, W) stand in the sequence; everywhere, where there are maps."""
     family = family_of(model)
-    rows, columns = family.grids(model, (images.shape[2], images.shape[3]))[block]
+    if family.layouts.get("block.out", "NLC") != "NLC":
+        return slice(None)
+    rows, columns = family.grid(model, (images.shape[2], images.shape[3]))
     return slice(family.prefix_tokens(model), family.prefix_tokens(model) + rows * columns)

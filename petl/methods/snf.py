@@ -69,6 +69,7 @@ class SNF(BlockMethod[Options]):
     summary = "normalising flows on the shortcuts"
     paper = "SNF (Wang et al., 2023)"
     sites = ("shortcut1", "shortcut2")
+    any_site = True
     needs = ("attn.stream", "attn.residual", "mlp.stream", "mlp.residual")
     zero_start = True
     mergeable = False
@@ -76,16 +77,16 @@ class SNF(BlockMethod[Options]):
 
     def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """Two flows."""
-        return 2 * (2 * block.width + placement.options.flows * (2 * block.width + 1))
+        return len(block.branches) * (2 * block.width + placement.options.flows * (2 * block.width + 1))
 
     def build_block(self, block: BlockShape, placement: Placed[Options]) -> nn.Module:
         """One flow for each shortcut."""
         flows = placement.options.flows
-        return nn.ModuleDict({"attn": Flow(block.width, flows), "mlp": Flow(block.width, flows)})
+        return nn.ModuleDict({branch: Flow(block.width, flows) for branch in block.branches})
 
     def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
         """From the stream that each branch reads to the branch's end, behind drop-path."""
-        for branch in ("attn", "mlp"):
+        for branch in block.shape.branches:
             flow = module.get_submodule(branch)
             assert isinstance(flow, Flow)
             yield block.site(f"{branch}.stream").read(flow.carry)

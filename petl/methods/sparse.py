@@ -184,6 +184,7 @@ class Sparse(BlockMethod[Options]):
     summary = "the most sensitive entries of a block's own parameters"
     paper = "SPT (He et al., 2023)"
     sites = ("norm1", "attn.qkv", "attn.proj", "ls1", "norm2", "mlp.fc1", "mlp.fc2", "ls2")
+    any_site = True
     size_means = "entries"
     default_size = 1000
     zero_start = True
@@ -271,11 +272,17 @@ def _forward(entries: ChosenEntries, path: str, layer: nn.Module, x: Tensor) -> 
         bias = None if layer.bias is None else entries.updated(f"{path}.bias", layer.bias)
         output = F.linear(x, weight, bias)
         return output if share is None else _Sums.apply(output, x, entries.values(share), share)
-    if isinstance(layer, nn.LayerNorm):
+    if isinstance(layer, nn.LayerNorm) and type(layer).forward is nn.LayerNorm.forward:
         updated = {name: entries.updated(f"{path}.{name}", p) for name, p in layer.named_parameters()}
         return F.layer_norm(x, layer.normalized_shape, updated["weight"], updated.get("bias"), layer.eps)
-    ((name, scale),) = layer.named_parameters()
-    return x * entries.updated(f"{path}.{name}", scale)
+    for name, parameter in layer.named_parameters(recurse=False):
+        vars(layer)[name] = entries.updated(f"{path}.{name}", parameter)
+    try:
+        computed: Tensor = type(layer).forward(layer, x)
+        return computed
+    finally:
+        for name, _ in layer.named_parameters(recurse=False):
+            del vars(layer)[name]
 
 
 class _Sums(torch.autograd.Function):

@@ -66,6 +66,7 @@ class SSF(Method[Options]):
     summary = "a scale and a shift behind every layer"
     paper = "SSF (Lian et al., 2022)"
     sites = ("patch_embed", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "norm")
+    any_site = True
     zero_start = False
     mergeable = True
     shifts_keys = True

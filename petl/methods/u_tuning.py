@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
-from petlas.petl.design import DesignError
+from petlas.petl.design import DesignError, Placement
 from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import BlockMethod
@@ -76,6 +76,10 @@ class UTuning(BlockMethod[Options]):
         options = placement.options
         kinds = {"attn": options.attn, "mlp": options.mlp, "block": options.block}
         return {place: kind for place, kind in kinds.items() if kind != "none"}
+
+    def sites_of(self, placement: Placement) -> tuple[str, ...]:
+        """The operations that a tuner stands beside."""
+        return tuple(self._tuners(self.placed(placement))) or self.sites
 
     def count_block(self, block: BlockShape, placement: Placed[Options]) -> int:
         """One bottleneck without biases for each tuner."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.base import Family
+from petlas.petl.backbones.site import Layout
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
@@ -50,13 +52,21 @@ class TokenGrid(nn.Module):
         return torch.cat((others[:, : self.first], grid, others[:, self.first :]), dim=1)
 
     def follow(self, model: nn.Module) -> Handle:
-        """Take the grid from the images of each forward pass of a model."""
+        """Take the grid from the images of each forward pass of a model, or from the maps that enter the block."""
         family = family_of(model)
+        maps = family.site(model, "block.in", self.block) if "block.in" in family.sites else None
+        if maps is not None and maps.layout != "NLC":
+            return replace(maps, raw=True).read(partial(_look_at, self, maps.layout))
         return family.site(model, "images").read(partial(_measure, self, family, model))
 
 
+def _look_at(grid: TokenGrid, layout: Layout, maps: Tensor) -> None:
+    rows, columns = maps.shape[2:] if layout == "NCHW" else maps.shape[1:3]
+    grid.size = (rows, columns)
+
+
 def _measure(grid: TokenGrid, family: Family, model: nn.Module, images: Tensor) -> None:
-    grid.size = family.grids(model, (images.shape[-2], images.shape[-1]))[grid.block]
+    grid.size = family.grid(model, (images.shape[-2], images.shape[-1]))
 
 
 class GridMethod(BlockMethod[OptionsT]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
 import torch
@@ -92,6 +92,15 @@ class TargetsMethod(BlockMethod[TargetsT]):
         """The layers that are targets."""
         names = self.placed(placement).options.names
         return tuple(site for name, site in LINEAR_SITES.items() if name in names)
+
+    def baseline(self, shape: BackboneShape, size: int | None) -> tuple[Placement, ...]:
+        """The usual targets where the blocks have all of them; else all linear layers that they have."""
+        known = tuple(dict.fromkeys(name for block in shape.blocks for layer in block.linears for name in layer.names))
+        usual = super().baseline(shape, size)
+        wanted = self.placed(usual[0]).options.names if usual else []
+        if set(wanted) <= set(known) or not known:
+            return usual
+        return tuple(replace(p, options=(("targets", ",".join(known)),)) for p in usual)
 
     def sides(self, block: BlockShape, placement: Placed[TargetsT]) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of each target.

@@ -41,6 +41,8 @@ class Method(ABC, Generic[OptionsT]):
     """What it acts on; a family without one of these is refused."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Further sites that it reads or writes at; a family without one of these is refused."""
+    any_site: ClassVar[bool] = False
+    """Whether it acts on those of its sites that there are, and does without the others."""
     size_means: ClassVar[str | None] = None
     """What `size` is, such as "rank"; None for a method without a size."""
     default_size: ClassVar[int | None] = None
@@ -287,12 +289,20 @@ class Method(ABC, Generic[OptionsT]):
         if self.size_means is not None and placement.size is None:
             raise DesignError(f"{self.name} needs a size ({self.size_means}), for example size: {self.default_size}")
         placed = self.placed(placement)
-        lacking = [s for s in dict.fromkeys((*self.sites_of(placement), *self.needs)) if s not in shape.sites]
-        if lacking:
+        if lacking := self._lacking(shape, placement):
             why = next((f": {shape.lacks[site]}" for site in lacking if site in shape.lacks), "")
             at = f"{self.name} acts at {', '.join(lacking)}"
             raise DesignError(f"{at}, which {shape.name} does not have{why}; choose another method")
         self.check_fit(shape, placed)
+
+    def _lacking(self, shape: BackboneShape, placement: Placement) -> list[str]:
+        """The sites that a placement cannot do without and that the backbone does not have."""
+        own = self.sites_of(placement)
+        lacking = [site for site in dict.fromkeys((*own, *self.needs)) if site not in shape.sites]
+        if not self.any_site or not shape.sites & set(own):
+            return lacking
+        absent = {"attn", "mlp"} - set(shape.branches)
+        return [site for site in lacking if site in self.needs and site.partition(".")[0] not in absent]
 
     def check_fit(self, shape: BackboneShape, placement: Placed[OptionsT]) -> None:
         """Beyond the common rules, refuse sizes and options that do not fit the backbone.

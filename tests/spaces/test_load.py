@@ -12,7 +12,7 @@ CONFIGS = Path(petlas.spaces.__file__).resolve().parent.parent / "configs" / "sp
 
 
 @pytest.mark.parametrize(
-    ("name", "depth"), [("noah", 12), ("noah_depth", 12), ("noah_lr", 12), ("demo", 6), ("swin", 12)]
+    ("name", "depth"), [("noah", 12), ("noah_depth", 12), ("noah_lr", 12), ("demo", 6), ("swin", 12), ("convnext", 18)]
 )
 def test_the_spaces_shipped_have_the_number_of_designs_that_they_state(name: str, depth: int):
     path = CONFIGS / f"{name}.yaml"

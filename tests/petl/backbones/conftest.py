@@ -11,6 +11,8 @@ import timm
 import torch
 from torch import nn
 
+from petlas.petl import get_family
+
 SMALL: dict[str, dict[str, Any]] = {
     # Maps of 8 x 8 and 4 x 4 are padded to windows of 3 x 3.
     "swin": {
@@ -21,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "model_name": "swinv2_tiny_window8_256",
         **{"img_size": 32, "window_size": 3, "embed_dim": 32, "depths": (2, 1), "num_heads": (2, 4)},
     },
+    "convnext": {"model_name": "convnext_tiny", "depths": (1,) * 4, "dims": (32, 32, 64, 64), "size": 32},
 }
 """For each family that `vit` and the tests beside this folder do not cover."""
 
@@ -43,7 +46,11 @@ def small(_small_models: dict[str, nn.Module]) -> Callable[..., nn.Module]:
         name = f"{family} {sorted(arguments.items())}"
         if name not in _small_models:
             torch.manual_seed(0)
-            model = timm.create_model(**({"num_classes": CLASSES, "drop_path_rate": 0.0} | SMALL[family] | arguments))
+            given = {"num_classes": CLASSES, "drop_path_rate": 0.0} | SMALL[family] | arguments
+            size = given.pop("size", None)
+            model = timm.create_model(**given)
+            if size:
+                assert get_family(family).resize(model, size)
             _small_models[name] = _wake(model).eval()
         return copy.deepcopy(_small_models[name])
 

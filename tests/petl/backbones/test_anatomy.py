@@ -11,6 +11,10 @@ PUBLISHED = {
         **{"full": 86_743_224, "lora": 385_024, "adapter": 204_736, "mona": 3_667_456, "lorand": 1_197_312},
         **{"ln_tune": 57_600, "bitfit": 137_216, "fact_tt": 135_168},
     },
+    "convnext_tiny": {"full": 27_820_128, "lora": 529_920, "adapter": 112_752, "ln_tune": 16_320, "bitfit": 49_344},
+    "convnext_base": {
+        **{"full": 87_566_464, "lora": 1_443_840, "adapter": 307_104, "ln_tune": 40_192, "bitfit": 130_304},
+    },
     "swinv2_base_window8_256": {"full": 86_893_816, "ln_tune": 54_016, "bitfit": 111_616 + 24_064},
 }
 """By the default size of each method, as papers and repositories count them."""
