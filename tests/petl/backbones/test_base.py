@@ -37,7 +37,7 @@ def test_a_family_describes_itself_and_has_the_sites_that_design_names(name):
     assert family.name == name and family.summary
     assert get_family(name) is family
     named = {"attn.in", "attn.qkv", "attn.out", "mlp.in", "mlp.out", "tokens", "block.out"}
-    assert named <= family.sites
+    assert named <= family.sites | set(family.lacks) and not family.sites & set(family.lacks)
 
 
 def test_a_site_says_its_width_and_its_layout(make):
