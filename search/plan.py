@@ -79,9 +79,9 @@ def plan(config: RunConfig) -> Plan:
 
 def _kept(bench: Workbench, images: int) -> int:
     """Bytes of the activations that are kept for training, at most: of each block, and within `resources.cache_gb`."""
-    shape = bench.shape
-    tokens = shape.prefix_tokens + math.prod(shape.grid)
-    whole = 4 * tokens * shape.width * (shape.depth + 1) * images
+    blocks = bench.shape.blocks
+    numbers = [(block.prefix_tokens + math.prod(block.grid)) * block.width for block in blocks]
+    whole = 4 * (numbers[0] + sum(numbers)) * images  # what enters the first block, and what leaves each
     return min(whole, int(bench.config.resources.cache_gb * 2**30))
 
 
