@@ -58,7 +58,7 @@ class CostModel:
     def cost(self, design: Design) -> StepCost:
         """What a step of a design costs, for each image."""
         found = features(design, self._depth)
-        if not found.keys() <= self.shares["flops"].keys():
+        if not found.keys() <= self.shares.get("flops", {}).keys():
             if design not in self._others:
                 self._others[design] = self._measure(design)
             return self._others[design]
@@ -176,6 +176,16 @@ def cost_model(bench: Setting) -> CostModel:
             write_json(path, {"stamp": stamp, "shares": shares})
     batch, weights = config.train.batch_size, 4 * bench.shape.params
     return CostModel(shares, depth, batch, weights, bench.cost, steps.measure)
+
+
+def measured_costs(bench: Setting) -> CostModel:
+    """The costs of designs, each measured when it is asked for: quicker than a model where there are few.
+
+    Args:
+        bench: The run's workbench.
+    """
+    batch, weights = bench.config.train.batch_size, 4 * bench.shape.params
+    return CostModel({}, bench.shape.depth, batch, weights, bench.cost, TimedSteps(bench).measure)
 
 
 def _read(path: Path, stamp: Mapping[str, Any]) -> Shares | None:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from petlas.petl import apply, input_config, load_backbone, reset_head
 from petlas.search.config import RunConfig
-from petlas.search.cost_model import LIMITS
+from petlas.search.cost_model import LIMITS, measured_costs
 from petlas.search.runners import choose_runner, on_cluster, rooms
 from petlas.search.sensitivity.report import PARTS
 from petlas.search.strategies import get_strategy
@@ -86,15 +86,16 @@ def _kept(bench: Workbench, images: int) -> int:
 
 
 def _steps(bench: Workbench) -> dict[str, dict[str, float | None]]:
-    """What training steps cost, by the cost model."""
+    """What training steps cost: by the cost model where the budget limits them by it, else as measured."""
     most = bench.config.budget.model_dump()
+    costs = bench.costs if bench.budget.further else measured_costs(bench)
     return {
         name: {
             "smallest": round(cost(bench.space.smallest), 6),
             "largest": round(cost(bench.space.largest), 6),
             "budget": most[name],
         }
-        for name, cost in ((name, pick(bench.costs)) for name, pick in LIMITS.items())
+        for name, cost in ((name, pick(costs)) for name, pick in LIMITS.items())
     }
 
 

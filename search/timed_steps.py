@@ -35,7 +35,7 @@ from petlas.search.training.numerics import precision
 from petlas.search.training.optimiser import make_optimiser
 from petlas.spaces import Space
 
-_LONG = 0.5  # seconds: on a CPU a step is measured with as many images as take about as long
+_LONG = 0.1  # seconds: on a CPU a step is measured with as many images as take about as long
 _REPEATS = 3
 
 

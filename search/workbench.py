@@ -137,6 +137,15 @@ class Workbench:
         """
         return self._params(design)
 
+    def both_costs(self, design: Design) -> tuple[int, float | None]:
+        """A design's trainable parameters, and what the run trades against its metric where that is another cost.
+
+        Raises:
+            DesignError: When the design cannot be inserted into this backbone.
+        """
+        traded = next((LIMITS[name] for name in self.config.search.objectives if name in LIMITS), None)
+        return self.cost(design), None if traded is None else traded(self.costs)(design)
+
     @cached_property
     def device(self) -> torch.device:
         """Where models are."""

@@ -19,6 +19,10 @@ _LONGEST_NAME = 255
 """Bytes in a folder's name on the file systems there are."""
 
 
+_COSTS = ("params", "flops", "latency_ms", "train_memory_gb")
+"""What `budget` limits, and a search may trade against the metric."""
+
+
 def _number(value: Any) -> Any:
     """YAML 1.1 reads 1e-3 as text; everything else that is no number stays wrong."""
     if isinstance(value, str):
@@ -58,8 +62,11 @@ def _path(value: str) -> str:
 
 
 def _objectives(value: list[str]) -> list[str]:
-    if value not in (["accuracy"], ["accuracy", "params"]):
-        raise ValueError("must be [accuracy], or [accuracy, params] for a front of both")
+    if value != ["accuracy"] and value not in [["accuracy", cost] for cost in _COSTS]:
+        others = ", ".join(_COSTS[1:])
+        raise ValueError(
+            f"must be [accuracy], or [accuracy, params] for a front of both; also with {others} for params"
+        )
     return value
 
 
@@ -169,9 +176,10 @@ class SearchConfig(Group):
 
     `trials` counts finished trials, baselines included; after `seconds` of searching, in all processes together, no new
     trial is started. The sampler learns from `objectives`: the task's metric, or with `[accuracy, params]` its front
-    with the number of parameters. A trial is looked at after `grace_epochs`, then each time that the epochs have grown
-    by the factor `reduction`, and goes on if it is in the best 1 / `reduction` there. `baselines` are never stopped
-    early. With `retry_failed`, designs that failed by their own fault are tried again.
+    with the number of parameters, or with another cost that `budget` knows. A trial is looked at after `grace_epochs`,
+    then each time that the epochs have grown by the factor `reduction`, and goes on if it is in the best 1 /
+    `reduction` there. `baselines` are never stopped early. With `retry_failed`, designs that failed by their own fault
+    are tried again.
 
     With `strategy: supernet`, the sampler draws `scores` designs that are scored with inherited weights; the best
     `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from the backbone.

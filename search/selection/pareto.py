@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from petlas.search.selection.evidence import Evidence
 
 
-def pareto(evidence: Evidence, params: Mapping[str, int], maximize: bool = True) -> list[str]:
+def pareto(evidence: Evidence, params: Mapping[str, float], maximize: bool = True) -> list[str]:
     """The front of value and parameters, of the candidates that were trained whole, by parameters.
 
     All are compared by their value on the selection split, which is the one that all of them have.
 
     Args:
         evidence: What was measured, in any order.
-        params: The trainable parameters of each candidate, in the order in which they were tried; others are left out.
+        params: The trainable parameters of each candidate, or another cost, in the order in which they were tried;
+            others are left out.
         maximize: Whether a higher value is better.
 
     Returns:

@@ -41,7 +41,7 @@ class ScoreStage(TrialStage):
 
     def entry(self, candidate: Candidate) -> Entry:
         """A score has no epochs."""
-        return Entry(candidate, Fidelity(0, self.bench.config.seed), SCORE, self.bench.cost(candidate.design))
+        return Entry(candidate, Fidelity(0, self.bench.config.seed), SCORE, *self.bench.both_costs(candidate.design))
 
     def exhausted(self) -> bool:
         """Whether no further design may be scored, beside those that are being scored."""

@@ -43,7 +43,7 @@ def whole(bench: Workbench, candidate: Candidate, stage: str) -> Entry:
         stage: Why.
     """
     config = bench.config
-    return Entry(candidate, Fidelity(config.train.epochs, config.seed), stage, bench.cost(candidate.design))
+    return Entry(candidate, Fidelity(config.train.epochs, config.seed), stage, *bench.both_costs(candidate.design))
 
 
 class TrainStage(TrialStage):
@@ -178,7 +178,7 @@ def folds_of_finalists(bench: Workbench, record: StudyRecord) -> list[Entry]:
         candidate = candidate_of(trial)
         for fold in range(protocol.folds or 0):
             fidelity = Fidelity(bench.config.train.epochs, bench.config.seed, fold, protocol.folds)
-            found.append(Entry(candidate, fidelity, FOLDS, bench.cost(candidate.design)))
+            found.append(Entry(candidate, fidelity, FOLDS, *bench.both_costs(candidate.design)))
     return found
 
 

@@ -16,7 +16,17 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from petlas.search.selection import Agreement, Evidence, Measurement, agreement_of, choose, pareto
 from petlas.search.study.storage import StorageError, open_storage
-from petlas.search.study.trials import RANKING, SCORE, Entry, Identity, complete, entry_of, is_interrupted, is_trained
+from petlas.search.study.trials import (
+    RANKING,
+    SCORE,
+    Entry,
+    Identity,
+    complete,
+    cost_of,
+    entry_of,
+    is_interrupted,
+    is_trained,
+)
 
 ACCURACY, PARAMS = "accuracy", "params"
 """What a search may optimise: the task's metric, and trainable parameters."""
@@ -74,7 +84,7 @@ class StudyRecord:
         Args:
             folder: The run folder; its name is the study's in a database of several runs.
             url: The database; None for the journal in the folder.
-            objectives: `accuracy`, the task's metric, and perhaps `params`.
+            objectives: `accuracy`, the task's metric, and perhaps a cost such as `params`.
             maximize: Whether more is better of the task's metric.
             check: Raises when this process may not write any more.
 
@@ -221,9 +231,11 @@ class StudyRecord:
         return None if key is None else whole[key]
 
     def pareto(self) -> list[FrozenTrial]:
-        """Trials trained to the end that no other beats in value and parameters, by parameters."""
+        """Trials trained to the end that no other beats in value and cost, by cost: parameters, or what is traded."""
         whole = self._whole()
-        return [whole[key] for key in pareto(self.evidence(), _params(whole), maximize=self.maximize)]
+        ordered = sorted(whole.items(), key=lambda item: item[1].number)
+        costs = {key: cost_of(trial.user_attrs) for key, trial in ordered}
+        return [whole[key] for key in pareto(self.evidence(), costs, maximize=self.maximize)]
 
     def agreement(self) -> Agreement | None:
         """How well scores rank the candidates that were trained to check them; None for fewer than two."""
@@ -309,7 +321,7 @@ class StudyRecord:
         attributes = self.trials()[number].user_attrs
         if ending.epochs < attributes["of_epochs"]:
             return TrialState.PRUNED, None
-        return TrialState.COMPLETE, [ending.value, float(attributes["params"])][: self.objectives]
+        return TrialState.COMPLETE, [ending.value, cost_of(attributes)][: self.objectives]
 
     def lose(self, number: int, why: str = "") -> None:
         """Mark a running trial as cut off by its surroundings: FAIL, but neither a result nor a try.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +44,14 @@ class Entry:
         fidelity: At what price.
         stage: One of this module's names.
         params: Trainable parameters of its design, head excluded.
+        cost: What the run trades against its metric, where that is not the parameters.
     """
 
     candidate: Candidate
     fidelity: Fidelity
     stage: str
     params: int
+    cost: float | None = None
 
     @property
     def identity(self) -> Identity:
@@ -68,14 +70,14 @@ class Entry:
             "seed": self.fidelity.seed,
             "fold": self.fidelity.fold,
             "folds": self.fidelity.folds,
-        }
+        } | ({} if self.cost is None else {"cost": self.cost})
 
     @classmethod
     def of_attributes(cls, attributes: dict[str, Any]) -> Entry:
         """What user attributes say: the inverse of `attributes`."""
         fidelity = Fidelity(*(attributes[key] for key in ("of_epochs", "seed", "fold", "folds")))
         candidate = Candidate(Design.from_dict(attributes["design"]), tuple(attributes["settings"].items()))
-        return cls(candidate, fidelity, attributes["stage"], attributes["params"])
+        return cls(candidate, fidelity, attributes["stage"], attributes["params"], attributes.get("cost"))
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ class TrialRow:
 def entry_of(trial: FrozenTrial) -> Entry:
     """What a trial tries."""
     return Entry.of_attributes(trial.user_attrs)
+
+
+def cost_of(attributes: Mapping[str, Any]) -> float:
+    """What a trial's candidate costs: what the run trades against its metric, by default parameters."""
+    return float(attributes.get("cost", attributes["params"]))
 
 
 def candidate_of(trial: FrozenTrial) -> Candidate:

@@ -10,9 +10,11 @@ import pytest
 
 from petlas.petl import Design, Placement
 from petlas.search.cost_model import FILE, LIMITS, cost_model, features, fit, samples, total
+from petlas.search.stages.train import whole
+from petlas.search.study import SEARCH, Ending, StudyRecord, candidate_of, entry_of
 from petlas.search.timed_steps import StepCost, TimedSteps
 from petlas.search.workbench import Workbench
-from petlas.spaces import SpaceError
+from petlas.spaces import Candidate, SpaceError
 
 Bench = Callable[..., Workbench]
 SPACE = {
@@ -136,3 +138,22 @@ def test_a_limit_is_hard(bench: Bench, known: list[Design], name: str) -> None:
     tight = bench(space=SPACE, budget={name: low / 2})
     with pytest.raises(SpaceError, match=rf"no design fits budget.{name} = .*raise budget.{name}"):
         tight.space.check_budget(tight.budget)
+
+
+def test_a_search_may_trade_a_cost_for_accuracy(bench: Bench, known: list[Design]) -> None:
+    """Parameters stay what they are; the second value of a trial, and the front, are of the cost."""
+    deep, wide = at(("lora", 0, 2)), at(("lora", 5, 8))
+    work = bench(space=SPACE, search={"objectives": ["accuracy", "latency_ms"]})
+    work.config.folder.mkdir(parents=True)
+    record = StudyRecord.create(work.config.folder, None, work.config.search.objectives)
+    for design, value in ((deep, 0.6), (wide, 0.7)):
+        entry = whole(work, Candidate(design), SEARCH)
+        assert (entry.params, entry.cost) == (work.cost(design), work.costs.latency_ms(design))
+        record.finish(record.begin(entry, {}, {}, {}), Ending(2, value, 1.0))
+    values = {candidate_of(trial).design: trial.values for trial in record.trials()}
+    assert values[deep] == [0.6, work.costs.latency_ms(deep)]
+    assert values[deep][1] > values[wide][1]  # deeper down, though it has a quarter of the parameters
+    assert [candidate_of(trial).design for trial in record.pareto()] == [wide]
+    assert [entry_of(trial).cost for trial in record.trials()] == [v[1] for v in values.values()]
+    plain = bench(space=SPACE, search={"objectives": ["accuracy", "params"]})
+    assert plain.both_costs(deep) == (plain.cost(deep), None)
