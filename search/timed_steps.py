@@ -144,6 +144,8 @@ class TimedSteps:
             own, drop_path = config.backbone, config.train.drop_path
             self._model = load_backbone(own.name, pretrained=False, img_size=own.img_size, drop_path_rate=drop_path)
             reset_head(self._model, objective.outputs(self._bench.task.num_classes))
+            for scale in self._bench.shape.scales:  # drawn at random they are so small that gradients are denormal
+                nn.init.ones_(self._model.get_parameter(scale.path))
             self._model.to(self._bench.device)
         return self._model
 

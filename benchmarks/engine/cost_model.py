@@ -43,9 +43,9 @@ def main() -> None:
         f"{kind} {statistics.median(map(abs, values)):.0%} in the median, {max(map(abs, values)):.0%} at most"
         for kind, values in errors.items()
     )
-    head = (
-        f"{bench.shape.name}, {bench.inputs.size} px, {bench.device.type}, autocast {bench.autocast}: off by {worst}."
-    )
+    down, columns = bench.shape.grid
+    where = f"{bench.shape.name}, {down} x {columns} patches, {bench.device.type}, autocast {bench.autocast}"
+    head = f"{where}: off by {worst}."
     lines = [head, "", "| design | ms for an image | flops | time | memory |", "|---|---|---|---|---|", *rows]
     text = "\n".join(lines) + "\n"
     print(text)
