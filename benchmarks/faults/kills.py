@@ -28,6 +28,7 @@ STAGES = {
     "folds": ("search", "folds"),
     "retraining": ("retrain", ""),
 }
+_OUTLIVE = 90  # seconds: Ray's two agents of a node look for its GCS for a minute before they end
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SETTINGS = CONFIG | {
     "strategy": "supernet",
@@ -68,7 +69,7 @@ def end(folder: Path, stage: str, number: signal.Signals) -> str:
         process.send_signal(number)
     _, said = process.communicate(timeout=120)
     wrong = [] if number == signal.SIGKILL else judged(process, said, time.monotonic() - began)
-    clean_up(process.pid, wrong, wait=20 if number == signal.SIGKILL else 3)
+    clean_up(process.pid, wrong, wait=_OUTLIVE if number == signal.SIGKILL else 3)
     return "; ".join(wrong)
 
 

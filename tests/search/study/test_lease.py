@@ -12,7 +12,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from postgres_server import missing, server
 
+from petlas.search.study import StudyRecord
 from petlas.search.study import lease as lease_module
 from petlas.search.study.lease import HOLDER, DatabasePlace, FolderPlace, Lease, LeaseError, held
 
@@ -174,3 +176,82 @@ def test_runs_of_one_database_do_not_keep_each_other_out(tmp_path: Path) -> None
     assert found is not None
     assert asdict(found)["folder"] == str(tmp_path / "x")
     assert DatabasePlace(url, "x").read() is None
+
+
+DRIVERS = """if True:
+    import os, sys, time
+    from pathlib import Path
+    from petlas.petl.design import Design, Placement
+    from petlas.search.study import Ending, Entry, StudyRecord, held
+    from petlas.search.training.fidelity import Fidelity
+    from petlas.spaces import Candidate
+
+    def search(folder, url):
+        with held(folder, url) as holding:
+            record = StudyRecord.create(folder, url, check=holding.check)
+            record.recover()
+            for size in range(1, 6):
+                entry = Entry(Candidate(Design.of([Placement("lora", 0, size)])), Fidelity(1, 0), "search", size)
+                if entry.identity in record.known():
+                    continue
+                number = record.begin(entry, {}, {}, {})
+                if size == 3:
+                    Path(sys.argv[1], name).touch()
+                while size == 3 and not Path(sys.argv[1], "go").exists():
+                    time.sleep(0.02)
+                record.report(number, 1, size / 10)
+                record.finish(number, Ending(1, size / 10, 0.1))
+
+    for name in sys.argv[3:]:
+        if not os.fork():
+            search(Path(sys.argv[1], "runs", name), sys.argv[2])
+            os._exit(0)
+    print("started", flush=True)
+    ended = [os.waitpid(-1, 0)[1] for _ in sys.argv[3:]]
+    sys.exit(any(ended[1:]))
+"""
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_four_drivers_share_a_postgresql_server_and_one_that_is_killed_is_taken_over(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d"]
+    with server() as url:
+        command = [sys.executable, "-c", DRIVERS, str(tmp_path), url, *names]
+        with subprocess.Popen(command, stdout=-1, text=True) as drivers:
+            try:
+                until = time.monotonic() + 60
+                while not all((tmp_path / name).exists() for name in names) and time.monotonic() < until:
+                    time.sleep(0.1)
+                with pytest.raises(LeaseError, match=r"on the study 'b' of postgresql.*since 20"):
+                    held(tmp_path / "elsewhere/b", url).__enter__()
+                victim = DatabasePlace(url, "a").read()
+                assert victim is not None
+                os.kill(victim.process, signal.SIGKILL)
+            finally:
+                (tmp_path / "go").touch()
+            drivers.wait(60)
+        with held(tmp_path / "elsewhere/a", url) as holding:  # without the folder of before
+            record = StudyRecord.create(holding.folder, url, check=holding.check)
+            assert record.recover() == 1
+            assert [entry.params for entry in record.cut_off()] == [3]
+            assert [trial.state.name for trial in record.trials()] == ["COMPLETE", "COMPLETE", "FAIL"]
+        for name in names[1:]:
+            others = StudyRecord.read(tmp_path / "runs" / name, url).trials()
+            assert [trial.values for trial in others] == [[0.1], [0.2], [0.3], [0.4], [0.5]]
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_of_many_newcomers_on_postgresql_exactly_one_gets_each_lease(tmp_path: Path) -> None:
+    with server() as url:
+        several = places(tmp_path, url, 8)
+        old = None
+        for _ in range(5):
+            together = threading.Barrier(8)
+
+            def take(place: FolderPlace | DatabasePlace, old: Lease | None = old) -> Lease | None:
+                mine = Lease.mine(tmp_path)
+                together.wait()  # noqa: B023
+                return mine if place.swap(old, mine) else None
+
+            with ThreadPoolExecutor(8) as pool:
+                (old,) = [mine for mine in pool.map(take, several) if mine is not None]
