@@ -139,6 +139,17 @@ class JobScheduler(_Unpickled, FIFOScheduler):
         keeps = last is None or self._search.jobs[trial.trial_id].on_epoch(last)
         return TrialScheduler.CONTINUE if keeps else TrialScheduler.STOP
 
+    def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
+        """None: all are started in their order, and a worker that is free goes to the job that is handed out next.
+
+        Tune would give it to the trial that waits longest, and drop the worker that is starting for that one: as long
+        as trials are shorter than the start of a worker, no further worker would ever come up.
+
+        Args:
+            tune_controller: Not needed.
+        """
+        return None
+
 
 class FaultStopper(_Unpickled, tune.Stopper):
     """Ends all trials when all runs have stopped; those of a single run end with their epochs.

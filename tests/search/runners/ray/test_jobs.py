@@ -153,3 +153,10 @@ def test_more_than_the_drivers_part_is_not_asked_for_and_what_is_too_much_is_giv
     part[0] = 1
     assert searcher.suggest("c") == "FINISHED"
     assert not searcher.rounds.over
+
+
+def test_a_free_worker_is_not_given_to_a_trial_whose_own_worker_is_starting(started: Started) -> None:
+    """Or that one would be dropped: no further worker came up as long as trials were shorter than its start."""
+    waits = SimpleNamespace(status="PENDING", trial_id="a", placement_group_factory=None)
+    controller = SimpleNamespace(get_trials=lambda: [waits], get_live_trials=lambda: {waits.trial_id})
+    assert JobScheduler(search_of(started())).choose_trial_to_run(controller) is None
