@@ -9,11 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from petlas.datasets import READERS, get_reader
+from petlas.petl import FAMILIES, get_family
 from petlas.search.cli.app import COMMANDS
 from petlas.search.reports.listing import list_methods
 from petlas.search.strategies import STRATEGIES, get_strategy
 
 DOCS = Path(__file__).parent
+EXAMPLES = {
+    "vit": "vit_tiny_patch16_224",
+    "swin": "swin_tiny_patch4_window7_224",
+    "swinv2": "swinv2_tiny_window8_256",
+    "convnext": "convnext_tiny",
+}
+"""A model of each family."""
 _MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -24,6 +32,30 @@ def methods() -> list[list[str]]:
         size = f"{row['size_means']} {row['size']}" if row["size_means"] else ""
         told = [("yes" if row[key] else "no") for key in ("zero_start", "mergeable")]
         rows.append([f"`{row['method']}`", size, f"{row['params']:,}", *told, row["summary"], row["paper"]])
+    return rows
+
+
+def backbones() -> list[list[str]]:
+    """What each method counts on a model of each family; what is refused has none."""
+    models = [*EXAMPLES.values()]
+    counts = [{row["method"]: row["params"] for row in list_methods(model)} for model in models]
+    cells = ([count[name] for count in counts] for name in counts[0])
+    rows = [
+        [f"`{name}`", *("-" if count is None else f"{count:,}" for count in row)]
+        for name, row in zip(counts[0], cells, strict=True)
+    ]
+    return [["method", *(f"`{family}`: {model}" for family, model in EXAMPLES.items())], *rows]
+
+
+def families() -> list[list[str]]:
+    """Every family by what it says of itself, and what it lacks."""
+    rows = [["family", "what", "what it lacks"]]
+    for name in FAMILIES:
+        family = get_family(name)
+        reasons: dict[str, list[str]] = {}
+        for site, reason in family.lacks.items():
+            reasons.setdefault(reason, []).append(f"`{site}`")
+        rows.append([f"`{name}`", family.summary, "; ".join(f"{', '.join(s)}: {why}" for why, s in reasons.items())])
     return rows
 
 
@@ -55,6 +87,8 @@ def commands() -> list[list[str]]:
 
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "methods": methods,
+    "backbones": backbones,
+    "families": families,
     "layouts": layouts,
     "strategies": strategies,
     "commands": commands,

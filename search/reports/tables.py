@@ -141,10 +141,10 @@ def methods_table(rows: Sequence[Mapping[str, Any]], backbone: str) -> Table:
         (
             row["method"],
             "" if row["size"] is None else f"{row['size']} ({row['size_means']})",
-            f"{row['params']:,}",
+            "-" if row["params"] is None else f"{row['params']:,}",
             "yes" if row["zero_start"] else "no",
             "yes" if row["mergeable"] else "no",
-            row["summary"],
+            row.get("refused") or row["summary"],
             row["paper"],
         )
         for row in rows

@@ -38,3 +38,9 @@ def test_the_parameters_are_those_of_the_built_model(name: str) -> None:
 def test_an_unknown_backbone_names_near_ones() -> None:
     with pytest.raises(BackboneError, match="did you mean"):
         list_methods("vit_bse_patch16_224")
+
+
+def test_what_a_backbone_cannot_take_is_listed_with_the_reason():
+    rows = {row["method"]: row for row in list_methods("convnext_atto")}
+    assert rows["adapter"]["params"] and rows["adapter"]["refused"] is None
+    assert rows["prefix"]["params"] is None and "a convolution in place of the attention" in rows["prefix"]["refused"]
