@@ -36,6 +36,17 @@ def _own_signals() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+def put_signals_back() -> None:
+    """Set the handlers of this process anew, in its main thread: a Ray that started in another one took their place.
+
+    Ray's own writes a stack trace of C++ on SIGTERM, and Python's table of handlers does not know of it.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
+
+
 @contextmanager
 def connected(address: str | None) -> Iterator[bool]:
     """A running Ray: this process's, the cluster at `resources.address` or $RAY_ADDRESS, or one for this search.

@@ -10,7 +10,7 @@ from petlas.search.config import RunConfig
 from petlas.search.run_folder import RunError
 from petlas.search.runners import knock as knock_module
 from petlas.search.runners.ray import cluster as cluster_module
-from petlas.search.runners.ray.cluster import connected
+from petlas.search.runners.ray.cluster import connected, put_signals_back
 
 Make = Callable[..., RunConfig]
 RAY = {"runner": "ray"}
@@ -89,3 +89,14 @@ def test_rays_own_signal_handlers_do_not_stay(monkeypatch: pytest.MonkeyPatch) -
     before = signal.getsignal(signal.SIGTERM)
     with connected(None):
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_handler_that_was_set_behind_pythons_back_gives_way() -> None:
+    set_anew: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster_module.signal, "signal", lambda number, handler: set_anew.append(number))
+        put_signals_back()
+        elsewhere = threading.Thread(target=put_signals_back)  # where Python refuses to set any
+        elsewhere.start()
+        elsewhere.join()
+    assert set_anew == [signal.SIGTERM, signal.SIGINT]
