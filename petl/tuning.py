@@ -356,6 +356,12 @@ def count_tuned(model: nn.Module) -> int:
     return sum(p.numel() for path, p in tuned if p.requires_grad and "head" not in path.split("."))
 
 
+def trained_by(model: nn.Module) -> dict[str, str]:
+    """For each trainable parameter of a model with a design, by its name: the method that trains it, or `head`."""
+    owners = {id(p): name.partition(".")[0] for name, p in tuning_of(model).named_parameters()}
+    return {name: owners[id(p)] for name, p in model.named_parameters() if p.requires_grad and id(p) in owners}
+
+
 def undecayed(model: nn.Module) -> set[str]:
     """Names of the model's parameters that weight decay is not for, by what they mean.
 

@@ -155,7 +155,7 @@ class _Run:
             assert found is not None, "a search that goes on has measured"
             bench = with_pruned_space(bench, found.sites)
         yield from strategy.stages(Search(bench, self._record, self._clock.late, found))
-        if bench.config.protocol.folds:
+        if bench.config.protocol.folds and not strategy.compares_on_folds:
             yield FoldStage(bench, self._record)
 
     def leave(self) -> None:

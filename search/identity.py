@@ -39,6 +39,7 @@ def claim(record: StudyRecord, bench: Workbench) -> None:
             "identity": identity_of(bench),
             "begun": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
             "classes": task.num_classes,
+            "epochs": bench.config.train.epochs,
             "images": {name: len(task.views[name]) for name in ("train", "val")},
             "metric": bench.objective.metric.to_dict(),
             "split_seed": task.split_seed,

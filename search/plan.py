@@ -127,9 +127,9 @@ def _costs(prices: Prices) -> Iterator[StageCost]:
         else 0
     )
     yield from strategy.costs(prices, known)
-    if config.protocol.folds:
-        folds = config.protocol.finalists * config.protocol.folds
-        share = (config.protocol.folds - 1) / config.protocol.folds * images["trainval"]
+    if config.protocol.folds and not strategy.compares_on_folds:
+        folds = config.protocol.finalists * bench.folds
+        share = (bench.folds - 1) / bench.folds * images["trainval"]
         yield prices.cost("folds", folds, folds * config.train.epochs * share * prices.step)
     seeds = config.protocol.retrain_seeds
     one = config.train.epochs * images["trainval"] * prices.step + images["test"] * prices.forward

@@ -41,8 +41,8 @@ _HARMLESS = {_CONFIG, LOG, REPORT, LOCK, HOLDER, *SENSITIVITY_FILES}
 """What goes with any settings, because nothing that is taken up lies in it."""
 _VERSION = "version"
 _MAY_CHANGE = (
-    "name", "search.trials", "search.seconds", "search.retry_failed", "protocol", "resources", "runs", "storage",
-    "task.download",
+    "name", "search.cost", "search.trials", "search.seconds", "search.retry_failed", "protocol", "resources", "runs",
+    "storage", "task.download",
 )  # fmt: skip
 """Settings that may differ when a run is resumed: they don't change what a trial's number means."""
 _LISTED = 20

@@ -40,6 +40,9 @@ from petlas.spaces import Budget, Limit, Space
 
 log = logging.getLogger("petlas")
 
+FOLDS = 5
+"""Of train and val, where `protocol.folds` says nothing and a strategy needs them."""
+
 SERVED = 4
 """How many runs a process serves without making anything twice; of more, the one that waited longest is dropped."""
 
@@ -277,6 +280,15 @@ class Workbench:
         if fidelity.folds not in self._folds:
             self._folds[fidelity.folds] = self.task.folds(fidelity.folds, self.config.task.split_seed)
         return self._folds[fidelity.folds][fidelity.fold]
+
+    @cached_property
+    def folds(self) -> int:
+        """How many folds candidates are compared on: `protocol.folds`, or as many as every class has images."""
+        wanted = self.config.protocol.folds or FOLDS
+        most = self.task.most_folds
+        if wanted > most:
+            self._tell(self.task.name, [f"{most} folds, not {wanted}: a class has no more images to learn from"])
+        return min(wanted, most)
 
     def fingerprint(self, view: View) -> str:
         """Fingerprint of a view's images and targets, remembered."""

@@ -53,6 +53,10 @@ class Setting(ABC):
         """The value of a parameter of a trial, clipped to what there is."""
 
     @abstractmethod
+    def nearest(self, value: float) -> float:
+        """The value next to any other that may be chosen."""
+
+    @abstractmethod
     def draw(self, rng: np.random.Generator) -> float:
         """A random value."""
 
@@ -124,6 +128,10 @@ class Range(Setting):
         """The parameter, within the range."""
         return min(max(float(parameter), self.low), self.high)
 
+    def nearest(self, value: float) -> float:
+        """The value, within the range."""
+        return self.value(value)
+
     def draw(self, rng: np.random.Generator) -> float:
         """A value drawn uniformly, of the logarithms on a log scale."""
         return self._at(rng.random())
@@ -192,6 +200,10 @@ class Choices(Setting):
     def value(self, parameter: float) -> float:
         """The value at an index."""
         return self.values[min(max(int(parameter), 0), len(self.values) - 1)]
+
+    def nearest(self, value: float) -> float:
+        """The value with the least difference; of two, the lower."""
+        return min(self.values, key=lambda own: abs(own - value))
 
     def draw(self, rng: np.random.Generator) -> float:
         """A value, each equally likely."""

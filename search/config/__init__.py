@@ -12,6 +12,8 @@ from petlas.search.config.loading import (
 )
 from petlas.search.config.rules import missing_inputs
 from petlas.search.config.schema import (
+    HEAD,
+    LR_FACTOR,
     SETTINGS,
     BackboneConfig,
     BudgetConfig,
@@ -27,6 +29,8 @@ from petlas.search.config.schema import (
 )
 
 __all__ = [
+    "HEAD",
+    "LR_FACTOR",
     "SETTINGS",
     "BackboneConfig",
     "BudgetConfig",

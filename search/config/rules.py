@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from petlas.petl.methods import METHODS
 from petlas.search.config.faults import Fault
 from petlas.search.config.schema import (
+    HEAD,
+    LR_FACTOR,
     SETTINGS,
     BudgetConfig,
     Group,
@@ -61,7 +63,10 @@ def _sound(group: type[Group], data: Any, key: str) -> Any:
 
 def space_faults(space: Mapping[str, Any]) -> list[Fault]:
     """All faults of a space's structure."""
-    return [_space_fault(space, line) for line in check_space(space, METHODS, SETTINGS)]
+    methods = space.get("methods")
+    trained = [*methods, HEAD] if isinstance(methods, Mapping) else [HEAD]
+    settings = (*SETTINGS, *(f"{LR_FACTOR}{name}" for name in trained))
+    return [_space_fault(space, line) for line in check_space(space, METHODS, settings)]
 
 
 def _space_fault(space: Mapping[str, Any], line: str) -> Fault:

@@ -15,6 +15,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 SETTINGS = ("lr", "weight_decay", "label_smoothing")
 """Settings of `train` that a space may name under `settings`, so that they are searched with the design."""
 
+LR_FACTOR = "lr."
+"""Before a method's name, the setting of a space that is its entry in `train.lr_factors`, such as `lr.vpt`."""
+
+HEAD = "head"
+"""What `train.lr_factors` calls the head, beside the methods."""
+
 _LONGEST_NAME = 255
 """Bytes in a folder's name on the file systems there are."""
 
@@ -90,6 +96,16 @@ def _has_gpu() -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
         return False
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+
+
+def _lr_factors(value: dict[str, float]) -> dict[str, float]:
+    known = (*import_module("petlas.petl.methods").METHODS, HEAD)
+    for name in value:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "petlas methods lists them"
+            raise ValueError(f"must have names of methods, or {HEAD}, and {name!r} is none; {hint}")
+    return value
 
 
 def _gpus(value: Any) -> Any:
@@ -181,14 +197,17 @@ class SearchConfig(Group):
     `reduction` there. `baselines` are never stopped early. With `retry_failed`, designs that failed by their own fault
     are tried again.
 
-    With `strategy: supernet`, the sampler draws `scores` designs that are scored with inherited weights; the best
-    `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from the backbone.
-    `ranking_check` designs, spread over the scores, are trained too: they show how well scores rank designs.
+    With `strategy: auto`, `cost` is what the search may cost, in R: see `petlas.search.strategies.auto`; `trials` and
+    `seconds` bound it too. With `strategy: supernet`, the sampler draws `scores` designs that are scored with inherited
+    weights; the best `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from
+    the backbone. `ranking_check` designs, spread over the scores, are trained too: they show how well scores rank
+    designs.
 
     With `seed_designs: sensitivity`, the first designs that are trained, but for finalists, have sizes in proportion to
     the sensitivity of the weights next to them.
     """
 
+    cost: Positive = 6.0
     trials: PositiveInt = 64
     seconds: Positive | None = None
     sampler: Annotated[str, AfterValidator(_one_of("petlas.search.samplers", "SAMPLERS"))] = "tpe"
@@ -213,12 +232,16 @@ class TrainConfig(Group):
     `mixup` and `cutmix` mix images by shares from a beta distribution of that parameter, 0 for none. What the first
     blocks compute is then not kept.
 
+    `lr_factors` is by how much the rate of a method's parameters, or of the `head`, is above `lr`: `{vpt: 10}` trains
+    prompts ten times as fast as the rest of a mixed design.
+
     `deterministic` asks torch for the same digits twice on one GPU, at some cost of time; a CPU gives them anyway.
     """
 
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 64
     lr: Positive = 1e-3
+    lr_factors: Annotated[dict[str, Positive], AfterValidator(_lr_factors)] = {}
     weight_decay: Annotated[Number, Field(ge=0)] = 1e-4
     warmup_epochs: Count = 10
     label_smoothing: Share = 0.0
@@ -315,7 +338,7 @@ class RunConfig(Group):
     backbone: Annotated[BackboneConfig, BeforeValidator(_named)]
     space: Text | dict[str, Any]
     budget: BudgetConfig = BudgetConfig()
-    strategy: Annotated[str, AfterValidator(_one_of("petlas.search.strategies", "STRATEGIES"))] = "auto"
+    strategy: Annotated[str, AfterValidator(_one_of("petlas.search.strategies", "STRATEGIES"))] = "trials"
     search: SearchConfig = SearchConfig()
     train: TrainConfig = TrainConfig()
     supernet: SupernetConfig = SupernetConfig()

@@ -1,18 +1,22 @@
 """What was measured of candidates, and what is chosen by it: neither torch nor Optuna is needed."""
 
 from petlas.search.selection.agreement import Agreement, agreement_of, rank_agreement, regret
-from petlas.search.selection.choice import choose
+from petlas.search.selection.choice import choose, choose_by_belief
 from petlas.search.selection.evidence import Difference, Evidence, Measurement, Pooled
+from petlas.search.selection.noise import Beliefs, believe
 from petlas.search.selection.pareto import pareto
 
 __all__ = [
     "Agreement",
+    "Beliefs",
     "Difference",
     "Evidence",
     "Measurement",
     "Pooled",
     "agreement_of",
+    "believe",
     "choose",
+    "choose_by_belief",
     "pareto",
     "rank_agreement",
     "regret",

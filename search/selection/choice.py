@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from petlas.search.selection.evidence import Evidence
+from petlas.search.selection.noise import believe
 
 
 def choose(evidence: Evidence, params: Mapping[str, int], maximize: bool = True) -> str | None:
@@ -26,3 +27,23 @@ def choose(evidence: Evidence, params: Mapping[str, int], maximize: bool = True)
     values = pooled or {key: evidence.values[key] for key in params if key in evidence.values}
     sign = 1 if maximize else -1
     return max(values, key=lambda key: (sign * values[key], -params[key]), default=None)  # the first of equal ones
+
+
+def choose_by_belief(
+    evidence: Evidence, params: Mapping[str, int], groups: Mapping[str, str], maximize: bool = True
+) -> str | None:
+    """The best candidate where they were measured unevenly, each on some folds: by what is believed of it.
+
+    What fewer epochs told counts for what is believed, but only candidates that were trained whole can be chosen.
+
+    Args:
+        evidence: What was measured, in any order.
+        params: The trainable parameters of each candidate, in the order in which they were tried; others are left out.
+        groups: For each candidate's key the name of those that are likely to be like it.
+        maximize: Whether a higher value is better.
+
+    Returns:
+        Its key; None where no candidate was trained whole on a fold.
+    """
+    partly = {key: count for key, count in params.items() if key in evidence.partly}
+    return believe(evidence, groups).ranked(partly, maximize)[0] if partly else None

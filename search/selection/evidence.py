@@ -94,6 +94,15 @@ class Evidence:
         return {key: fmean(sorted(values)) for key, values in whole.items() if values}
 
     @cached_property
+    def partly(self) -> frozenset[str]:
+        """The candidates that were trained whole on some folds."""
+        return frozenset(
+            key
+            for key, own in self.measured.items()
+            if any(f.fold is not None and self._is_whole(f) and math.isfinite(m.value) for f, m in own.items())
+        )
+
+    @cached_property
     def folds(self) -> int | None:
         """The folds that finalists are compared on: the most that some candidate has all of; None for none."""
         return max((count for own in self._complete.values() for count, _ in own), default=None)

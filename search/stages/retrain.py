@@ -27,6 +27,7 @@ from petlas.search.reports.provenance import provenance
 from petlas.search.run_folder import CHECKPOINTS, RunError, opened
 from petlas.search.selection import Pooled
 from petlas.search.stages.training_run import TrainingRun
+from petlas.search.strategies.baselines import baselines
 from petlas.search.study import BASELINE, StorageError, StudyRecord, candidate_of, row_of
 from petlas.search.study.trials import complete
 from petlas.search.training import Fidelity
@@ -95,7 +96,7 @@ def choose(config: RunConfig, trial: int | None = None, file: Path | None = None
         best = record.best()
         if best is None:
             raise RunError(f"retraining needs a finished trial, and {config.folder} has none; run the search on")
-        return candidate_of(best), best.values[0]
+        return candidate_of(best), row_of(best).val
     found = next((t for t in record.trials() if t.number == trial and "design" in t.user_attrs), None)
     if found is None:
         raise RunError(f"--trial must be a trial of {config.folder}, got {trial}; petlas study lists them")
@@ -136,7 +137,7 @@ def retrain(config: RunConfig, candidate: Candidate, seeds: int, val: float | No
 
 
 def retrain_baselines(config: RunConfig, seeds: int) -> list[Outcome]:
-    """Retrain and test every baseline of the study in the same way; writes `baselines.json`.
+    """Retrain and test every baseline in the same way, those of the study if it has any; writes `baselines.json`.
 
     Args:
         config: The run's configuration.
@@ -153,10 +154,14 @@ def retrain_baselines(config: RunConfig, seeds: int) -> list[Outcome]:
         _check_study(bench)
         retraining = Retraining(bench, folder)
         outcomes = []
-        for trial in complete(StudyRecord.read(folder, config.storage).counted(BASELINE)):
-            candidate = candidate_of(trial)
+        trials = complete(StudyRecord.read(folder, config.storage).counted(BASELINE))
+        known = {candidate_of(trial): trial.values[0] for trial in trials}
+        if not known:  # the search had other beginnings
+            found = baselines(bench.shape, bench.budget.limit, bench.cost)
+            known = {Candidate(design): None for design in found.values()}
+        for candidate, val in known.items():
             name = ", ".join(candidate.design.by_method) or "linear"
-            outcomes.append(retraining.measure(name, candidate, seeds, trial.values[0]))
+            outcomes.append(retraining.measure(name, candidate, seeds, val))
         write_json(folder / "baselines.json", [asdict(outcome) for outcome in outcomes])
         return outcomes
 

@@ -176,8 +176,8 @@ def folds_of_finalists(bench: Workbench, record: StudyRecord) -> list[Entry]:
     found = []
     for trial in record.leaders(protocol.finalists):
         candidate = candidate_of(trial)
-        for fold in range(protocol.folds or 0):
-            fidelity = Fidelity(bench.config.train.epochs, bench.config.seed, fold, protocol.folds)
+        for fold in range(bench.folds):
+            fidelity = Fidelity(bench.config.train.epochs, bench.config.seed, fold, bench.folds)
             found.append(Entry(candidate, fidelity, FOLDS, *bench.both_costs(candidate.design)))
     return found
 

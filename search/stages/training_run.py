@@ -12,7 +12,8 @@ from torch import Tensor
 
 from petlas.errors import UserError
 from petlas.petl import apply, fingerprint, prepare, reset_head, tuning_of
-from petlas.search.config import SETTINGS, TrainConfig
+from petlas.petl.methods import METHODS
+from petlas.search.config import HEAD, LR_FACTOR, SETTINGS, TrainConfig
 from petlas.search.training.augment import Targets
 from petlas.search.training.batches import Inputs
 from petlas.search.training.evaluation import evaluate
@@ -128,10 +129,15 @@ def settings_of(train: TrainConfig, candidate: Candidate, epochs: int) -> TrainC
         epochs: Of the whole training.
 
     Raises:
-        UserError: When the candidate has a setting that is none of SETTINGS.
+        UserError: When the candidate has a setting that is none of SETTINGS, nor `lr.` and the name of a method.
     """
     own = dict(candidate.settings)
+    factors = {name.removeprefix(LR_FACTOR): own.pop(name) for name in list(own) if name.startswith(LR_FACTOR)}
     unknown = sorted(set(own).difference(SETTINGS))
+    unknown += [f"{LR_FACTOR}{name}" for name in factors if name not in (*METHODS, HEAD)]
     if unknown:
-        raise UserError(f"a candidate's settings may be {', '.join(SETTINGS)}, got {', '.join(unknown)}")
-    return train.model_copy(update=own | {"epochs": epochs})
+        known = ", ".join((f"{LR_FACTOR}METHOD", *SETTINGS))
+        raise UserError(f"a candidate's settings may be {known}, got {', '.join(unknown)}")
+    warmup = train.warmup_epochs if epochs == train.epochs else int(train.warmup_epochs * epochs / train.epochs)
+    changed = own | {"epochs": epochs, "warmup_epochs": warmup, "lr_factors": train.lr_factors | factors}
+    return train.model_copy(update=changed)

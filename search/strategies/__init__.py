@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from petlas.search.strategies.base import Strategy
 
 STRATEGIES: dict[str, str] = {
-    "auto": "petlas.search.strategies.trials:Trials",
+    "auto": "petlas.search.strategies.auto:Auto",
     "trials": "petlas.search.strategies.trials:Trials",
     "supernet": "petlas.search.strategies.supernet:SupernetStrategy",
     "sensitivity": "petlas.search.strategies.sensitivity:SensitivityStrategy",

@@ -155,6 +155,8 @@ class Strategy(ABC):
     summary: ClassVar[str]
     measures_sensitivity: ClassVar[bool] = False
     """Whether it needs the sensitivity of the weights."""
+    compares_on_folds: ClassVar[bool] = False
+    """Whether its own stages measure on folds, so that none need to follow."""
 
     @abstractmethod
     def stages(self, search: Search) -> Iterator[Stage]:

@@ -1,6 +1,7 @@
 """The study: what a trial records, and reading and writing the Optuna study of a run."""
 
 from petlas.search.study.lease import HOLDER, LOCK, Holding, LeaseError, held
+from petlas.search.study.reading import passes
 from petlas.search.study.record import ACCURACY, PARAMS, Ending, StudyRecord
 from petlas.search.study.storage import (
     DATABASE,
@@ -16,18 +17,23 @@ from petlas.search.study.trials import (
     DRAWN,
     FINALIST,
     FOLDS,
+    HALVING,
+    PORTFOLIO,
     RANKING,
     SCORE,
     SEARCH,
     SENSITIVITY,
+    VARIED,
     Entry,
     Identity,
     TrialRow,
     candidate_of,
     design_of,
     entry_of,
+    group_of,
     is_interrupted,
     is_trained,
+    result_of,
     row_of,
 )
 
@@ -38,14 +44,17 @@ __all__ = [
     "DRAWN",
     "FINALIST",
     "FOLDS",
+    "HALVING",
     "HOLDER",
     "JOURNAL",
     "LOCK",
     "PARAMS",
+    "PORTFOLIO",
     "RANKING",
     "SCORE",
     "SEARCH",
     "SENSITIVITY",
+    "VARIED",
     "Ending",
     "Entry",
     "Holding",
@@ -59,10 +68,13 @@ __all__ = [
     "design_of",
     "entry_of",
     "export_database",
+    "group_of",
     "held",
     "is_interrupted",
     "is_trained",
     "mend_journal",
+    "passes",
+    "result_of",
     "row_of",
     "sqlite_url",
 ]

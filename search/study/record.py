@@ -14,25 +14,12 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from petlas.search.selection import Agreement, Evidence, Measurement, agreement_of, choose, pareto
+from petlas.search.study.reading import ABOUT, ELAPSED, FIRST_LOSS, StudyReader
 from petlas.search.study.storage import StorageError, open_storage
-from petlas.search.study.trials import (
-    RANKING,
-    SCORE,
-    Entry,
-    Identity,
-    complete,
-    cost_of,
-    entry_of,
-    is_interrupted,
-    is_trained,
-)
+from petlas.search.study.trials import SHORT, Entry, cost_of, entry_of, is_interrupted
 
 ACCURACY, PARAMS = "accuracy", "params"
 """What a search may optimise: the task's metric, and trainable parameters."""
-
-_ABOUT = "about"
-_ELAPSED = "seconds"
 
 
 @dataclass(frozen=True)
@@ -54,7 +41,7 @@ class Ending:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-class StudyRecord:
+class StudyRecord(StudyReader):
     """Reads and writes the study of one run.
 
     A trial is added whole, as it starts: a process that is killed leaves no half described one. One process writes.
@@ -66,8 +53,8 @@ class StudyRecord:
     """
 
     def __init__(self, storage: BaseStorage, name: str, check: Callable[[], None] = lambda: None) -> None:
-        self.storage, self.name, self._check = storage, name, check
-        self._id = storage.get_study_id_from_name(name)
+        super().__init__(storage, name)
+        self._check = check
         self._ids: dict[int, int] = {}  # of the trials that this process began
 
     @classmethod
@@ -129,124 +116,13 @@ class StudyRecord:
 
     # What the study is of
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What the study is of: the run's settings, fingerprints, metric and image counts; empty for a new one."""
-        about: dict[str, Any] = self.storage.get_study_user_attrs(self._id).get(_ABOUT, {})
-        return about
-
     def claim(self, about: Mapping[str, Any]) -> None:
         """Write down what the study is of."""
-        self._owned.set_study_user_attr(self._id, _ABOUT, dict(about))
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds that searching took in all processes so far."""
-        return float(self.storage.get_study_user_attrs(self._id).get(_ELAPSED, 0.0))
+        self._owned.set_study_user_attr(self._id, ABOUT, dict(about))
 
     def spend(self, seconds: float) -> None:
         """Write down how many seconds searching took so far."""
-        self._owned.set_study_user_attr(self._id, _ELAPSED, round(seconds, 1))
-
-    @property
-    def maximize(self) -> bool:
-        """Whether more is better of the task's metric."""
-        return bool(self.storage.get_study_directions(self._id)[0] == StudyDirection.MAXIMIZE)
-
-    @property
-    def objectives(self) -> int:
-        """How many objectives the study has: the metric, and perhaps the parameters."""
-        return len(self.storage.get_study_directions(self._id))
-
-    # Reading trials
-
-    def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """All trials, or those in the given states, by number."""
-        return self.storage.get_all_trials(self._id, deepcopy=False, states=states or None)
-
-    def counted(self, *stages: str) -> list[FrozenTrial]:
-        """The trials of some stages, all of them by default, that were not cut off by their surroundings."""
-        return [
-            trial
-            for trial in self.trials()
-            if not is_interrupted(trial) and (not stages or trial.user_attrs.get("stage") in stages)
-        ]
-
-    def trained(self) -> list[FrozenTrial]:
-        """The trials that train a candidate on train, and were not cut off."""
-        return [trial for trial in self.counted() if is_trained(trial)]
-
-    def count_trained(self) -> int:
-        """Candidates that count against `search.trials`: all that are trained, or were and not cut off."""
-        return len({entry_of(trial).identity for trial in self.trained()})
-
-    def leaders(self, count: int) -> list[FrozenTrial]:
-        """The best candidates by their value on the selection split, at all epochs; of equal ones the smallest.
-
-        Args:
-            count: How many at most.
-        """
-        sign = -1 if self.maximize else 1
-        whole = self._whole().values()
-        return sorted(whole, key=lambda t: (sign * t.values[0], t.user_attrs["params"], t.number))[:count]
-
-    def known(self) -> set[Identity]:
-        """What need not be tried again: the identity of every entry that is running or came to an end."""
-        return {entry_of(trial).identity for trial in self.counted()}
-
-    def scored(self) -> list[FrozenTrial]:
-        """The trials that have a score, the best first; of several, the one with the fewest parameters."""
-        sign = -1 if self.maximize else 1
-        scores = complete(self.counted(SCORE))
-        return sorted(scores, key=lambda t: (sign * t.values[0], t.user_attrs["params"], t.number))
-
-    def rung(self, epoch: int, but: int) -> list[float]:
-        """The values of the other trained trials after an epoch.
-
-        Args:
-            epoch: The epoch.
-            but: The number of the trial that asks.
-        """
-        others = (trial.intermediate_values for trial in self.trained() if trial.number != but)
-        return [values[epoch] for values in others if epoch in values]
-
-    # Selection
-
-    def evidence(self) -> Evidence:
-        """What was measured of every candidate, by fidelity: trials of all epochs, and folds."""
-        images = self.about.get("images", {}).get("val", 0)
-        rows, epochs = [], 0
-        for trial in complete(self.counted()):
-            if trial.user_attrs["stage"] != SCORE:
-                entry = entry_of(trial)
-                epochs = max(epochs, entry.fidelity.epochs)
-                measured = Measurement(trial.values[0], trial.user_attrs.get("images", images))
-                rows.append((entry.candidate.key, entry.fidelity, measured))
-        return Evidence.of(rows, epochs, shares=self.about.get("metric", {}).get("paired", True))
-
-    def best(self) -> FrozenTrial | None:
-        """The trial of the candidate that selection chooses, at all epochs on train and val; None if none ended."""
-        whole = self._whole()
-        key = choose(self.evidence(), _params(whole), maximize=self.maximize)
-        return None if key is None else whole[key]
-
-    def pareto(self) -> list[FrozenTrial]:
-        """Trials trained to the end that no other beats in value and cost, by cost: parameters, or what is traded."""
-        whole = self._whole()
-        ordered = sorted(whole.items(), key=lambda item: item[1].number)
-        costs = {key: cost_of(trial.user_attrs) for key, trial in ordered}
-        return [whole[key] for key in pareto(self.evidence(), costs, maximize=self.maximize)]
-
-    def agreement(self) -> Agreement | None:
-        """How well scores rank the candidates that were trained to check them; None for fewer than two."""
-        sign = 1 if self.maximize else -1
-        scores = {trial.user_attrs["key"]: sign * trial.values[0] for trial in self.scored()}
-        checked = complete(self.counted(RANKING))
-        return agreement_of((t.number, scores[t.user_attrs["key"]], sign * t.values[0]) for t in checked)
-
-    def _whole(self) -> dict[str, FrozenTrial]:
-        """For each candidate, its first trial that came to its end."""
-        return {trial.user_attrs["key"]: trial for trial in reversed(complete(self.trained()))}
+        self._owned.set_study_user_attr(self._id, ELAPSED, round(seconds, 1))
 
     # Writing trials
 
@@ -269,11 +145,12 @@ class StudyRecord:
             Its number.
         """
         cut = [t for t in self.trials(TrialState.FAIL) if is_interrupted(t) and entry_of(t).identity == entry.identity]
+        before = cut[-1].user_attrs if cut else {}
         template = create_trial(
             state=TrialState.RUNNING,
             params=dict(parameters),
             distributions=dict(distributions),
-            user_attrs=entry.attributes(),
+            user_attrs=entry.attributes() | {k: v for k, v in before.items() if k == FIRST_LOSS},
             system_attrs=dict(system),
             intermediate_values=dict(cut[-1].intermediate_values) if cut else {},
         )
@@ -293,6 +170,16 @@ class StudyRecord:
         if self._is_running(number) and not math.isnan(value):
             self._owned.set_trial_intermediate_value(self._trial_id(number), epoch, value)
 
+    def note_loss(self, number: int, loss: float) -> None:
+        """Keep the training loss of the first epoch of a running trial.
+
+        Args:
+            number: The trial.
+            loss: The mean over the epoch.
+        """
+        if self._is_running(number):
+            self._owned.set_trial_user_attr(self._trial_id(number), FIRST_LOSS, loss)
+
     def finish(self, number: int, ending: Ending) -> None:
         """End a trial, honestly; one that is finished already is left as it is.
 
@@ -305,12 +192,14 @@ class StudyRecord:
         state, values = self.outcome(number, ending)
         epochs = max(ending.epochs, *self.trials()[number].intermediate_values, 0)
         attributes = {"epochs": epochs, "seconds": round(ending.seconds, 2), **ending.more}
+        if state == TrialState.PRUNED and ending.epochs >= self.trials()[number].user_attrs["of_epochs"]:
+            attributes[SHORT] = True
         if state == TrialState.FAIL:
             attributes["error"] = ending.error or "the loss is not finite"
         self._end(number, state, attributes, values)
 
     def outcome(self, number: int, ending: Ending) -> tuple[TrialState, list[float] | None]:
-        """The state of a trial that ends, and its values: COMPLETE, PRUNED if stopped early, FAIL without a number.
+        """The state of a trial that ends, and its values: COMPLETE, PRUNED if it is short, FAIL without a number.
 
         Args:
             number: The trial.
@@ -319,9 +208,9 @@ class StudyRecord:
         if ending.error or ending.value is None or not math.isfinite(ending.value):
             return TrialState.FAIL, None
         attributes = self.trials()[number].user_attrs
-        if ending.epochs < attributes["of_epochs"]:
-            return TrialState.PRUNED, None
-        return TrialState.COMPLETE, [ending.value, cost_of(attributes)][: self.objectives]
+        if ending.epochs < max(attributes["of_epochs"], self.about.get("epochs", 0)):
+            return TrialState.PRUNED, None  # also one that was to be short: it is no whole training
+        return TrialState.COMPLETE, [ending.value, float(attributes["params"])][: self.objectives]
 
     def lose(self, number: int, why: str = "") -> None:
         """Mark a running trial as cut off by its surroundings: FAIL, but neither a result nor a try.
@@ -343,24 +232,6 @@ class StudyRecord:
         for trial in stale:
             self.lose(trial.number)
         return len(stale)
-
-    def cut_off(self) -> list[Entry]:
-        """What was cut off and not tried again since, in the order in which it began: it goes first."""
-        known = self.known()
-        cut = (entry_of(trial) for trial in self.trials(TrialState.FAIL) if is_interrupted(trial))
-        return list({entry.identity: entry for entry in cut if entry.identity not in known}.values())
-
-    def failed(self) -> list[Entry]:
-        """What was trained and failed by its own fault, and did not come to an end since."""
-        trials = self.trained()
-        ended = {entry_of(trial).identity for trial in trials if trial.state != TrialState.FAIL}
-        failed = (entry_of(trial) for trial in trials if trial.state == TrialState.FAIL)
-        return list({entry.identity: entry for entry in failed if entry.identity not in ended}.values())
-
-    def losses(self, entry: Entry) -> int:
-        """How often the surroundings of an entry gave a reason for cutting it off, such as a worker that died."""
-        lost = (t for t in self.trials(TrialState.FAIL) if is_interrupted(t) and "error" in t.user_attrs)
-        return sum(entry_of(trial).identity == entry.identity for trial in lost)
 
     def keep_system(self, number: int, system: Mapping[str, Any]) -> None:
         """Keep what a sampler adds to a trial after its end.
@@ -388,12 +259,6 @@ class StudyRecord:
         if number not in self._ids:
             self._ids[number] = self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
         return self._ids[number]
-
-
-def _params(trials: Mapping[str, FrozenTrial]) -> dict[str, int]:
-    """The trainable parameters of each candidate, in the order in which they were tried."""
-    ordered = sorted(trials.items(), key=lambda item: item[1].number)
-    return {key: trial.user_attrs["params"] for key, trial in ordered}
 
 
 def _name_in(storage: BaseStorage, folder: Path, url: str | None) -> str:

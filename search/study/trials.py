@@ -27,6 +27,16 @@ RANKING = "ranking"
 FOLDS = "folds"
 """Measured anew on a fold of train and val, to be compared with the other finalists."""
 
+PORTFOLIO = "portfolio"
+"""Strong across tasks, measured in a short training."""
+VARIED = "varied"
+"""Made from the leaders of a search, measured in a short training."""
+HALVING = "halving"
+"""Among the best so far, measured on another fold and in a longer training."""
+
+SHORT = "short"
+"""The attribute of a trial that was to have fewer epochs than a whole training, and had them all."""
+
 DRAWN = (SEARCH, FINALIST)
 """Trials that halving may stop; the others are there to be compared with."""
 
@@ -132,6 +142,18 @@ def value_of(trial: FrozenTrial) -> float | None:
     """The value of a whole trial, or the last one of a trial that was cut off."""
     values: list[float] | None = trial.values
     return values[0] if values else trial.intermediate_values.get(max(trial.intermediate_values, default=0))
+
+
+def result_of(trial: FrozenTrial) -> float | None:
+    """The value of a trial that had all epochs of its fidelity, be they those of a whole training or fewer."""
+    if trial.state is TrialState.COMPLETE:
+        return float(trial.values[0])
+    return trial.intermediate_values.get(trial.user_attrs["of_epochs"]) if trial.user_attrs.get(SHORT) else None
+
+
+def group_of(trial: FrozenTrial) -> str:
+    """The methods of a trial's design: candidates that have the same are likely to be alike."""
+    return "+".join(design_of(trial).by_method)
 
 
 def row_of(trial: FrozenTrial) -> TrialRow:

@@ -18,7 +18,7 @@ from petlas.search.training.augment import AugmentedBatches, Mixed, Targets
 from petlas.search.training.batches import Batches, Inputs, logits_of
 from petlas.search.training.checkpoint import Progress, Stamp, load_checkpoint, save_checkpoint
 from petlas.search.training.numerics import autocast_dtype, deterministic, precision
-from petlas.search.training.optimiser import make_optimiser
+from petlas.search.training.optimiser import LR_FACTOR, make_optimiser
 from petlas.search.training.schedule import lr_factor
 
 
@@ -96,7 +96,7 @@ class Learner(ABC):
             if self.train.clip_grad is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.train.clip_grad)
             for group in self._optimiser.param_groups:
-                group["lr"] = self.train.lr * lr_factor(step, self.train, steps)
+                group["lr"] = self.train.lr * group[LR_FACTOR] * lr_factor(step, self.train, steps)
             self._optimiser.step()
         return total.item() / len(self.data)
 

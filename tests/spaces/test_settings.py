@@ -142,3 +142,8 @@ def test_hand_made_settings_are_checked():
         Choices("lr", (2.0, 1.0))
     assert Range("lr", 0, 1) == Range("lr", 0.0, 1.0)
     assert [type(end) for end in Range("lr", 0, 1).ends] == [float, float]
+
+
+def test_the_value_next_to_any_other_may_be_chosen():
+    assert [Range("lr", 1e-3, 1e-2).nearest(value) for value in (0.0, 5e-3, 1.0)] == [1e-3, 5e-3, 1e-2]
+    assert [Choices("lr", (1.0, 2.0, 8.0)).nearest(value) for value in (-1.0, 1.5, 4.0, 9.0)] == [1.0, 1.0, 2.0, 8.0]

@@ -19,6 +19,8 @@ FaultsOf = Callable[..., dict[str, Fault]]
         ("search.grace_epochs=3", "search.grace_epochs", 3, "at most train.epochs = 2"),
         ("space.prune=1", "space.prune", 1, "below 1"),
         ("space.settings.lrr=[0.1]", "space.settings.lrr", [0.1], "did you mean 'lr'?"),
+        ("space.settings={lr.vpt: [1, 10]}", "space.settings.lr.vpt", "missing", "unknown setting"),
+        ("train.lr_factors={adaptr: 2}", "train.lr_factors", {"adaptr": 2}, "did you mean adapter?"),
     ],
 )
 def test_what_cannot_be_together_is_told_with_its_path_its_value_and_the_rule(
@@ -38,6 +40,7 @@ def test_budgets_of_the_sensitivity_are_held_against_the_budget(write: Write, fa
 
 def test_settings_of_training_may_be_searched(write: Write) -> None:
     settings = {"lr": {"low": 3e-4, "high": 2e-2, "log": True}, "weight_decay": [0, 1e-2], "label_smoothing": [0, 0.1]}
+    settings |= {"lr.lora": [1, 10], "lr.head": [0.1, 1]}
     space = {"methods": {"lora": {"blocks": "all", "sizes": [0, 1]}}, "settings": settings}
     assert load_config(str(write(space=space))).space == space
 

@@ -376,3 +376,15 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(bench: Bench, lora: Lora) -
     images, targets = run.data.batch(torch.arange(8))
     expected = F.cross_entropy(run.forward(images), targets, label_smoothing=0.1)
     assert torch.equal(run.accumulate(images, targets), expected.detach())
+
+
+def test_each_method_s_rate_is_its_factor_of_the_run_s_and_a_short_training_warms_up_as_much_shorter(
+    lora: Lora,
+) -> None:
+    train = TrainConfig(epochs=20, warmup_epochs=10, lr_factors={"vpt": 3, "head": 2})
+    candidate = Candidate(lora(), (("lr", 1e-2), ("lr.vpt", 10.0)))
+    found = settings_of(train, candidate, 20)
+    assert (found.lr, found.lr_factors, found.warmup_epochs) == (1e-2, {"vpt": 10.0, "head": 2}, 10)
+    assert settings_of(train, candidate, 5).warmup_epochs == 2
+    with pytest.raises(UserError, match=r"lr\.METHOD, lr, .*, got lr\.vtp"):
+        settings_of(train, Candidate(lora(), (("lr.vtp", 2.0),)), 3)

@@ -56,3 +56,17 @@ def test_what_is_no_weight_of_a_product_is_not_decayed_whatever_its_shape(
     assert any(model.get_parameter(name).ndim > 1 for name in meant)
     assert {found[name] for name in meant} == {0.0}
     assert found["head.weight"] == 0.1
+
+
+def test_each_method_has_its_own_rate_and_the_rest_keeps_the_run_s() -> None:
+    model = tuned(Placement("lora", 0, 2), Placement("vpt", 1, 4), Placement("bitfit"))
+    train = TrainConfig(lr=0.1, weight_decay=0.3, lr_factors={"vpt": 10, "bitfit": 0.5})
+    plain = decays(model, TrainConfig(lr=0.1, weight_decay=0.3))
+    optimiser = make_optimiser(model, train)
+    rates = {p: group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    found = {name: rates[p] for name, p in model.named_parameters() if p in rates}
+    assert {name: rate for name, rate in found.items() if ".vpt." in name} == {"petl.vpt.blocks.1.tokens": 1.0}
+    assert found["blocks.3.attn.qkv.bias"] == 0.05
+    assert found["head.weight"] == found["head.bias"] == 0.1
+    assert {rate for name, rate in found.items() if ".lora." in name} == {0.1}
+    assert decays(model, train) == plain

@@ -1,0 +1,98 @@
+"""Choose the portfolio from recorded runs, greedily, and say what it would have been worth on tasks it had not seen.
+
+    python benchmarks/portfolio/choose.py benchmarks/portfolio/results.jsonl --out search/strategies/portfolio.yaml \\
+        > benchmarks/portfolio/portfolio.md
+
+The next recipe is the one that adds most to the mean over tasks of the best accuracy so far (Auto-sklearn 2, Feurer et
+al., 2022; Quick-Tune, Arango et al., 2024). Leave one task out: the portfolio of the others, its first recipes, and the
+best of those on the task that was left out. Test accuracy chooses here, and one seed: what is learned is the order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+
+import yaml
+
+Table = Mapping[str, Mapping[str, float]]
+"""For each task the accuracy of each recipe, by its JSON."""
+LENGTH = 16
+
+
+def read(path: Path, tasks: Iterable[str]) -> Table:
+    """The mean over seeds; only recipes that every task has.
+
+    Args:
+        path: Of the recorded runs.
+        tasks: Those that count; none for all.
+    """
+    runs: dict[str, dict[str, list[float]]] = {}
+    wanted = set(tasks)
+    for row in map(json.loads, path.read_text().splitlines()):
+        if wanted and row["task"] not in wanted:
+            continue
+        runs.setdefault(row["task"], {}).setdefault(json.dumps(row["recipe"]), []).append(row["test"])
+    everywhere = set.intersection(*(set(own) for own in runs.values()))
+    return {task: {name: fmean(own[name]) for name in sorted(everywhere)} for task, own in runs.items()}
+
+
+def greedy(table: Table, length: int) -> list[str]:
+    """Recipes in the order in which they add most; where none adds anything, the best on the mean come first."""
+    names = next(iter(table.values()))
+    found: list[str] = []
+    while len(found) < min(length, len(names)):
+        left = [name for name in names if name not in found]
+        found.append(max(left, key=lambda name: (_worth(table, [*found, name]), _worth(table, [name]))))
+    return found
+
+
+def _worth(table: Table, names: Iterable[str]) -> float:
+    """The mean over tasks of the best recipe's accuracy."""
+    names = list(names)
+    return fmean(max(own[name] for name in names) for own in table.values())
+
+
+def told(name: str) -> str:
+    """A recipe for people."""
+    recipe = json.loads(name)
+    methods = " + ".join(f"{method} {share:g}" for method, share in recipe["methods"].items()) or "linear"
+    return f"{methods}, " + ", ".join(f"{key} x {value:g}" for key, value in recipe["settings"].items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--out", type=Path, help="where the portfolio is written")
+    parser.add_argument("--tasks", nargs="*", default=[], help="those that count; by default all")
+    args = parser.parse_args()
+    table = read(args.results, args.tasks)
+    order = greedy(table, LENGTH)
+    tasks = list(table)
+    print(f"{len(next(iter(table.values())))} recipes on {len(tasks)} tasks; test accuracy in percent, one seed.\n")
+    print("| place | recipe | " + " | ".join(tasks) + " | mean | best so far |")
+    print("|---|---|" + "---|" * (len(tasks) + 2))
+    for place, name in enumerate(order, 1):
+        own = " | ".join(f"{100 * table[task][name]:.1f}" for task in tasks)
+        mean, best = 100 * _worth(table, [name]), 100 * _worth(table, order[:place])
+        print(f"| {place} | {told(name)} | {own} | {mean:.1f} | {best:.1f} |")
+    print("\nLeave one task out: the first of the others' portfolio, the best of its first 4 and 8, and of all.\n")
+    print("| task | first | best of 4 | best of 8 | best of all |\n|---|---|---|---|---|")
+    rows = []
+    for task in tasks:
+        others = greedy({name: own for name, own in table.items() if name != task}, 8)
+        row = [table[task][others[0]], *(max(table[task][n] for n in others[:k]) for k in (4, 8))]
+        rows.append([*row, max(table[task].values())])
+        print(f"| {task} | " + " | ".join(f"{100 * value:.1f}" for value in rows[-1]) + " |")
+    print("| mean | " + " | ".join(f"{100 * fmean(column):.1f}" for column in zip(*rows, strict=True)) + " |")
+    if args.out:
+        lines = [yaml.safe_dump(json.loads(name), default_flow_style=True, sort_keys=False).strip() for name in order]
+        head = "# Made by benchmarks/portfolio/choose.py from recorded runs; see portfolio.md beside it.\nrecipes:\n"
+        args.out.write_text(head + "".join(f"  - {line}\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Train recipes on tasks, one run each, and record their test accuracy: what the portfolio is made of.
+
+    python benchmarks/portfolio/record.py --root DATA --tasks-dir runs/drawn --out benchmarks/portfolio/results.jsonl
+
+--root holds vtab-1k/{emoji_group,mnist,dsprites_loc}; drawn tasks are made in --tasks-dir. Every run learns from train
+and val, has the same number of image passes on every task, and is tested once. What is in --out is not done again, so
+the command goes on where it was cut off. `choose.py` makes the portfolio of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tasks import DRAWN, write
+
+from petlas.petl import MINI, get_method, shape_by_name
+from petlas.search.config import RunConfig
+from petlas.search.stages.training_run import TrainingRun
+from petlas.search.strategies.recipes import Recipe
+from petlas.search.training import Fidelity
+from petlas.search.workbench import Workbench
+from petlas.spaces import Space
+
+SHARED = ("emoji_group", "mnist", "dsprites_loc")
+LR = 3e-3
+"""The run's own rate, of which recipes have a factor."""
+FACTORS = (1.0, 3.0, 0.3)
+PROMPTS = ({"lr": 1.0, "lr.vpt": 10.0}, {"lr": 1.0, "lr.vpt": 3.0}, {"lr": 3.0, "lr.vpt": 10.0})
+"""Prompts need far higher rates than the head that reads them."""
+BUDGET = 20_000
+PASSES = 2400
+"""Image passes of a run: 6 epochs of 400 images; never fewer than 3 epochs."""
+SIZES = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64]
+
+METHODS = ("lora", "ssf", "convpass", "adaptformer", "bitfit", "adapter", "vpt", "adapter_plus")
+MIXED: tuple[dict[str, float], ...] = ({"lora": 0.5, "adapter": 0.5},)
+
+
+def recipes() -> Iterator[Recipe]:
+    """All recipes, so that a table that is cut off has the strongest methods at all rates."""
+    shares: list[dict[str, float]] = [{}, *({method: 1.0} for method in METHODS), *MIXED]
+    for share in shares:
+        for place, factor in enumerate(FACTORS):
+            settings = PROMPTS[place] if "vpt" in share else {"lr": factor}
+            yield Recipe(tuple(share.items()), tuple(settings.items()))
+
+
+def space_of(recipe: Recipe) -> Space:
+    """The widest space of a recipe's methods on the mini backbone."""
+    shape = shape_by_name(MINI, None)
+    methods: dict[str, Any] = {}
+    for name in recipe.methods or {"lora"}:
+        method = get_method(name)
+        whole = any(p.block is None for p in method.baseline(shape, method.default_size))
+        sizes = {} if method.default_size is None else {"sizes": SIZES}
+        methods[name] = {"blocks": "backbone" if whole else "all"} | sizes
+    settings = {name: {"low": 1e-5, "high": 100.0, "log": True} for name, _ in recipe.settings}
+    return Space.from_dict({"methods": methods, "settings": settings}, shape.depth)
+
+
+def bench_of(task: str, root: str, drawn: Path, runs: Path) -> Workbench:
+    """The workbench of a task: a known one's, or one that is drawn first."""
+    place = {"name": str(write(task, drawn))} if task in DRAWN else {"name": task, "root": root}
+    data = {
+        "name": f"record-{task}",
+        "task": {"name": "digits"} if task == "digits" else place,
+        "backbone": MINI,
+        "space": {"methods": {"lora": {"blocks": "all", "sizes": [0, 1]}}},
+        "budget": {"params": BUDGET},
+        "train": {"epochs": 10, "batch_size": 32, "lr": LR, "warmup_epochs": 1},
+        "runs": str(runs),
+    }
+    return Workbench(RunConfig.model_validate(data))
+
+
+def record(bench: Workbench, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """One run of a recipe."""
+    epochs = max(3, round(PASSES / len(bench.task.views["trainval"])))
+    candidate = recipe.candidate(space_of(recipe), bench.budget, {"lr": LR})
+    start = time.process_time()
+    run = TrainingRun(bench, candidate, Fidelity(epochs, seed), "trainval", None)
+    while not run.finished:
+        run.epoch()
+    found = {"test": round(run.test(), 4), "loss": round(run.progress.loss, 4), "params": bench.cost(candidate.design)}
+    return found | {"epochs": epochs, "seconds": round(time.process_time() - start, 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="the folder that has vtab-1k")
+    parser.add_argument("--tasks-dir", type=Path, default=Path("runs/drawn"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.jsonl"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tasks", nargs="*", default=(*DRAWN, "digits", *SHARED))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = args.out.read_text().splitlines() if args.out.exists() else []
+    done = {(row["task"], json.dumps(row["recipe"]), row["seed"]) for row in map(json.loads, lines)}
+    benches: dict[str, Workbench] = {}
+    for recipe, task in itertools.product(recipes(), args.tasks):
+        if (task, json.dumps(recipe.to_dict()), args.seed) in done:
+            continue
+        if task not in benches:
+            benches[task] = bench_of(task, args.root, args.tasks_dir, args.out.parent)
+        row = {"task": task, "recipe": recipe.to_dict(), "seed": args.seed} | record(benches[task], recipe, args.seed)
+        with args.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

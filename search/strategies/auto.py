@@ -1,0 +1,182 @@
+"""The strategy for whoever has no reason for another one: strong candidates first, what they teach next, and folds.
+
+The candidates of the portfolio that the space has, linear probing among them, are trained for a short while; those that
+diverge are stopped at once. The leaders are varied, in their designs and their settings. The best of all go on, on ever
+more folds of train and val and for ever more epochs (successive halving; Li et al., Hyperband, 2018), and the choice is
+by what is then believed of them: see `petlas.search.selection.noise`. All of it costs `search.cost` R at most, counted
+in passes over images, so it is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from zlib import crc32
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from petlas.petl import Design
+from petlas.search.config import LR_FACTOR
+from petlas.search.selection import Beliefs
+from petlas.search.stages.base import Stage
+from petlas.search.stages.rung import RungStage
+from petlas.search.strategies.base import Prices, Search, StageCost, Strategy
+from petlas.search.strategies.ladder import Rung, ladder
+from petlas.search.strategies.recipes import LR, Recipe, portfolio
+from petlas.search.strategies.variation import vary
+from petlas.search.study import HALVING, PORTFOLIO, VARIED, Entry, candidate_of, passes
+from petlas.search.training import Fidelity
+from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate, Range, Space
+
+_ANCHORS = 4
+"""Candidates that are trained first, so that the others' losses can be held against theirs."""
+_PARENTS = 4
+_VARIED = 1 / 3
+"""The part of the short trainings that is for variations."""
+_SPAN = 10.0
+"""By how much rates may be above and below the run's, where the space says nothing of them."""
+
+
+class Auto(Strategy):
+    """A portfolio, variations of its leaders, and successive halving over epochs and folds, at a price in R."""
+
+    summary = "strong candidates and variations of the leaders, halved over epochs and folds"
+    compares_on_folds = True
+
+    def stages(self, search: Search) -> Iterator[Stage]:
+        """The portfolio's first and its rest, the variations, and the rungs of halving."""
+        return _Pipeline(search).stages()
+
+    def costs(self, prices: Prices, known: int) -> Iterator[StageCost]:
+        """The rungs of the ladder, each at its own price; what diverges costs less."""
+        bench = prices.bench
+        train, val = _images(bench)
+        first, *others = _rungs(bench)
+        varied = _varied(first.trials)
+        parts = [(PORTFOLIO, first.epochs, first.trials - varied), (VARIED, first.epochs, varied)]
+        for epochs, rungs in itertools.groupby(others, key=lambda rung: rung.epochs):
+            parts.append((f"{HALVING}, {epochs} epochs", epochs, sum(rung.trials for rung in rungs)))
+        for stage, epochs, trials in parts:
+            yield prices.cost(stage, trials, trials * epochs * (train * prices.step + val * prices.forward))
+
+
+def space_of(bench: Workbench) -> Space:
+    """The run's space, with a range of learning rates where it names none.
+
+    Args:
+        bench: The run's workbench.
+    """
+    space, lr = bench.space, bench.config.train.lr
+    if any(setting.name == LR for setting in space.settings):
+        return space
+    return dataclasses.replace(space, settings=(*space.settings, Range(LR, lr / _SPAN, lr * _SPAN, log=True)))
+
+
+def _images(bench: Workbench) -> tuple[float, float]:
+    """How many images each fold's models learn from, and are measured on."""
+    images = len(bench.task.views["trainval"])
+    return images * (1 - 1 / bench.folds), images / bench.folds
+
+
+def _rungs(bench: Workbench) -> tuple[Rung, ...]:
+    views, config = bench.task.views, bench.config
+    one = passes(config.train.epochs, len(views["train"]), len(views["val"]))
+    return ladder(
+        config.search.cost,
+        config.train.epochs,
+        lambda epochs: passes(epochs, *_images(bench)) / one,
+        config.search.trials,
+    )
+
+
+def _varied(trials: int) -> int:
+    return math.floor(trials * _VARIED)
+
+
+class _Pipeline:
+    """The stages of one search. Each is a function of the trials of those before it, and of nothing else.
+
+    Args:
+        search: The search.
+    """
+
+    def __init__(self, search: Search) -> None:
+        self._search, self._bench, self._record = search, search.bench, search.record
+        self._space = space_of(search.bench)
+        self._rungs = _rungs(search.bench)
+
+    def stages(self) -> Iterator[Stage]:
+        """All of them; what a stage needs of those before it is read when it is asked for."""
+        first, *others = self._rungs
+        opening = self._opening(first.trials - _varied(first.trials))
+        yield self._stage(PORTFOLIO, first, opening[:_ANCHORS], usual=())
+        usual = self._record.first_losses(PORTFOLIO)[:_ANCHORS]
+        if opening[_ANCHORS:]:
+            yield self._stage(PORTFOLIO, first, opening[_ANCHORS:], usual)
+        if children := self._children(first.trials - len(opening)):
+            yield self._stage(VARIED, first, children, usual)
+        for turn, rung in enumerate(others, start=1):
+            leaders = self._leaders([PORTFOLIO, VARIED], turn)[: rung.trials]
+            yield self._stage(HALVING, rung, leaders, usual=())
+
+    def _stage(self, name: str, rung: Rung, candidates: Iterable[Candidate], usual: Sequence[float]) -> RungStage:
+        """The trainings of some candidates on a rung."""
+        bench = self._bench
+        again, fold = divmod(rung.turn, bench.folds)
+        fidelity = Fidelity(rung.epochs, bench.config.seed + again, fold, bench.folds)
+        entries = [Entry(candidate, fidelity, name, bench.cost(candidate.design)) for candidate in candidates]
+        epochs = f"{rung.epochs} epoch{'s' if rung.epochs > 1 else ''}"
+        opening = f"{name}: {len(entries)} trainings of {epochs}, measured on fold {fold + 1} of {bench.folds}"
+        return RungStage(bench, self._record, entries, self._search.late, usual, opening, lambda: self._told(name))
+
+    def _told(self, name: str) -> str:
+        """What is believed after a stage, and what was spent so far."""
+        record, metric = self._record, self._bench.objective.metric
+        spent = f"{sum(map(record.cost, record.counted())):.2f} of {self._bench.config.search.cost:g} R spent"
+        ranked = self._ranked(beliefs := record.beliefs())
+        if not ranked:
+            return f"after {name}: no training came to its end; {spent}"
+        value, error = beliefs.of(ranked[0].key)
+        told = f"{metric.format(value)} ± {metric.format(error)}"
+        return f"after {name}: {told} is believed of the best, {ranked[0]}; {spent}"
+
+    # Which candidates
+
+    def _opening(self, count: int) -> list[Candidate]:
+        """Linear probing, the portfolio, and what else the space has, each once, in the order of their promise."""
+        train, space, budget = self._bench.config.train, self._space, self._bench.budget
+        usual = train.model_dump(include={LR, "weight_decay", "label_smoothing"})
+        usual |= {s.name: train.lr_factors.get(s.name.removeprefix(LR_FACTOR), 1.0) for s in space.settings
+                  if s.name.startswith(LR_FACTOR)}  # fmt: skip
+        recipes = [recipe for recipe in portfolio(space) if recipe.suits(space)]
+        linear = Candidate(Design((), self._bench.shape.name), Recipe(()).candidate(space, budget, usual).settings)
+        found = [linear, *(recipe.candidate(space, budget, usual) for recipe in recipes)]
+        return list({candidate.key: candidate for candidate in found}.values())[:count]
+
+    def _children(self, count: int) -> list[Candidate]:
+        """Variations of the leaders of the portfolio, none of which was tried."""
+        config, tried = self._bench.config, {trial.user_attrs["key"] for trial in self._record.counted(PORTFOLIO)}
+        parents = [c for c in self._leaders([PORTFOLIO], turn=1) if c in self._space][:_PARENTS]
+        rng = np.random.default_rng([config.seed, crc32(b"auto")])
+        return vary(parents, count, self._space, self._bench.budget, rng, tried)
+
+    def _leaders(self, stages: Sequence[str], turn: int) -> list[Candidate]:
+        """The candidates by what was believed of them before a rung, the best first."""
+        before = {(rung.epochs, *divmod(rung.turn, self._bench.folds)) for rung in self._rungs[1:turn]}
+
+        def counts(trial: FrozenTrial) -> bool:
+            own = trial.user_attrs
+            place = (own["of_epochs"], own["seed"] - self._bench.config.seed, own["fold"])
+            return own["stage"] in stages or (own["stage"] == HALVING and place in before)
+
+        return self._ranked(self._record.beliefs(counts))
+
+    def _ranked(self, beliefs: Beliefs) -> list[Candidate]:
+        trials = {trial.user_attrs["key"]: trial for trial in reversed(self._record.counted())}
+        tried = sorted((trials[key] for key in beliefs.keys), key=lambda trial: trial.number)
+        params = {trial.user_attrs["key"]: trial.user_attrs["params"] for trial in tried}
+        return [candidate_of(trials[key]) for key in beliefs.ranked(params, self._record.maximize)]

@@ -1,0 +1,248 @@
+"""Reading the study of a run: its trials, and what selection makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from petlas.search.selection import (
+    Agreement,
+    Beliefs,
+    Evidence,
+    Measurement,
+    agreement_of,
+    believe,
+    choose,
+    choose_by_belief,
+    pareto,
+)
+from petlas.search.study.trials import (
+    RANKING,
+    SCORE,
+    Entry,
+    Identity,
+    complete,
+    cost_of,
+    entry_of,
+    group_of,
+    is_interrupted,
+    is_trained,
+    result_of,
+)
+
+ABOUT = "about"
+"""The study's attribute that says what it is of."""
+ELAPSED = "seconds"
+"""The study's attribute that says how long searching took."""
+FIRST_LOSS = "first_loss"
+"""The trial's attribute that has the training loss of its first epoch."""
+
+
+class StudyReader:
+    """Reads the study of one run.
+
+    Args:
+        storage: Where the study lies.
+        name: Its name there.
+    """
+
+    def __init__(self, storage: BaseStorage, name: str) -> None:
+        self.storage, self.name = storage, name
+        self._id = storage.get_study_id_from_name(name)
+
+    # What the study is of
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the study is of: the run's settings, fingerprints, metric and image counts; empty for a new one."""
+        about: dict[str, Any] = self.storage.get_study_user_attrs(self._id).get(ABOUT, {})
+        return about
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that searching took in all processes so far."""
+        return float(self.storage.get_study_user_attrs(self._id).get(ELAPSED, 0.0))
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more is better of the task's metric."""
+        return bool(self.storage.get_study_directions(self._id)[0] == StudyDirection.MAXIMIZE)
+
+    @property
+    def objectives(self) -> int:
+        """How many objectives the study has: the metric, and perhaps the parameters."""
+        return len(self.storage.get_study_directions(self._id))
+
+    # Reading trials
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """All trials, or those in the given states, by number."""
+        return self.storage.get_all_trials(self._id, deepcopy=False, states=states or None)
+
+    def counted(self, *stages: str) -> list[FrozenTrial]:
+        """The trials of some stages, all of them by default, that were not cut off by their surroundings."""
+        return [
+            trial
+            for trial in self.trials()
+            if not is_interrupted(trial) and (not stages or trial.user_attrs.get("stage") in stages)
+        ]
+
+    def trained(self) -> list[FrozenTrial]:
+        """The trials that train a candidate on train, and were not cut off."""
+        return [trial for trial in self.counted() if is_trained(trial)]
+
+    def count_trained(self) -> int:
+        """Candidates that count against `search.trials`: all that are trained, or were and not cut off."""
+        return len({entry_of(trial).identity for trial in self.trained()})
+
+    def leaders(self, count: int) -> list[FrozenTrial]:
+        """The best candidates by their value on the selection split, at all epochs; of equal ones the smallest.
+
+        Args:
+            count: How many at most.
+        """
+        sign = -1 if self.maximize else 1
+        whole = complete(self._whole().values())
+        return sorted(whole, key=lambda t: (sign * t.values[0], t.user_attrs["params"], t.number))[:count]
+
+    def known(self) -> set[Identity]:
+        """What need not be tried again: the identity of every entry that is running or came to an end."""
+        return {entry_of(trial).identity for trial in self.counted()}
+
+    def scored(self) -> list[FrozenTrial]:
+        """The trials that have a score, the best first; of several, the one with the fewest parameters."""
+        sign = -1 if self.maximize else 1
+        scores = complete(self.counted(SCORE))
+        return sorted(scores, key=lambda t: (sign * t.values[0], t.user_attrs["params"], t.number))
+
+    def rung(self, epoch: int, but: int) -> list[float]:
+        """The values of the other trained trials after an epoch.
+
+        Args:
+            epoch: The epoch.
+            but: The number of the trial that asks.
+        """
+        others = (trial.intermediate_values for trial in self.trained() if trial.number != but)
+        return [values[epoch] for values in others if epoch in values]
+
+    def first_losses(self, stage: str) -> list[float]:
+        """The training losses of the first epochs of a stage's trials that came to their end.
+
+        Args:
+            stage: Of the trials.
+        """
+        ended = [trial for trial in self.counted(stage) if result_of(trial) is not None]
+        return [trial.user_attrs[FIRST_LOSS] for trial in ended if FIRST_LOSS in trial.user_attrs]
+
+    def cut_off(self) -> list[Entry]:
+        """What was cut off and not tried again since, in the order in which it began: it goes first."""
+        known = self.known()
+        cut = (entry_of(trial) for trial in self.trials(TrialState.FAIL) if is_interrupted(trial))
+        return list({entry.identity: entry for entry in cut if entry.identity not in known}.values())
+
+    def failed(self) -> list[Entry]:
+        """What was trained and failed by its own fault, and did not come to an end since."""
+        trials = self.trained()
+        ended = {entry_of(trial).identity for trial in trials if trial.state != TrialState.FAIL}
+        failed = (entry_of(trial) for trial in trials if trial.state == TrialState.FAIL)
+        return list({entry.identity: entry for entry in failed if entry.identity not in ended}.values())
+
+    def losses(self, entry: Entry) -> int:
+        """How often the surroundings of an entry gave a reason for cutting it off, such as a worker that died."""
+        lost = (t for t in self.trials(TrialState.FAIL) if is_interrupted(t) and "error" in t.user_attrs)
+        return sum(entry_of(trial).identity == entry.identity for trial in lost)
+
+    def cost(self, trial: FrozenTrial) -> float:
+        """What a trial cost, in R: its passes over images, by those of an ordinary training; one with a score has none.
+
+        A training pass counts for three measuring ones. So it is the same on every machine.
+
+        Args:
+            trial: Of this study.
+        """
+        attributes, images, whole = trial.user_attrs, self.about.get("images", {}), self.about.get("epochs", 0)
+        if attributes.get("stage") == SCORE or not whole:
+            return 0.0
+        train, val = images["train"], images["val"]
+        held = val if attributes.get("fold") is None else attributes.get("images", val)
+        epochs = attributes.get("epochs", max(trial.intermediate_values, default=0))
+        return passes(epochs, train + val - held, held) / passes(whole, train, val)
+
+    # Selection
+
+    def evidence(self, counts: Callable[[FrozenTrial], bool] = lambda trial: True) -> Evidence:
+        """What was measured of every candidate, by fidelity: trials that had all epochs of theirs, and folds.
+
+        Args:
+            counts: Whether a trial is looked at.
+        """
+        images = self.about.get("images", {}).get("val", 0)
+        rows, epochs = [], 0
+        for trial in self.counted():
+            value = result_of(trial)
+            if value is not None and trial.user_attrs["stage"] != SCORE and counts(trial):
+                entry = entry_of(trial)
+                epochs = max(epochs, entry.fidelity.epochs)
+                measured = Measurement(value, trial.user_attrs.get("images", images))
+                rows.append((entry.candidate.key, entry.fidelity, measured))
+        return Evidence.of(rows, epochs, shares=self.about.get("metric", {}).get("paired", True))
+
+    def beliefs(self, counts: Callable[[FrozenTrial], bool] = lambda trial: True) -> Beliefs:
+        """What is believed of every candidate that was measured.
+
+        Args:
+            counts: Whether a trial is looked at.
+        """
+        return believe(self.evidence(counts), self._groups())
+
+    def best(self) -> FrozenTrial | None:
+        """The trial of the candidate that selection chooses, at all epochs on train and val; None if none ended."""
+        whole, evidence = self._whole(), self.evidence()
+        key = choose(evidence, _params(whole), self.maximize)
+        if key is None:
+            key = choose_by_belief(evidence, _params(whole), self._groups(), self.maximize)
+        return None if key is None else whole[key]
+
+    def pareto(self) -> list[FrozenTrial]:
+        """Trials trained to the end that no other beats in value and cost, by cost: parameters, or what is traded."""
+        whole = self._whole()
+        ordered = sorted(whole.items(), key=lambda item: item[1].number)
+        costs = {key: cost_of(trial.user_attrs) for key, trial in ordered}
+        return [whole[key] for key in pareto(self.evidence(), costs, maximize=self.maximize)]
+
+    def agreement(self) -> Agreement | None:
+        """How well scores rank the candidates that were trained to check them; None for fewer than two."""
+        sign = 1 if self.maximize else -1
+        scores = {trial.user_attrs["key"]: sign * trial.values[0] for trial in self.scored()}
+        checked = complete(self.counted(RANKING))
+        return agreement_of((t.number, scores[t.user_attrs["key"]], sign * t.values[0]) for t in checked)
+
+    def _whole(self) -> dict[str, FrozenTrial]:
+        """For each candidate, its first trial that came to its end with as many epochs as any had."""
+        ended = [trial for trial in self.trained() if result_of(trial) is not None]
+        most = max((trial.user_attrs["of_epochs"] for trial in ended), default=0)
+        return {t.user_attrs["key"]: t for t in reversed(ended) if t.user_attrs["of_epochs"] == most}
+
+    def _groups(self) -> dict[str, str]:
+        return {trial.user_attrs["key"]: group_of(trial) for trial in self.counted() if "key" in trial.user_attrs}
+
+
+def passes(epochs: int, train: float, val: float) -> float:
+    """Passes over images of a training that is measured after each epoch, counted in training passes.
+
+    Args:
+        epochs: Of the training.
+        train: Images that are learned from.
+        val: Images that are measured on.
+    """
+    return epochs * (train + val / 3)
+
+
+def _params(trials: Mapping[str, FrozenTrial]) -> dict[str, int]:
+    """The trainable parameters of each candidate, in the order in which they were tried."""
+    ordered = sorted(trials.items(), key=lambda item: item[1].number)
+    return {key: trial.user_attrs["params"] for key, trial in ordered}

@@ -1,0 +1,105 @@
+from collections.abc import Mapping
+from statistics import fmean
+
+import numpy as np
+import pytest
+
+from petlas.search.selection import Evidence, Measurement, believe, choose_by_belief
+from petlas.search.training.fidelity import Fidelity
+
+SHORT, LONG = 4, 36
+Rows = list[tuple[str, Fidelity, Measurement]]
+
+
+def row(
+    key: str, value: float, epochs: int = LONG, fold: int = 0, images: int = 200
+) -> tuple[str, Fidelity, Measurement]:
+    return key, Fidelity(epochs, 0, fold, 5), Measurement(value, images)
+
+
+def beliefs(rows: Rows, groups: Mapping[str, str] | None = None, shares: bool = True) -> dict[str, tuple[float, float]]:
+    found = believe(Evidence.of(rows, LONG, shares), groups or {})
+    return {key: found.of(key) for key in found.keys}
+
+
+def test_nothing_is_believed_of_nothing() -> None:
+    found = believe(Evidence.of([], LONG), {})
+    assert (found.keys, found.ranked({"a": 1})) == ((), [])
+    assert choose_by_belief(Evidence.of([], LONG), {"a": 1}, {}) is None
+
+
+def test_a_candidate_is_drawn_towards_all_and_the_more_the_less_was_seen_of_it() -> None:
+    many = [row("often", 0.9, fold=fold) for fold in range(4)] + [row("once", 0.9)]
+    rest = [row(f"other{i}", 0.8, fold=fold) for i in range(4) for fold in range(4)]
+    found = beliefs(many + rest)
+    assert 0.8 < found["once"][0] < found["often"][0] < 0.9
+    assert found["once"][1] > found["often"][1]
+
+
+def test_a_candidate_is_drawn_towards_its_group() -> None:
+    good = [row(f"lora{i}", 0.86) for i in range(3)]
+    bad = [row(f"vpt{i}", 0.74) for i in range(3)]
+    equal = [row("lora", 0.8), row("vpt", 0.8)]
+    found = beliefs(good + bad + equal, {key: key.rstrip("012") for key, _, _ in good + bad + equal})
+    assert found["lora"][0] > found["vpt"][0] + 0.01
+
+
+def test_what_a_short_training_tells_counts_less_than_what_a_long_one_does() -> None:
+    rows = [row("early", 0.75, SHORT), row("early", 0.80), row("late", 0.70, SHORT), row("late", 0.85)]
+    rows += [row(key, 0.725, SHORT) for key in "abc"]
+    found = beliefs(rows)
+    assert found["late"][0] > found["early"][0]
+    assert all(found[key][1] > found["late"][1] for key in "abc")
+
+
+def test_an_easy_fold_makes_nobody_better() -> None:
+    rows = [row(key, 0.7 + 0.01 * i) for i, key in enumerate("abcd")]
+    rows += [row(key, 0.9 + 0.01 * i, fold=1) for i, key in enumerate("ab")]
+    found = beliefs(rows)
+    assert [*sorted("abcd", key=lambda key: found[key][0])] == ["a", "b", "c", "d"]
+
+
+def test_the_order_of_the_evidence_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    rows = [row(key, float(rng.random()), epochs) for key in "abcdef" for epochs in (SHORT, LONG)]
+    assert beliefs(rows) == beliefs(rows[::-1])
+
+
+@pytest.mark.parametrize("unit", [1.0, 40.0])
+def test_a_metric_that_is_no_share_is_believed_in_its_own_unit(unit: float) -> None:
+    rows = [row(key, unit * value) for key, value in zip("abc", (0.1, 0.2, 0.6), strict=True)]
+    found = beliefs(rows, shares=False)
+    assert found["a"][0] < found["b"][0] < found["c"][0] < unit * 0.6
+    one = beliefs([row(key, value) for key, value in zip("abc", (0.1, 0.2, 0.6), strict=True)], shares=False)
+    assert found["c"][0] == pytest.approx(unit * one["c"][0])
+
+
+def test_of_candidates_that_cannot_be_told_apart_the_smallest_comes_first() -> None:
+    rows = [row(key, 0.8, fold=fold) for key in "abc" for fold in range(3)] + [row("worse", 0.5)]
+    found = believe(Evidence.of(rows, LONG), {})
+    params = {"a": 3, "b": 1, "c": 2, "worse": 0}
+    assert found.ranked(params) == ["b", "c", "a", "worse"]
+    assert found.ranked(params, maximize=False)[0] == "worse"
+    assert found.ranked({"a": 1, "c": 1}) == ["a", "c"]
+
+
+def test_only_what_was_trained_whole_is_chosen_whatever_short_trainings_say() -> None:
+    rows = [row("short", 0.99, SHORT), row("long", 0.5), row("long", 0.5, SHORT)]
+    assert choose_by_belief(Evidence.of(rows, LONG), {"short": 1, "long": 1}, {}) == "long"
+
+
+def test_it_loses_less_than_the_maximum_of_means_where_the_truth_is_known() -> None:
+    """Groups with members, some seen on more folds than others; benchmarks/selection has realistic searches."""
+    rng, lost = np.random.default_rng(0), {"maximum": 0.0, "belief": 0.0}
+    for _ in range(20):
+        group = rng.normal(0.8, 0.02, 5)
+        truth = {f"{g}{i}": group[g] + rng.normal(0, 0.005) for g in range(5) for i in range(3)}
+        folds = {key: 1 + int(3 * rng.integers(2)) for key in truth}
+        seen = {key: [rng.binomial(100, value) / 100 for _ in range(folds[key])] for key, value in truth.items()}
+        rows = [row(key, value, fold=fold, images=100) for key, own in seen.items() for fold, value in enumerate(own)]
+        chosen = choose_by_belief(Evidence.of(rows, LONG), dict.fromkeys(truth, 1), {key: key[0] for key in truth})
+        assert chosen is not None
+        lost["belief"] += max(truth.values()) - truth[chosen]
+        means = {key: fmean(own) for key, own in seen.items()}
+        lost["maximum"] += max(truth.values()) - truth[max(means, key=means.__getitem__)]
+    assert lost["belief"] < 0.8 * lost["maximum"]

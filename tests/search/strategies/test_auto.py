@@ -1,0 +1,156 @@
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from petlas.petl import Design
+from petlas.search.config import RunConfig
+from petlas.search.driver import search
+from petlas.search.plan import plan
+from petlas.search.study import HALVING, PORTFOLIO, VARIED, StudyRecord, candidate_of, is_interrupted, result_of
+
+Make = Callable[..., RunConfig]
+SPACE = {
+    "methods": {
+        "lora": {"blocks": "all", "sizes": [0, 1, 2, 4]},
+        "adapter": {"blocks": "all", "sizes": [0, 2, 4]},
+        "ssf": {"blocks": "backbone"},
+    }
+}
+OPTIONS: dict[str, Any] = {
+    "strategy": "auto",
+    "space": SPACE,
+    "budget": {"params": 12_000},
+    "train": {"epochs": 9, "batch_size": 200, "lr": 1e-3},
+    "search": {"cost": 6},
+}
+
+
+def by_size(design: Design, epoch: int) -> float:
+    """More adapters are better, and nothing else matters."""
+    return 0.5 + epoch / 100 + sum(p.size or 0 for p in design.by_method.get("adapter", ())) / 200
+
+
+def tried(config: RunConfig) -> list[tuple[Any, ...]]:
+    return [
+        (t.user_attrs["stage"], t.user_attrs["key"], t.user_attrs["fold"], t.state.name, t.intermediate_values)
+        for t in StudyRecord.read(config.folder).trials()
+        if not is_interrupted(t)
+    ]
+
+
+def test_the_best_go_on_for_more_epochs_on_other_folds_within_the_cost(make: Make, training: Any) -> None:
+    training.curve = by_size
+    config = make(**OPTIONS)
+    best = search(config)
+    assert best is not None
+    assert set(candidate_of(best).design.by_method) == {"adapter"}
+    record = StudyRecord.read(config.folder)
+    trials = record.trials()
+    assert 0.95 * 6 < sum(map(record.cost, trials)) <= 6 + 1e-9
+    assert {t.user_attrs["stage"] for t in trials} == {PORTFOLIO, VARIED, HALVING}
+    views = {(t.user_attrs["of_epochs"], t.user_attrs["fold"]) for t in trials}
+    assert views == {(1, 0), (3, 1), (9, 2)}
+    assert str(candidate_of(trials[0]).design) == "linear"
+    short = {t.user_attrs["key"] for t in trials if t.user_attrs["of_epochs"] == 1}
+    longer = [t.user_attrs["key"] for t in trials if t.user_attrs["of_epochs"] == 3]
+    assert set(longer) < short
+    whole = [t for t in trials if t.user_attrs["of_epochs"] == 9]
+    assert {t.user_attrs["key"] for t in whole} < set(longer)
+    assert [t.state.name for t in trials if t not in whole] == ["PRUNED"] * (len(trials) - len(whole))
+    assert {t.state.name for t in whole} == {"COMPLETE"}
+    assert best in whole
+    bench_lr = config.train.lr
+    assert {bench_lr / 10 <= t.user_attrs["settings"]["lr"] <= bench_lr * 10 for t in trials} == {True}
+
+
+def test_wherever_it_is_cut_off_it_ends_as_if_it_had_not_been(make: Make, training: Any) -> None:
+    training.curve = by_size
+    whole, cut = make(name="whole", **OPTIONS), make(name="cut", **OPTIONS)
+    search(whole)
+    expected = tried(whole)
+    for place in (2, 7, len(expected) - 5, len(expected) - 1):
+
+        def interrupt(design: Design, epoch: int, place: int = place) -> float:
+            if len(tried(cut)) == place + 1:
+                raise KeyboardInterrupt
+            return by_size(design, epoch)
+
+        training.curve = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            search(cut)
+    training.curve = by_size
+    search(cut)
+    assert tried(cut) == expected
+    search(cut)
+    assert tried(cut) == expected
+
+
+def test_it_can_say_that_nothing_helps(make: Make, training: Any) -> None:
+    training.curve = lambda design, epoch: 0.6 if not design.placements else 0.59
+    best = search(make(**OPTIONS))
+    assert best is not None
+    assert candidate_of(best).design == Design((), candidate_of(best).design.backbone)
+
+
+def test_what_diverges_is_stopped_at_once_and_never_goes_on(make: Make, training: Any) -> None:
+    def loss_of(design: Design) -> float:
+        return 9.0 if "adapter" in design.by_method else 1.0
+
+    training.curve = by_size
+    original = type(training).__call__
+
+    def opened(self: Any, bench: Any, proposal: Any) -> Any:
+        run = original(self, bench, proposal)
+        self.loss = loss_of(proposal.entry.candidate.design)
+        return run
+
+    type(training).__call__ = opened
+    try:
+        config = make(**OPTIONS | {"train": {"epochs": 18, "batch_size": 200}})
+        best = search(config)
+    finally:
+        type(training).__call__ = original
+    assert best is not None
+    assert "adapter" not in candidate_of(best).design.by_method
+    trials = StudyRecord.read(config.folder).trials()
+    stopped = [t for t in trials if result_of(t) is None]
+    assert {t.user_attrs["epochs"] for t in stopped} == {1}
+    assert all("adapter" in candidate_of(t).design.by_method for t in stopped)
+
+
+def test_a_space_of_one_method_is_searched_in_its_sizes_and_its_rate(make: Make, training: Any) -> None:
+    training.curve = lambda design, epoch: 0.5 + len(design.placements) / 100
+    narrow = {"methods": {"hydra": {"blocks": "all", "sizes": [0, 2]}}, "settings": {"lr": [1e-3, 3e-3]}}
+    config = make(**OPTIONS | {"space": narrow})
+    best = search(config)
+    assert best is not None
+    candidates = [candidate_of(t) for t in StudyRecord.read(config.folder).trials()]
+    assert {name for candidate in candidates for name in candidate.design.by_method} == {"hydra"}
+    assert len({candidate.design for candidate in candidates}) > 2
+    assert {dict(candidate.settings)["lr"] for candidate in candidates} == {1e-3, 3e-3}
+    assert set(candidate_of(best).design.by_method) == {"hydra"}
+
+
+@pytest.mark.parametrize("cost", [2.0, 6.0])
+def test_it_costs_what_was_planned(make: Make, training: Any, monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
+    training.curve = by_size
+    monkeypatch.setattr(sys.modules["petlas.search.plan"], "_measure", lambda bench: (0.01, 0.03, 10**9, 3072))
+    config = make(**OPTIONS | {"search": {"cost": cost}})
+    planned = [stage for stage in plan(config).stages if stage.stage != "retrain"]
+    search(config)
+    record = StudyRecord.read(config.folder)
+    assert sum(stage.trials for stage in planned) == len(record.trials())
+    assert sum(stage.R for stage in planned) == pytest.approx(sum(map(record.cost, record.trials())), rel=0.02)
+
+
+def test_folds_are_as_many_as_every_class_has_images(make: Make, training: Any, caplog: Any) -> None:
+    training.curve = by_size
+    config = make(**OPTIONS | {"protocol": {"folds": 200}})
+    with caplog.at_level("WARNING"):
+        search(config)
+    (line,) = [line for line in caplog.messages if "folds" in line]
+    folds = {t.user_attrs["folds"] for t in StudyRecord.read(config.folder).trials()}
+    assert len(folds) == 1
+    assert f"{folds.pop()} folds, not 200" in line
