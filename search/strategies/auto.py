@@ -173,7 +173,8 @@ class _Pipeline:
             place = (own["of_epochs"], own["seed"] - self._bench.config.seed, own["fold"])
             return own["stage"] in stages or (own["stage"] == HALVING and place in before)
 
-        return self._ranked(self._record.beliefs(counts))
+        longest = self._record.evidence(counts).partly  # whoever was left behind once stays there
+        return [leader for leader in self._ranked(self._record.beliefs(counts)) if leader.key in longest]
 
     def _ranked(self, beliefs: Beliefs) -> list[Candidate]:
         trials = {trial.user_attrs["key"]: trial for trial in reversed(self._record.counted())}

@@ -13,7 +13,7 @@ import yaml
 
 from petlas.petl.design import Design
 from petlas.petl.methods import get_method
-from petlas.spaces import Budget, Candidate, DepthRule, Space
+from petlas.spaces import Budget, Candidate, Dimension, Space
 from petlas.spaces.vary import fit_design
 
 PORTFOLIO = "portfolio.yaml"
@@ -125,8 +125,7 @@ def _at_size(space: Space, point: Sequence[int], method: str, size: int) -> list
     """The point with a method of that size, or the next below it, at all its places."""
     values = list(point)
     for index, variable in enumerate(space.variables):
-        if variable.method == method and isinstance(variable, DepthRule):
-            values[index] = variable.high
-        elif variable.method == method:
-            values[index] = max(0, bisect_right(variable.sizes, size) - 1)
+        if variable.method == method:
+            sizes = variable.sizes if isinstance(variable, Dimension) else ()
+            values[index] = max(0, bisect_right(sizes, size) - 1) if sizes else variable.high
     return space.settle(values)
