@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -86,7 +86,7 @@ class Recipe:
             part = budget
             if budget.limit is not None and budget.cost is not None:
                 spent = budget.cost(space.at(point))
-                part = Budget(min(budget.limit, spent + int(share * budget.limit)), budget.cost)
+                part = replace(budget, limit=min(budget.limit, spent + int(share * budget.limit)))
             point = _filled(space, point, method, part)
         return space.at(point)
 
@@ -110,7 +110,7 @@ def _filled(space: Space, point: Sequence[int], method: str, budget: Budget) -> 
     """The point with a method at all its places: of the largest size that fits, or without a limit of its usual one."""
     sizes = sorted({s for d in space.dimensions if d.method == method for s in d.sizes if s}, reverse=True)
     usual = get_method(method).default_size
-    if budget.limit is None and usual is not None:
+    if budget.limit is None and not budget.further and usual is not None:
         sizes = [min(sizes, key=lambda size: (abs(size - usual), size))]
     for size in sizes:
         larger = _at_size(space, point, method, size)
