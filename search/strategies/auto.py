@@ -128,7 +128,7 @@ class _Pipeline:
         bench = self._bench
         again, fold = divmod(rung.turn, bench.folds)
         fidelity = Fidelity(rung.epochs, bench.config.seed + again, fold, bench.folds)
-        entries = [Entry(candidate, fidelity, name, bench.cost(candidate.design)) for candidate in candidates]
+        entries = [Entry(candidate, fidelity, name, *bench.both_costs(candidate.design)) for candidate in candidates]
         epochs = f"{rung.epochs} epoch{'s' if rung.epochs > 1 else ''}"
         opening = f"{name}: {len(entries)} trainings of {epochs}, measured on fold {fold + 1} of {bench.folds}"
         return RungStage(bench, self._record, entries, self._search.late, usual, opening, lambda: self._told(name))

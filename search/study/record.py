@@ -210,7 +210,7 @@ class StudyRecord(StudyReader):
         attributes = self.trials()[number].user_attrs
         if ending.epochs < max(attributes["of_epochs"], self.about.get("epochs", 0)):
             return TrialState.PRUNED, None  # also one that was to be short: it is no whole training
-        return TrialState.COMPLETE, [ending.value, float(attributes["params"])][: self.objectives]
+        return TrialState.COMPLETE, [ending.value, cost_of(attributes)][: self.objectives]
 
     def lose(self, number: int, why: str = "") -> None:
         """Mark a running trial as cut off by its surroundings: FAIL, but neither a result nor a try.
