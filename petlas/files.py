@@ -51,7 +51,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write plain data as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
+    write_bytes(path, json_bytes(data))
+
+
+def json_bytes(data: Any) -> bytes:
+    """Plain data as indented JSON, as it stands in files."""
+    return (json.dumps(data, indent=2) + "\n").encode()
 
 
 @contextmanager

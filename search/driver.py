@@ -89,7 +89,7 @@ def search_together(configs: Sequence[RunConfig], start: Start | None = None) ->
         rounds = Rounds([run.turns for run in runs])
         try:
             if not rounds.over:  # Ray starts only if something is left to run
-                with open_runner(configs, start) as runner:
+                with open_runner(benches, start) as runner:
                     runner.run(rounds)
         finally:
             for run in runs:

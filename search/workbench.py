@@ -6,12 +6,14 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,8 @@ from petlas.petl import (
 from petlas.search.config import RunConfig, TrainConfig, space_of
 from petlas.search.cost_model import LIMITS, CostModel, cost_model
 from petlas.search.objectives import Objective, ObjectiveError, objective_of
+from petlas.search.run_files import Files, Folder
+from petlas.search.supplies import BACKBONE, TASK, Supply, images_of, packed
 from petlas.search.training.augment import AugmentedBatches, augments
 from petlas.search.training.batches import EVAL_BATCH, Batches, ImageBatches, on_device
 from petlas.search.training.fidelity import Fidelity
@@ -52,11 +56,16 @@ class Workbench:
 
     Args:
         config: The run's configuration.
+        supplied: What it was handed by another process, by the names of `petlas.search.supplies`; whatever is not
+            there is opened on this machine.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, supplied: Mapping[str, Any] | None = None) -> None:
+        self.config, self._supplied = config, supplied or {}
+        self.files: Files = Folder(config.folder)
+        """Of the run folder, as this process reads and writes them."""
         self._prints: dict[View, str] = {}
+        self._stores: dict[str, Any] = {}
         self._folds: dict[int, tuple[tuple[View, View], ...]] = {}
 
     @cached_property
@@ -66,6 +75,8 @@ class Workbench:
         Raises:
             DataError: When the data is at fault.
         """
+        if TASK in self._supplied:
+            return cast(Task, self._supplied[TASK])
         config = self.config.task
         task = open_task(
             config.name,
@@ -151,8 +162,8 @@ class Workbench:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where models are."""
-        return pick_device()
+        """Where models are: on a GPU only if the run's work is given one."""
+        return pick_device(self.config.resources.gpus)
 
     @cached_property
     def autocast(self) -> torch.dtype | None:
@@ -175,6 +186,8 @@ class Workbench:
 
     @cached_property
     def _pristine(self) -> nn.Module:
+        if BACKBONE in self._supplied:
+            return cast(nn.Module, self._supplied[BACKBONE].unpacked())
         own = self.config.backbone
         drop_path = self.config.train.drop_path
         return _read_backbone(own.name, own.checkpoint, _state(own.checkpoint), own.img_size, drop_path)
@@ -204,7 +217,37 @@ class Workbench:
         return on_device(self._store(self.task.views["trainval"]), self.device)
 
     def _store(self, view: View) -> Any:
-        return open_store(view.source, self.inputs.size, interpolation=self.inputs.interpolation)
+        name = images_of("test" if view.source is self.task.views["test"].source else "trainval")
+        if name not in self._stores:
+            handed = self._supplied.get(name)
+            how = {"interpolation": self.inputs.interpolation}
+            self._stores[name] = open_store(view.source, self.inputs.size, **how) if handed is None else handed
+        return self._stores[name]
+
+    def _images_of(self, view: View) -> npt.NDArray[np.uint8]:
+        return np.asarray(self._store(view))  # as a plain array: a map would be copied on its way
+
+    def supplies(self, views: Iterable[str] = ("trainval",)) -> list[Supply]:
+        """All that a process needs to do this run's work without a file of the task or of the backbone.
+
+        Args:
+            views: Of `trainval` and `test`, those whose images the work reads.
+        """
+        own, size = self.config.backbone, self.inputs.size
+        sources = {view: self.task.views[view].source for view in views}
+        prints = {view: source.fingerprint() for view, source in sources.items()}  # the task takes the hashes along
+        about = f"{self.config.task.model_dump_json()} {prints} {self.task.fingerprint}"
+        weights = sum(value.nbytes for value in self._pristine.state_dict().values())
+        how = f"{own.name} {own.checkpoint} {own.img_size} {self.config.train.drop_path} {self.weights}"
+        found = [
+            Supply(TASK, f"{TASK} {about}", 100 * sum(map(len, sources.values())), lambda: self.task),
+            Supply(BACKBONE, f"{BACKBONE} {how}", weights, lambda: packed(self._pristine)),
+        ]
+        for view, source in sources.items():
+            key = f"images {prints[view]} {size} {self.inputs.interpolation}"
+            make = partial(self._images_of, self.task.views[view])
+            found.append(Supply(images_of(view), key, len(source) * 3 * size**2, make))
+        return found
 
     def batches(self, view: View, size: int = EVAL_BATCH) -> ImageBatches:
         """A view's images and targets, decoded once, normalised, on the device.
@@ -376,6 +419,11 @@ def _state(checkpoint: str | None) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=SERVED)
-def shared_workbench(config: str) -> Workbench:
-    """The workbench of a run, made once in a process; `config` is the run's JSON."""
-    return Workbench(RunConfig.model_validate_json(config))
+def shared_workbench(config: str, supplied: Mapping[str, Any] | None = None) -> Workbench:
+    """The workbench of a run, made once in a process.
+
+    Args:
+        config: The run's JSON.
+        supplied: What the workbench is handed; it can be hashed.
+    """
+    return Workbench(RunConfig.model_validate_json(config), supplied)

@@ -30,9 +30,9 @@ from petlas.spaces import Candidate
 
 def train(bench: Workbench, design: Design) -> dict[str, Any]:
     """Test accuracy of a design, and the seconds of its training; where that was taken up, as long for each epoch."""
-    epochs, checkpoints = bench.config.train.epochs, bench.config.folder / "checkpoints"
+    epochs = bench.config.train.epochs
     fidelity = Fidelity(epochs, bench.config.seed)
-    run = TrainingRun(bench, Candidate(design), fidelity, val_view=None, checkpoints=checkpoints)
+    run = TrainingRun(bench, Candidate(design), fidelity, val_view=None, files=bench.files)
     start, left = time.perf_counter(), epochs - run.progress.epochs
     while not run.finished:
         run.epoch()

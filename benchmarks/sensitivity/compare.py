@@ -73,8 +73,8 @@ def cases(
 
 def train(bench: Workbench, design: Design, seed: int) -> float:
     """Test accuracy of a design trained on train+val."""
-    fidelity, checkpoints = Fidelity(bench.config.train.epochs, seed), bench.config.folder / "checkpoints"
-    run = TrainingRun(bench, Candidate(design), fidelity, "trainval", None, checkpoints=checkpoints)
+    fidelity = Fidelity(bench.config.train.epochs, seed)
+    run = TrainingRun(bench, Candidate(design), fidelity, "trainval", None, files=bench.files)
     while not run.finished:
         run.epoch()
     return run.test()

@@ -82,7 +82,7 @@ def train_alone(bench: Workbench, design: Design, file: Path) -> float:
     if (val := kept(file, key)) is not None:
         return float(val)
     fidelity = Fidelity(config.train.epochs, config.seed)
-    run = TrainingRun(bench, Candidate(design), fidelity, checkpoints=config.folder / "checkpoints")
+    run = TrainingRun(bench, Candidate(design), fidelity, files=bench.files)
     while not run.finished:
         val = run.epoch().val
     return float(keep(file, key, val))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import unicodedata
 from collections.abc import Callable
 from importlib import import_module
@@ -91,13 +90,6 @@ def _one_of(module: str, registry: str) -> Callable[[str], str]:
     return check
 
 
-def _has_gpu() -> bool:
-    """Whether this machine has a GPU that this process may use, told without torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
-        return False
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
-
-
 def _lr_factors(value: dict[str, float]) -> dict[str, float]:
     known = (*import_module("petlas.petl.methods").METHODS, HEAD)
     for name in value:
@@ -109,8 +101,10 @@ def _lr_factors(value: dict[str, float]) -> dict[str, float]:
 
 
 def _gpus(value: Any) -> Any:
-    """`auto` is one GPU for each trial where there is one."""
-    return float(_has_gpu()) if value == "auto" else _number(value)
+    """`auto` is None, which the driver resolves."""
+    if isinstance(value, str):
+        return None if value == "auto" else _number(value)
+    return value
 
 
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
@@ -311,21 +305,25 @@ class ProtocolConfig(Group):
 class ResourcesConfig(Group):
     """Where trials run: through Ray Tune, or one after the other in this process.
 
-    `runner: auto` takes this process where only one trial at a time would run on this machine. `gpus: auto` is one for
-    each trial where this machine has any. `concurrent` bounds the trials that run at once, of all runs that are
-    searched together. A trial that is not done `trial_timeout` seconds after it began hangs: it is ended, and failed.
-    `cache_gb` bounds the activations that a worker keeps of a run to score designs that share their first blocks, and
-    the files on a node (in PETLAS_CACHE) of what the blocks below the lowest placement make of the images: trials train
-    from there, in float32 to the same digit. 0 keeps nothing.
+    `runner: auto` takes this process where only one trial at a time would run on this machine. A trial computes on a
+    GPU if it is given one or a share of one, and on the CPU with `gpus: 0`; `gpus: auto` is none where there is none,
+    and otherwise the share of one that the run's largest design was measured to need. `concurrent` bounds the trials
+    that run at once, of all runs that are searched together. A trial that is not done `trial_timeout` seconds after it
+    began hangs: it is ended, and failed. `cache_gb` bounds the activations that a worker keeps of a run to score
+    designs that share their first blocks, and the files on a node (in PETLAS_CACHE) of what the blocks below the lowest
+    placement make of the images: trials train from there, in float32 to the same digit. 0 keeps nothing.
+
+    All paths are the driver's: through Ray, it hands images and weights to the workers by Ray's `object_store`, and
+    takes back what they learn. With `data: path` workers open them at the same paths; `auto` does so only where they do
+    not fit into a node's object store.
     """
 
     runner: Literal["auto", "ray", "inline"] = "auto"
     address: str | None = None
     concurrent: PositiveInt | None = None
     cpus: PositiveInt = 1
-    gpus: Annotated[float, BeforeValidator(_gpus), Field(ge=0, allow_inf_nan=False)] = Field(
-        default_factory=lambda: float(_has_gpu())
-    )
+    gpus: Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, BeforeValidator(_gpus)] = None
+    data: Literal["auto", "object_store", "path"] = "auto"
     trial_timeout: Positive | None = None
     cache_gb: Annotated[Number, Field(ge=0)] = 1.0
 

@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from petlas.lazy import look_up
+from petlas.search.runners.share import gpus_here
 
 if TYPE_CHECKING:
     from petlas.search.config import RunConfig
     from petlas.search.runners.ray.start import Start
     from petlas.search.stages.rounds import Runner
+    from petlas.search.workbench import Workbench
 
 RUNNERS: dict[str, str] = {
     "inline": "petlas.search.runners.inline:opened",
@@ -36,19 +38,22 @@ def starting(configs: Sequence[RunConfig]) -> AbstractContextManager[Start | Non
     return Start()
 
 
-def open_runner(configs: Sequence[RunConfig], start: Start | None = None) -> AbstractContextManager[Runner]:
+def open_runner(
+    benches: Sequence[Workbench], start: Start | None = None, views: Sequence[str] = ("trainval",)
+) -> AbstractContextManager[Runner]:
     """The runner of runs that are searched together, to be used in a `with` block.
 
     Args:
-        configs: Of the runs.
+        benches: Of the runs.
         start: Of Ray, if it has begun.
+        views: Of `trainval` and `test`, those whose images the work reads.
 
     Raises:
-        RunError: When there is no room for a single trial.
+        RunError: When there is no room for a single trial, or for what it reads.
     """
-    names = {choose_runner(config) for config in configs}
+    names = {choose_runner(bench.config) for bench in benches}
     name = "ray" if "ray" in names else "inline"
-    runner: AbstractContextManager[Runner] = look_up(RUNNERS[name])(configs, start)
+    runner: AbstractContextManager[Runner] = look_up(RUNNERS[name])(benches, start, views)
     return runner
 
 
@@ -60,7 +65,7 @@ def check_together(configs: Sequence[RunConfig]) -> None:
     """
     from petlas.search.run_folder import RunError
 
-    for key in ("runner", "address", "concurrent"):
+    for key in ("runner", "address", "concurrent", "data"):
         values = {getattr(config.resources, key): config.name for config in configs}
         if len(values) > 1:
             told = ", ".join(f"{value!r} of {name}" for value, name in values.items())
@@ -103,12 +108,12 @@ def on_cluster(config: RunConfig) -> bool:
 def rooms(config: RunConfig) -> int:
     """How many trials this machine has room for at once."""
     resources = config.resources
-    room = (os.cpu_count() or 1) // resources.cpus
-    if not resources.gpus:
+    room, gpus = (os.cpu_count() or 1) // resources.cpus, gpus_here(resources)
+    if not gpus:
         return room
     import torch
 
-    return min(room, int(torch.cuda.device_count() / resources.gpus))
+    return min(room, int(torch.cuda.device_count() / gpus))
 
 
 def check_resources(config: RunConfig) -> None:
@@ -123,7 +128,7 @@ def check_resources(config: RunConfig) -> None:
         return
     import torch
 
-    needs = f"{config.resources.cpus} CPUs and {config.resources.gpus:g} GPUs"
+    needs = f"{config.resources.cpus} CPUs and {gpus_here(config.resources):g} GPUs"
     has = f"{os.cpu_count()} CPUs and {torch.cuda.device_count()} GPUs"
     raise RunError(f"a trial needs {needs}, and this machine has {has}; lower resources.cpus or resources.gpus")
 

@@ -19,6 +19,11 @@ def is_of_surroundings(error: Exception) -> bool:
     return isinstance(error, OSError) or (isinstance(error, lost) and not isinstance(error, torch.OutOfMemoryError))
 
 
+def starved(error: Exception) -> bool:
+    """Whether the memory of a GPU did not suffice: a larger share of one may."""
+    return isinstance(error, torch.OutOfMemoryError)
+
+
 def told(error: Exception) -> str:
     """An error in one line: the user's in its own words, others with their kind."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -8,23 +8,26 @@ from contextlib import contextmanager
 
 import torch
 
-from petlas.search.config import RunConfig
 from petlas.search.runners.blame import is_of_surroundings, told
 from petlas.search.runners.limit import Limit
 from petlas.search.stages import open_work
 from petlas.search.stages.rounds import Job, Rounds
-from petlas.search.training import EpochResult, Work
+from petlas.search.training import EpochResult, Work, device_name
+from petlas.search.workbench import Workbench
 
 log = logging.getLogger("petlas")
 
 
 @contextmanager
-def opened(configs: Sequence[RunConfig], start: None = None) -> Iterator[InlineRunner]:
+def opened(
+    benches: Sequence[Workbench], start: None = None, views: Sequence[str] = ("trainval",)
+) -> Iterator[InlineRunner]:
     """A runner that leaves this process with as many threads as it had.
 
     Args:
-        configs: Of the runs; each says how many threads its jobs have.
+        benches: Of the runs; each says how many threads its jobs have.
         start: Nothing: there is nothing to start.
+        views: Whose images the work reads; they are where they are.
     """
     threads = torch.get_num_threads()
     try:
@@ -48,7 +51,7 @@ def _do(job: Job) -> None:
     """One job to its end; a fault of the candidate ends this job alone."""
     work: Work | None = None
     result: EpochResult | None = None
-    device, limit = str(job.bench.device), Limit(job.limit)
+    device, limit = device_name(job.bench.device), Limit(job.limit)
     while result is None or not work or not work.finished:
         try:
             with limit.watch():

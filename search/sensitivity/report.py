@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import petlas
-from petlas.files import write_json
+from petlas.files import json_bytes
 from petlas.petl.design import Design
 from petlas.search.config import space_of
 from petlas.search.run_folder import SENSITIVITY_FILES, RunError
@@ -126,9 +126,9 @@ def kept_report(bench: Workbench) -> SensitivityReport | None:
 
 
 def keep_report(bench: Workbench) -> SensitivityReport:
-    """Make the report, and keep it in the run folder."""
+    """Make the report, and keep it among the run's files."""
     made = make_report(bench)
-    write_json(bench.config.folder / FILE, asdict(made))
+    bench.files.write(FILE, json_bytes(asdict(made)))
     return made
 
 

@@ -38,11 +38,13 @@ class Proposal:
         number: The trial's number in the study; NOT_BEGUN before it has one.
         entry: What is tried; None where the work is no trial.
         work: The kind of work: a name in `petlas.search.stages.WORKS`.
+        alone: Whether it is to have a GPU to itself, because its share of one had too little memory.
     """
 
     number: int
     entry: Entry | None
     work: str
+    alone: bool = False
 
     @property
     def tried(self) -> Entry:
@@ -71,6 +73,8 @@ class Stage(ABC):
 
     work: ClassVar[str]
     """The kind of its work: a name in `petlas.search.stages.WORKS`."""
+    views: ClassVar[tuple[str, ...]] = ("trainval",)
+    """Of `trainval` and `test`, those whose images its work reads."""
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
@@ -90,6 +94,10 @@ class Stage(ABC):
     @abstractmethod
     def propose(self) -> Proposal:
         """What is to be done next; it may have to wait for a worker."""
+
+    def files(self, proposal: Proposal) -> tuple[str, ...]:
+        """The files of the run folder that work may read, by their names there."""
+        return ()
 
     @abstractmethod
     def begin(self, proposal: Proposal) -> Proposal:
@@ -126,6 +134,15 @@ class Stage(ABC):
             number: The trial.
             why: What is known of it.
         """
+
+    def on_starved(self, number: int, why: str) -> None:
+        """Take note that a share of a GPU had too little memory: by default that is the end.
+
+        Args:
+            number: The trial.
+            why: What is known of it.
+        """
+        self.on_end(number, None, why)
 
     @abstractmethod
     def on_fault(self, number: int, message: str) -> None:
@@ -215,6 +232,7 @@ class TrialStage(Stage):
         self.record, self._proposer = record, proposer
         self._proposed: dict[Identity, Draw] = {}
         self._running: dict[int, Draw] = {}
+        self._starved: set[Identity] = set()
         self._queue: deque[tuple[Entry, Draw | None]] = deque((entry, None) for entry in again)
         self._again = {entry.identity for entry, _ in self._queue}
         cut = [entry for entry in record.cut_off() if self.owns(entry.stage)]
@@ -265,7 +283,7 @@ class TrialStage(Stage):
             draw = self._proposer.draw()
             entry = self.entry(draw.candidate)
         self._proposed[entry.identity] = draw
-        return Proposal(NOT_BEGUN, entry, self.work)
+        return Proposal(NOT_BEGUN, entry, self.work, entry.identity in self._starved)
 
     def begin(self, proposal: Proposal) -> Proposal:
         """Write a trial down as running."""
@@ -285,6 +303,14 @@ class TrialStage(Stage):
         self.record.lose(number, why)
         self._queue.appendleft((entry, draw))
         log.warning("trial %3d  %s; it is tried again (%d of %d)", number, why, lost + 1, MOST_LOSSES)
+
+    def on_starved(self, number: int, why: str) -> None:
+        """Let the trial be tried again with a GPU to itself, with the values that it had."""
+        draw, entry = self._running.pop(number), Entry.of_attributes(self.record.trials()[number].user_attrs)
+        self._starved.add(entry.identity)
+        self.record.lose(number, why)
+        self._queue.appendleft((entry, draw))
+        log.warning("trial %3d  %s; it is tried again with a GPU to itself", number, why)
 
     def on_fault(self, number: int, message: str) -> None:
         """Write the trial down as cut off."""

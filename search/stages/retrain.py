@@ -253,8 +253,8 @@ class Retraining:
     def _train(self, name: str, candidate: Candidate, seed: int) -> TrainingRun:
         """One seed's training on train+val, from where it stands."""
         config = self._bench.config
-        fidelity, checkpoints = Fidelity(config.train.epochs, seed), config.folder / CHECKPOINTS
-        run = TrainingRun(self._bench, candidate, fidelity, "trainval", None, checkpoints=checkpoints)
+        fidelity = Fidelity(config.train.epochs, seed)
+        run = TrainingRun(self._bench, candidate, fidelity, "trainval", None, files=self._bench.files)
         said = time.monotonic()
         while not run.finished:
             result = run.epoch()

@@ -130,6 +130,16 @@ class Job:
         return self.bench.config.resources.trial_timeout if self.proposal.entry is not None else None
 
     @property
+    def views(self) -> tuple[str, ...]:
+        """Of `trainval` and `test`, those whose images it reads."""
+        return self._stage.views
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of the run folder that it may read."""
+        return self._stage.files(self.proposal)
+
+    @property
     def stopped(self) -> bool:
         """Whether its run has stopped, and it is to stop with it."""
         return bool(self._turns.error or self._stage.fault)
@@ -162,6 +172,10 @@ class Job:
     def on_lost(self, why: str) -> None:
         """Take note that the worker is gone: the work is done again, up to a limit."""
         self._end(lambda number: self._stage.on_lost(number, why))
+
+    def on_starved(self, why: str) -> None:
+        """Take note that its share of a GPU had too little memory."""
+        self._end(lambda number: self._stage.on_starved(number, why))
 
     def on_fault(self, message: str) -> None:
         """Take note that the surroundings failed: the run stops, and the job counts as never done."""

@@ -8,6 +8,7 @@ from itertools import islice
 from petlas.search.stages.base import Proposal, TrialStage
 from petlas.search.stages.proposer import Proposer
 from petlas.search.stages.scoring import ScoringRun
+from petlas.search.stages.supernet import FILE
 from petlas.search.study import SCORE, Ending, Entry, StudyRecord, candidate_of
 from petlas.search.training import EpochResult, Fidelity, Work
 from petlas.search.workbench import Workbench
@@ -39,6 +40,10 @@ class ScoreStage(TrialStage):
         """The scores."""
         return stage == SCORE
 
+    def files(self, proposal: Proposal) -> tuple[str, ...]:
+        """The supernet."""
+        return (FILE,)
+
     def entry(self, candidate: Candidate) -> Entry:
         """A score has no epochs."""
         return Entry(candidate, Fidelity(0, self.bench.config.seed), SCORE, *self.bench.both_costs(candidate.design))
@@ -53,7 +58,8 @@ class ScoreStage(TrialStage):
 
     def on_end(self, number: int, result: EpochResult | None, error: str = "", device: str | None = None) -> None:
         """Write down the score."""
-        self._close(number, Ending(0, result.val if result else None, result.seconds if result else 0.0, error))
+        value, seconds = (result.val, result.seconds) if result else (None, 0.0)
+        self._close(number, Ending(0, value, seconds, error, {"device": device} if device else {}))
         self._done += 1
         if self._done % _SAID_EVERY == 0:
             best = self.record.scored()

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,6 +20,9 @@ from petlas.search.training.augment import Targets
 from petlas.search.workbench import SERVED, Workbench
 
 log = logging.getLogger("petlas")
+
+FILE = "supernet.safetensors"
+"""Where in a run folder the supernet's training is kept."""
 
 
 class SupernetStage(Chore):
@@ -37,6 +39,10 @@ class SupernetStage(Chore):
     def __init__(self, bench: Workbench, needed: bool, tick: Callable[[], object] = lambda: None) -> None:
         super().__init__(bench, needed)
         self._tick = tick
+
+    def files(self, proposal: Proposal) -> tuple[str, ...]:
+        """The training as it was left."""
+        return (FILE,)
 
     def on_epoch(self, number: int, result: EpochResult) -> bool:
         """Tell the epoch."""
@@ -63,7 +69,7 @@ class SupernetRun(Learner):
     largest, the smallest and some random ones in each step; all but the largest learn from its outputs.
 
     Args:
-        bench: The run's workbench; its folder keeps `supernet.safetensors`.
+        bench: The run's workbench; its files keep `supernet.safetensors`.
     """
 
     def __init__(self, bench: Workbench) -> None:
@@ -75,7 +81,7 @@ class SupernetRun(Learner):
         learned, seed = bench.task.views["train"], bench.config.seed
         prepare(model, bench.batches(learned.sample(len(learned), seed), train.batch_size), bench.objective.loss)
         data = bench.training_batches(model, learned, train)
-        super().__init__(model, data, bench.objective, train, seed, path_of(bench), stamp_of(bench))
+        super().__init__(model, data, bench.objective, train, seed, bench.files.file(FILE), stamp_of(bench))
 
     def epoch(self) -> EpochResult:
         """Train for one epoch; nothing is measured.
@@ -142,11 +148,6 @@ def supernet_training(bench: Workbench) -> TrainConfig:
     return bench.config.train.model_copy(update=changed)
 
 
-def path_of(bench: Workbench) -> Path:
-    """Where the supernet's training is kept."""
-    return bench.config.folder / "supernet.safetensors"
-
-
 def stamp_of(bench: Workbench) -> dict[str, object]:
     """Everything that determines the supernet's numbers."""
     config = bench.config
@@ -167,9 +168,9 @@ def load_supernet(bench: Workbench) -> Supernet:
         RunError: When it is not there, is of other settings, or its training is not done.
     """
     supernet = make_supernet(bench)
-    found = load_checkpoint(path_of(bench), supernet.tuning, None, stamp_of(bench))
+    found = load_checkpoint(bench.files.file(FILE), supernet.tuning, None, stamp_of(bench))
     if found is None or found.epochs < bench.config.supernet.epochs:
-        raise RunError(f"{path_of(bench)} must hold a trained supernet; repeat petlas search to train it")
+        raise RunError(f"{bench.config.folder / FILE} must hold a trained supernet; repeat petlas search to train it")
     return supernet
 
 

@@ -7,12 +7,11 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from petlas.search.run_folder import CHECKPOINTS
 from petlas.search.stages.base import Proposal, TrialStage
 from petlas.search.stages.halving import Halving
 from petlas.search.stages.proposer import Proposer
-from petlas.search.stages.supernet import shared_supernet
-from petlas.search.stages.training_run import TrainingRun
+from petlas.search.stages.supernet import FILE, shared_supernet
+from petlas.search.stages.training_run import TrainingRun, checkpoint_name
 from petlas.search.study import (
     DRAWN,
     FINALIST,
@@ -81,6 +80,12 @@ class TrainStage(TrialStage):
         """All trials that are trained on train."""
         return stage not in (SCORE, FOLDS)
 
+    def files(self, proposal: Proposal) -> tuple[str, ...]:
+        """The training as it was left, and the supernet where it starts from that."""
+        entry = proposal.tried
+        own = checkpoint_name(entry.candidate, entry.fidelity)
+        return (own, FILE) if inherits(self.bench, entry) else (own,)
+
     def entry(self, candidate: Candidate) -> Entry:
         """All epochs."""
         return whole(self.bench, candidate, SEARCH)
@@ -126,6 +131,7 @@ class TrainStage(TrialStage):
             "images": len(self.bench.views(entry_of(self.record.trials()[number]).fidelity)[1] or ())
         }
         more |= {"device": device} if device else {}
+        more |= {"parts": result.parts} if result is not None and result.parts > 1 else {}
         if result is None:
             self._close(number, Ending(0, None, 0.0, error, more))
         else:
@@ -182,6 +188,16 @@ def folds_of_finalists(bench: Workbench, record: StudyRecord) -> list[Entry]:
     return found
 
 
+def inherits(bench: Workbench, entry: Entry) -> bool:
+    """Whether a trial starts from the supernet's weights.
+
+    Args:
+        bench: The run's workbench.
+        entry: The trial.
+    """
+    return bench.config.search.inherit and entry.stage in (FINALIST, RANKING)
+
+
 def open_training(bench: Workbench, proposal: Proposal) -> Work:
     """The training of a trial: from the supernet's weights if the run says so.
 
@@ -190,7 +206,5 @@ def open_training(bench: Workbench, proposal: Proposal) -> Work:
         proposal: The trial.
     """
     entry = proposal.tried
-    inherits = bench.config.search.inherit and entry.stage in (FINALIST, RANKING)
-    initial = shared_supernet(bench).inherited(entry.candidate.design) if inherits else None
-    folder = bench.config.folder / CHECKPOINTS
-    return TrainingRun(bench, entry.candidate, entry.fidelity, initial=initial, checkpoints=folder)
+    initial = shared_supernet(bench).inherited(entry.candidate.design) if inherits(bench, entry) else None
+    return TrainingRun(bench, entry.candidate, entry.fidelity, initial=initial, files=bench.files)

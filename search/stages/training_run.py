@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +13,8 @@ from petlas.errors import UserError
 from petlas.petl import apply, fingerprint, prepare, reset_head, tuning_of
 from petlas.petl.methods import METHODS
 from petlas.search.config import HEAD, LR_FACTOR, SETTINGS, TrainConfig
+from petlas.search.run_files import Files
+from petlas.search.run_folder import CHECKPOINTS
 from petlas.search.training.augment import Targets
 from petlas.search.training.batches import Inputs
 from petlas.search.training.evaluation import evaluate
@@ -35,7 +36,7 @@ class TrainingRun(Learner):
         train_view: The view that is learned from; with a fold, the fold's.
         val_view: The view that `epoch` measures on; None for no measurement (NaN). With a fold, what it holds out.
         initial: Tuned values to start from, head included, as `tuned_state_dict` names them.
-        checkpoints: The folder where the training is kept, to be taken up again; None for nowhere.
+        files: Where the training is kept, to be taken up again; None for nowhere.
 
     Raises:
         UserError: When the candidate has a setting that training does not know.
@@ -50,9 +51,11 @@ class TrainingRun(Learner):
         train_view: str = "train",
         val_view: str | None = "val",
         initial: Mapping[str, Tensor] | None = None,
-        checkpoints: Path | None = None,
+        files: Files | None = None,
     ) -> None:
         self._start = time.perf_counter()
+        self.parts = 1
+        """In how many parts the gradients of a batch are added up."""
         self.bench, self.candidate, self.fidelity = bench, candidate, fidelity
         train, objective = settings_of(bench.config.train, candidate, fidelity.epochs), bench.objective
         learned, held_out = bench.views(fidelity, train_view, val_view or "val")
@@ -73,7 +76,7 @@ class TrainingRun(Learner):
             data=bench.fingerprint(learned),
             initial=None if initial is None else fingerprint(dict(initial)),
         )
-        file = checkpoints / f"{candidate.key}-{train_view}-{fidelity}.safetensors" if checkpoints else None
+        file = files.file(checkpoint_name(candidate, fidelity, train_view)) if files else None
         data = bench.training_batches(model, learned, train)
         super().__init__(model, data, objective, train, fidelity.seed, file, stamp)
         self.val_data = None if val_view is None else bench.known_batches(model, held_out)
@@ -97,18 +100,44 @@ class TrainingRun(Learner):
         if self.val_data is not None and not self.diverged:
             with deterministic(self.train.deterministic):
                 val = evaluate(self.model, self.val_data, self.objective, self.autocast)
-        return EpochResult(*self.progress, val, time.perf_counter() - self._start)
+        return EpochResult(*self.progress, val, time.perf_counter() - self._start, self.parts)
 
     def accumulate(self, images: Inputs, targets: Targets) -> Tensor:
-        """The gradients of the objective's loss.
+        """The gradients of the objective's loss; of half as many images at a time where memory runs out.
+
+        The gradients of parts add up to those of the batch, up to rounding: what draws random numbers draws others.
+        What stands in for images, and what is mixed, stays whole.
 
         Args:
             images: (B, 3, S, S), or what stands in for them.
             targets: (B,) or (B, K), or mixed.
+
+        Raises:
+            torch.OutOfMemoryError: When there is no room for a single image.
         """
-        loss = self.loss(self.forward(images), targets)
-        loss.backward()
-        return loss.detach()
+        while True:
+            try:
+                if self.parts > 1 and isinstance(images, Tensor) and isinstance(targets, Tensor):
+                    return self._in_parts(images, targets, min(self.parts, len(images)))
+                loss = self.loss(self.forward(images), targets)
+                loss.backward()
+                return loss.detach()
+            except torch.OutOfMemoryError:
+                divisible = isinstance(images, Tensor) and isinstance(targets, Tensor)
+                if self.parts >= len(targets) or not divisible:
+                    raise
+            self.parts *= 2
+            for parameter in self.parameters:
+                parameter.grad = None  # a step begins with none
+            torch.cuda.empty_cache()
+
+    def _in_parts(self, images: Tensor, targets: Tensor, parts: int) -> Tensor:
+        total = torch.zeros((), device=self.device)
+        for some, labels in zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True):
+            loss = self.loss(self.forward(some), labels) * (len(some) / len(images))
+            loss.backward()
+            total += loss.detach()
+        return total
 
     def test(self) -> float:
         """The metric on the locked test view, in full precision, as the result is used by whoever loads it.
@@ -118,6 +147,17 @@ class TrainingRun(Learner):
         data = self.bench.batches(self.bench.task.views["test"])
         with full_precision(), deterministic(self.train.deterministic):
             return evaluate(self.model, data, self.objective)
+
+
+def checkpoint_name(candidate: Candidate, fidelity: Fidelity, train_view: str = "train") -> str:
+    """Where in a run folder a training is kept.
+
+    Args:
+        candidate: What is trained.
+        fidelity: For how long, with which seed, and on which fold.
+        train_view: The view that is learned from without a fold.
+    """
+    return f"{CHECKPOINTS}/{candidate.key}-{train_view}-{fidelity}.safetensors"
 
 
 def settings_of(train: TrainConfig, candidate: Candidate, epochs: int) -> TrainConfig:

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from petlas.search.training.evaluation import evaluate
     from petlas.search.training.fidelity import Fidelity
     from petlas.search.training.learner import Learner
-    from petlas.search.training.numerics import autocast_dtype, deterministic, full_precision, pick_device, precision
+    from petlas.search.training.numerics import (
+        autocast_dtype,
+        deterministic,
+        device_name,
+        full_precision,
+        pick_device,
+        precision,
+    )
     from petlas.search.training.work import EpochResult, Work
 
 _HOME = {
@@ -24,7 +31,7 @@ _HOME = {
     "evaluation": ("evaluate",),
     "fidelity": ("Fidelity",),
     "learner": ("Learner",),
-    "numerics": ("autocast_dtype", "deterministic", "full_precision", "pick_device", "precision"),
+    "numerics": ("autocast_dtype", "deterministic", "device_name", "full_precision", "pick_device", "precision"),
     "work": ("EpochResult", "Work"),
 }
 
@@ -40,6 +47,7 @@ __all__ = [
     "Work",
     "autocast_dtype",
     "deterministic",
+    "device_name",
     "evaluate",
     "full_precision",
     "load_checkpoint",

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from petlas.files import write_bytes
+from petlas.search.run_files import File
 
 Stamp = Mapping[str, Any]
 """Everything that determines a training's numbers, as plain data: see `Workbench.stamp`."""
@@ -29,12 +28,12 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save_checkpoint(
-    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, stamp: Stamp
+    file: File, module: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, stamp: Stamp
 ) -> None:
     """Write what training needs to go on.
 
     Args:
-        path: The file; it is replaced at once, never half written.
+        file: It is replaced at once, never half written.
         module: What is trained.
         optimiser: AdamW over parameters of the module.
         progress: How far it is.
@@ -48,16 +47,16 @@ def save_checkpoint(
         moments = optimiser.state.get(parameter, {})
         tensors |= {f"{key}.{name}": torch.as_tensor(moments[key]) for key in _MOMENTS if key in moments}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_bytes(path, save(tensors, metadata={"progress": json.dumps(progress), "stamp": _text(stamp)}))
+    file.write(save(tensors, metadata={"progress": json.dumps(progress), "stamp": _text(stamp)}))
 
 
 def load_checkpoint(
-    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer | None, stamp: Stamp
+    file: File, module: nn.Module, optimiser: torch.optim.Optimizer | None, stamp: Stamp
 ) -> Progress | None:
     """Take up a training where its last whole epoch left it.
 
     Args:
-        path: The file.
+        file: Where it is kept.
         module: What is trained; its weights are set.
         optimiser: Its optimiser, whose moments are set; None to read the weights alone.
         stamp: What the training is of.
@@ -65,13 +64,13 @@ def load_checkpoint(
     Returns:
         How far it was; None, with nothing set, where there is no readable file of exactly that stamp.
     """
+    data = file.read()
+    about = {} if data is None else _about(data)
+    if data is None or about.get("stamp") != _text(stamp):
+        return None
     try:
-        with safe_open(str(path), framework="pt") as file:
-            about = file.metadata() or {}
-            if about.get("stamp") != _text(stamp):
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+        tensors = load(data)
+    except SafetensorError:
         return None
     module.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
     for name, parameter in module.named_parameters():
@@ -79,6 +78,19 @@ def load_checkpoint(
             moments = {key: tensors[f"{key}.{name}"] for key in _MOMENTS}
             optimiser.state[parameter] = {k: v if k == "step" else v.to(parameter) for k, v in moments.items()}
     return Progress(*json.loads(about["progress"]))
+
+
+def _about(data: bytes) -> dict[str, str]:
+    """The text that a safetensors file holds about itself; empty where it is none.
+
+    Its header is JSON behind eight bytes that say how long it is (the format's own README).
+    """
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except ValueError:
+        return {}
+    about = header.get("__metadata__") if isinstance(header, dict) else None
+    return about if isinstance(about, dict) else {}
 
 
 def _text(stamp: Stamp) -> str:

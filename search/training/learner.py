@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from petlas.petl import tuning_of
 from petlas.search.config import TrainConfig
 from petlas.search.objectives import Objective
+from petlas.search.run_files import File
 from petlas.search.training.augment import AugmentedBatches, Mixed, Targets
 from petlas.search.training.batches import Batches, Inputs, logits_of
 from petlas.search.training.checkpoint import Progress, Stamp, load_checkpoint, save_checkpoint
@@ -42,7 +42,7 @@ class Learner(ABC):
         objective: Objective,
         train: TrainConfig,
         seed: int,
-        checkpoint: Path | None = None,
+        checkpoint: File | None = None,
         stamp: Stamp = MappingProxyType({}),
     ) -> None:
         self.model, self.data, self.objective, self.train, self.seed = model, data, objective, train, seed

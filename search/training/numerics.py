@@ -12,9 +12,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from petlas.search.config import TrainConfig
 
 
-def pick_device() -> torch.device:
-    """A GPU if this process may use one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick_device(gpus: float | None = None) -> torch.device:
+    """A GPU if this process may use one, and is given one.
+
+    Args:
+        gpus: How many, or the share of one; None for what there is. Without any, a GPU that can be seen is others'.
+    """
+    return torch.device("cuda" if gpus != 0 and torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called in records: which model of GPU it is decides how numbers are rounded."""
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
 
 
 def autocast_dtype(train: TrainConfig, device: torch.device) -> torch.dtype | None:

@@ -8,12 +8,21 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch gave: its number from 1, mean training loss, value on the selection view, seconds so far."""
+    """What one epoch gave.
+
+    Args:
+        epoch: Its number, from 1.
+        loss: The mean over training.
+        val: The value on the selection view.
+        seconds: What the work took so far.
+        parts: In how many parts the gradients of a batch were added up, for want of memory.
+    """
 
     epoch: int
     loss: float
     val: float
     seconds: float
+    parts: int = 1
 
 
 class Work(Protocol):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,6 +19,9 @@ import ray
 from petlas.search.runners.knock import check_address, no_cluster
 
 _NAMESPACE, _PRESENCE = "petlas", "driver-"
+_LEAST_STORE = 256 * 2**20
+_STORE = 0.5
+"""Of the memory that processes share."""
 
 
 @contextmanager
@@ -62,7 +67,7 @@ def connected(address: str | None) -> Iterator[bool]:
     """
     mine, address = not ray.is_initialized(), address or os.environ.get("RAY_ADDRESS")
     if mine:
-        local: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": 256 * 2**20}
+        local: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": store_room()}
         if address:
             check_address(os.environ.get("RAY_ADDRESS") or address if address == "auto" else address)
         with _own_signals():
@@ -78,6 +83,12 @@ def connected(address: str | None) -> Iterator[bool]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def store_room() -> int:
+    """Bytes that the object store of a Ray of this machine's own may grow to; what is not used is not taken."""
+    shared = Path("/dev/shm")
+    return max(_LEAST_STORE, int(_STORE * shutil.disk_usage(shared).free)) if shared.exists() else _LEAST_STORE
 
 
 @ray.remote(num_cpus=0)

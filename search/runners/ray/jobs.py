@@ -12,7 +12,10 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from petlas.search.config import ResourcesConfig, RunConfig
+from petlas.search.runners.blame import told
 from petlas.search.runners.limit import too_long
+from petlas.search.runners.ray.supplier import Supplier
 from petlas.search.stages.rounds import Job, Rounds
 from petlas.search.training import EpochResult
 
@@ -35,14 +38,23 @@ class JobSearch(_Unpickled, Searcher):
     Args:
         rounds: Hands out the jobs.
         most: How many of them may be done at once, now.
+        resources: What a worker of a run is given.
+        supplier: Hands workers what they need.
     """
 
-    def __init__(self, rounds: Rounds, most: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        rounds: Rounds,
+        most: Callable[[], int],
+        resources: Callable[[RunConfig], ResourcesConfig],
+        supplier: Supplier,
+    ) -> None:
         super().__init__(metric="val", mode="max")
-        self.rounds, self._most = rounds, most
+        self.rounds, self._most, self._resources, self._supplier = rounds, most, resources, supplier
         self.jobs: dict[str, Job] = {}
         """What is handed out and not done, by Tune's names of trials."""
         self._started: dict[str, float] = {}
+        self._faults: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next job as plain data; None to be asked again, FINISHED when nothing more is to come."""
@@ -53,15 +65,35 @@ class JobSearch(_Unpickled, Searcher):
         if job is None:
             return Searcher.FINISHED if self.rounds.over else None
         self.jobs[trial_id] = job
-        resources = job.bench.config.resources
-        needs = {"CPU": resources.cpus, "GPU": resources.gpus}
-        about = {"run": job.bench.config.model_dump_json(), "needs": needs, "limit": job.limit}
-        return job.proposal.to_config() | about
+        resources = self._resources(job.bench.config)
+        run = job.bench.config.model_copy(update={"resources": resources}).model_dump_json()
+        gpus = max(1.0, resources.gpus or 0.0) if job.proposal.alone else resources.gpus or 0.0
+        about = {"run": run, "needs": {"CPU": resources.cpus, "GPU": gpus}, "limit": job.limit}
+        return job.proposal.to_config() | about | self._supplier.about(job)
 
     def start(self, trial_id: str) -> None:
         """Pass it on that a worker begins."""
         self._started[trial_id] = time.monotonic()
         self.jobs[trial_id].start()
+
+    def on_epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Pass on an epoch, and before it write down what the worker sent; whether the trial goes on.
+
+        Args:
+            trial_id: Tune's.
+            result: Of the epoch.
+        """
+        self._keep(trial_id, result)
+        last = _epoch_result(result)
+        return trial_id not in self._faults and (last is None or self.jobs[trial_id].on_epoch(last))
+
+    def _keep(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Write what a worker sent into the run folder; a disk that is full is a fault of the surroundings."""
+        try:
+            for name, data in result["sent"].taken().items() if "sent" in result else ():
+                self.jobs[trial_id].bench.files.write(name, data)
+        except OSError as error:
+            self._faults[trial_id] = told(error)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler has passed it on, also where it stops the trial."""
@@ -74,10 +106,16 @@ class JobSearch(_Unpickled, Searcher):
             result: The last result of the worker.
             error: Whether the worker is gone.
         """
-        job, found = self.jobs.pop(trial_id), result or {}
-        last, took = _epoch_result(result), time.monotonic() - self._started.pop(trial_id, math.inf)
+        found = result or {}
+        self._keep(trial_id, found)
+        job, fault = self.jobs.pop(trial_id), self._faults.pop(trial_id, None)
         if found.get("fault"):
-            job.on_fault(found["error"])
+            fault = found["error"]
+        last, took = _epoch_result(result), time.monotonic() - self._started.pop(trial_id, math.inf)
+        if fault is not None:
+            job.on_fault(fault)
+        elif found.get("starved") and not job.proposal.alone and 0 < (self._resources(job.bench.config).gpus or 0) < 1:
+            job.on_starved(found["error"])
         elif error and job.limit is not None and took > job.limit:
             job.on_end(None, too_long(job.limit))
         elif error:
@@ -135,8 +173,7 @@ class JobScheduler(_Unpickled, FIFOScheduler):
             trial: Tune's trial.
             result: Of the epoch.
         """
-        last = _epoch_result(result)
-        keeps = last is None or self._search.jobs[trial.trial_id].on_epoch(last)
+        keeps = self._search.on_epoch(trial.trial_id, result)
         return TrialScheduler.CONTINUE if keeps else TrialScheduler.STOP
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
@@ -178,4 +215,4 @@ class FaultStopper(_Unpickled, tune.Stopper):
 def _epoch_result(result: Mapping[str, Any] | None) -> EpochResult | None:
     if not result or not result.get("epoch"):
         return None
-    return EpochResult(result["epoch"], result["loss"], result["val"], result["seconds"])
+    return EpochResult(result["epoch"], result["loss"], result["val"], result["seconds"], result.get("parts", 1))

@@ -12,50 +12,62 @@ from contextlib import ExitStack, contextmanager
 import ray
 from ray import tune
 
-from petlas.search.config import ResourcesConfig, RunConfig
+from petlas.search.config import RunConfig
 from petlas.search.run_folder import RunError
 from petlas.search.runners.ray.cluster import connected, present
+from petlas.search.runners.ray.devices import resolved, room
 from petlas.search.runners.ray.jobs import FaultStopper, JobScheduler, JobSearch, Starts
 from petlas.search.runners.ray.start import Start
+from petlas.search.runners.ray.supplier import Supplier, by_path, size_of
 from petlas.search.runners.ray.worker import TrialWorker
 from petlas.search.stages.rounds import Rounds
+from petlas.search.workbench import Workbench
 
 _LOOKS_EVERY = 2.0  # seconds
 
 
 @contextmanager
-def opened(configs: Sequence[RunConfig], start: Start | None = None) -> Iterator[RayRunner]:
+def opened(
+    benches: Sequence[Workbench], start: Start | None = None, views: Sequence[str] = ("trainval",)
+) -> Iterator[RayRunner]:
     """A runner on Ray.
 
     Args:
-        configs: Of the runs.
+        benches: Of the runs.
         start: Of a Ray that has begun to start, and that the caller ends.
+        views: Whose images the work reads.
 
     Raises:
-        RunError: When there is no cluster, or it has no room for a single trial.
+        RunError: When there is no cluster, it has no room for a single trial, or none for what trials read.
     """
+    resources = benches[0].config.resources
     with ExitStack() as stack:
-        others = start.wait() if start else stack.enter_context(connected(configs[0].resources.address))
+        others = start.wait() if start else stack.enter_context(connected(resources.address))
         count = stack.enter_context(present()) if others else lambda: 1
-        yield RayRunner(configs, count)
+        supplier = Supplier(by_path(resources.data, size_of(benches, views)))
+        yield RayRunner([resolved(bench, supplier) for bench in benches], supplier, count)
 
 
 class RayRunner:
     """Does jobs on Ray.
 
     Args:
-        configs: Of the runs.
+        configs: Of the runs, with what each worker is given.
+        supplier: Hands workers what they need.
         drivers: How many drivers there are on the cluster now: each takes its part of it.
 
     Raises:
         RunError: When the cluster has no room for a single trial of one of the runs.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], drivers: Callable[[], int] = lambda: 1) -> None:
-        self._resources, self._drivers = [config.resources for config in configs], drivers
-        for resources in self._resources:
-            if _room(resources) < 1:
-                needs, has = f"{resources.cpus} CPUs and {resources.gpus:g} GPUs", ray.cluster_resources()
+    def __init__(
+        self, configs: Sequence[RunConfig], supplier: Supplier, drivers: Callable[[], int] = lambda: 1
+    ) -> None:
+        self._resources = {config.folder: config.resources for config in configs}
+        self._supplier, self._drivers = supplier, drivers
+        for resources in self._resources.values():
+            if room(resources) < 1:
+                needs, has = f"{resources.cpus} CPUs and {resources.gpus or 0:g} GPUs", ray.cluster_resources()
                 raise RunError(f"a trial needs {needs}, and Ray has {has}; lower resources.cpus or resources.gpus")
         self._part, self._looked = 0, -math.inf
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -69,12 +81,13 @@ class RayRunner:
     def _most(self) -> int:
         """How many jobs may be done at once now: nodes and other drivers come and go."""
         if time.monotonic() - self._looked > _LOOKS_EVERY:
-            room = max(map(_room, self._resources)) // max(1, self._drivers())
-            self._part, self._looked = max(1, min(room, self._resources[0].concurrent or room)), time.monotonic()
+            resources = list(self._resources.values())
+            part = max(map(room, resources)) // max(1, self._drivers())
+            self._part, self._looked = max(1, min(part, resources[0].concurrent or part)), time.monotonic()
         return self._part
 
     def _tuner(self, rounds: Rounds, scratch: str) -> tune.Tuner:
-        search = JobSearch(rounds, self._most)
+        search = JobSearch(rounds, self._most, lambda config: self._resources[config.folder], self._supplier)
         return tune.Tuner(
             tune.with_resources(TrialWorker, lambda config: tune.PlacementGroupFactory([config["needs"]])),
             tune_config=tune.TuneConfig(
@@ -93,10 +106,3 @@ class RayRunner:
                 verbose=0,
             ),
         )
-
-
-def _room(resources: ResourcesConfig) -> int:
-    """How many trials of a run the cluster has room for."""
-    has = ray.cluster_resources()
-    needs = {"CPU": resources.cpus, "GPU": resources.gpus}
-    return min(int(has.get(name, 0) / amount) for name, amount in needs.items() if amount)

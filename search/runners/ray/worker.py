@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from ray import tune
 
-from petlas.search.runners.blame import is_of_surroundings, told
+from petlas.search.run_files import Carried
+from petlas.search.runners.blame import is_of_surroundings, starved, told
 from petlas.search.runners.limit import Limit
+from petlas.search.runners.ray.supplier import Sent, enter
 from petlas.search.stages import open_work
 from petlas.search.stages.base import Proposal
-from petlas.search.training import Work
+from petlas.search.training import Work, device_name
 from petlas.search.workbench import shared_workbench
 
 log = logging.getLogger("petlas")
@@ -26,6 +29,7 @@ class TrialWorker(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Begin with the first job."""
         self.work: Work | None = None
+        self._files = Carried({})
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin with the next job."""
@@ -38,13 +42,25 @@ class TrialWorker(tune.Trainable):
             self._limit = Limit(self.config["limit"], end_process=True)
         try:
             with self._limit.watch():
-                bench = shared_workbench(self.config["run"])
+                enter(self.config["place"])
+                bench = shared_workbench(self.config["run"], self.config["supplies"])
                 if self.work is None:
+                    bench.files = self._files = Carried(self.config["files"])
                     torch.set_num_threads(bench.config.resources.cpus)
                     self.work = open_work(bench, Proposal.from_config(self.config))
-                result = asdict(self.work.epoch()) | {"device": str(bench.device)}
+                result = asdict(self.work.epoch()) | {"device": device_name(bench.device)}
         except Exception as error:
             log.exception("%s failed", self.config["work"])
-            nothing = {"epoch": 0, "loss": math.nan, "val": math.nan, "seconds": 0.0}
-            return nothing | {"error": told(error), "fault": is_of_surroundings(error), "done": True}
-        return result | {"done": self.work.finished}
+            nothing = {"epoch": 0, "loss": math.nan, "val": math.nan, "seconds": 0.0, "done": True}
+            blame = {"fault": is_of_surroundings(error), "starved": starved(error)}
+            return nothing | {"error": self._told(error)} | blame
+        return result | {"done": self.work.finished, "sent": Sent(self._files.unsent())}
+
+    def _told(self, error: Exception) -> str:
+        """What failed; where every node is to see the driver's files, on which it did."""
+        if self.config["place"] is None or not is_of_surroundings(error):
+            return told(error)
+        return (
+            f"node {socket.gethostname()}: {told(error)}; with resources.data=path every node must see the driver's "
+            "files, and resources.data=object_store hands them over"
+        )

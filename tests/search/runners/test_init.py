@@ -11,6 +11,7 @@ from petlas.search.driver import search
 from petlas.search.run_folder import RunError
 from petlas.search.runners import check_resources, check_together, choose_runner, open_runner, rooms, starting
 from petlas.search.runners.inline import InlineRunner
+from petlas.search.workbench import Workbench
 
 Make = Callable[..., RunConfig]
 
@@ -70,7 +71,7 @@ def test_a_machine_without_room_is_refused_before_the_folder_is_made_and_the_cor
 
 
 def test_the_runner_is_opened_by_its_name(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_runner([make()]) as runner:
+    with open_runner([Workbench(make())]) as runner:
         assert isinstance(runner, InlineRunner)
     assert set(runners_module.RUNNERS) == {"inline", "ray"}
 

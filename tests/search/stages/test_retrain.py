@@ -16,6 +16,7 @@ from petlas.petl.adapter_file import load_adapter, read_adapter_info
 from petlas.petl.design import Design, DesignError
 from petlas.search import workbench as workbench_module
 from petlas.search.config import RunConfig
+from petlas.search.run_files import Files
 from petlas.search.run_folder import RunError, opened
 from petlas.search.stages import retrain as retrain_module
 from petlas.search.stages.retrain import TEST_READS, adapter_path, choose, retrain, retrain_baselines
@@ -207,9 +208,9 @@ class Scripted:
         fidelity: Fidelity,
         train_view: str,
         val_view: None,
-        checkpoints: Path,
+        files: Files,
     ) -> None:
-        assert (train_view, val_view, checkpoints) == ("trainval", None, bench.config.folder / "checkpoints")
+        assert (train_view, val_view, files) == ("trainval", None, bench.files)
         assert fidelity == Fidelity(bench.config.train.epochs, fidelity.seed)
         self.model, self.finished, self.seed = None, False, fidelity.seed
 

@@ -26,7 +26,7 @@ def test_the_sensitivity_is_measured_by_a_worker_told_and_kept(
     monkeypatch.setattr(logging.getLogger("petlas"), "propagate", True)
     stage = SensitivityStage(found)
     assert not stage.exhausted()
-    with caplog.at_level(logging.INFO, "petlas"), opened([found.config]) as runner:
+    with caplog.at_level(logging.INFO, "petlas"), opened([found]) as runner:
         runner.run(Rounds([Turns(found, lambda: iter([stage]))]))
     assert stage.found == report_of(found)
     assert caplog.text.count("sensitivity of digits in") == 1

@@ -167,7 +167,7 @@ def test_the_stage_trains_what_is_left_and_tells_each_epoch(
     assert SupernetStage(found, needed=False).exhausted()
     stage = SupernetStage(found, needed=True)
     assert not stage.exhausted()
-    with caplog.at_level(logging.INFO, "petlas"), opened([found.config]) as runner:
+    with caplog.at_level(logging.INFO, "petlas"), opened([found]) as runner:
         runner.run(Rounds([Turns(found, lambda: iter([stage]))]))
     assert "epoch 2/2" in caplog.text
     assert "epoch 1/2" not in caplog.text

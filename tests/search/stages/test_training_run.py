@@ -17,6 +17,8 @@ from petlas.errors import UserError
 from petlas.petl import Design, Placement, tuned_state_dict
 from petlas.search.config import TrainConfig
 from petlas.search.objectives.single_label import SingleLabel
+from petlas.search.run_files import Folder
+from petlas.search.run_folder import CHECKPOINTS
 from petlas.search.stages import training_run as run_module
 from petlas.search.stages.training_run import TrainingRun, settings_of
 from petlas.search.training import EpochResult, Fidelity
@@ -279,8 +281,8 @@ def test_a_training_that_is_cut_off_goes_on_at_its_last_epoch_and_ends_as_if_it_
     work = bench(train={"epochs": 3, "batch_size": 400, "warmup_epochs": 1})
     whole = start(work, lora(b0=2), seed=1)
     expected = [whole.epoch() for _ in range(3)]
-    first = start(work, lora(b0=2), seed=1, checkpoints=tmp_path).epoch()
-    again = start(work, lora(b0=2), seed=1, checkpoints=tmp_path)
+    first = start(work, lora(b0=2), seed=1, files=Folder(tmp_path)).epoch()
+    again = start(work, lora(b0=2), seed=1, files=Folder(tmp_path))
     assert again.progress.epochs == 1
     taken_up = again.epoch()  # measured once more: it may have been cut off before that
     assert (taken_up.epoch, taken_up.loss, taken_up.val) == (first.epoch, first.loss, first.val)
@@ -288,7 +290,7 @@ def test_a_training_that_is_cut_off_goes_on_at_its_last_epoch_and_ends_as_if_it_
     assert [(r.epoch, r.loss, r.val) for r in (first, *rest)] == [(r.epoch, r.loss, r.val) for r in expected]
     state = tuned_state_dict(whole.model)
     assert all(torch.equal(value, state[key]) for key, value in tuned_state_dict(again.model).items())
-    ended = start(work, lora(b0=2), seed=1, checkpoints=tmp_path)
+    ended = start(work, lora(b0=2), seed=1, files=Folder(tmp_path))
     assert ended.finished
     assert (ended.epoch().epoch, ended.epoch().val) == (3, expected[-1].val)  # cut off before its end was written down
 
@@ -297,13 +299,13 @@ def test_another_seed_view_fold_design_or_setting_does_not_take_up_a_training(
     bench: Bench, lora: Lora, tmp_path: Path
 ) -> None:
     work = bench(train={"epochs": 2, "batch_size": 800})
-    start(work, lora(b0=2), seed=1, checkpoints=tmp_path).epoch()
+    start(work, lora(b0=2), seed=1, files=Folder(tmp_path)).epoch()
     others = [
-        start(work, lora(b0=2), seed=2, checkpoints=tmp_path),
-        start(work, lora(b0=1), seed=1, checkpoints=tmp_path),
-        start(work, lora(b0=2), 1, train_view="trainval", val_view=None, checkpoints=tmp_path),
-        start(work, lora(b0=2), 1, fold=(0, 5), checkpoints=tmp_path),
-        start(work, lora(b0=2), 1, settings={"lr": 5e-2}, checkpoints=tmp_path),
+        start(work, lora(b0=2), seed=2, files=Folder(tmp_path)),
+        start(work, lora(b0=1), seed=1, files=Folder(tmp_path)),
+        start(work, lora(b0=2), 1, train_view="trainval", val_view=None, files=Folder(tmp_path)),
+        start(work, lora(b0=2), 1, fold=(0, 5), files=Folder(tmp_path)),
+        start(work, lora(b0=2), 1, settings={"lr": 5e-2}, files=Folder(tmp_path)),
     ]
     assert [run.progress.epochs for run in others] == [0] * 5
 
@@ -330,23 +332,23 @@ def test_a_training_of_other_numbers_is_not_taken_up(bench: Bench, lora: Lora, t
     """Even where its file has the right name: a learning rate of 5e-2 once took up a training with 1e-3."""
     kept = tmp_path / "kept"
     base = {"epochs": 2, "batch_size": 800, "amp": "off"}
-    start(bench(train=base), lora(b0=2), checkpoints=kept).epoch()
-    assert start(bench(train=base), lora(b0=2), checkpoints=kept).progress.epochs == 1
+    start(bench(train=base), lora(b0=2), files=Folder(kept)).epoch()
+    assert start(bench(train=base), lora(b0=2), files=Folder(kept)).progress.epochs == 1
     groups = {"train": base, **CHANGES[change]}
     groups["train"] = base | CHANGES[change].get("train", {})  # type: ignore[operator]
     other = bench(**groups)
     name = f"{Candidate(lora(b0=2)).key}-train-{Fidelity(other.config.train.epochs, 0)}.safetensors"
-    file = renamed(kept)
+    file = renamed(kept / CHECKPOINTS)
     file.rename(file.with_name(name))
-    assert start(other, lora(b0=2), checkpoints=kept).progress.epochs == 0
+    assert start(other, lora(b0=2), files=Folder(kept)).progress.epochs == 0
 
 
 def test_a_training_of_other_data_weights_or_version_is_not_taken_up(
     bench: Bench, lora: Lora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = {"train": {"epochs": 2, "batch_size": 800}}
-    start(bench(**groups), lora(b0=2), checkpoints=tmp_path).epoch()
-    assert start(bench(**groups), lora(b0=2), checkpoints=tmp_path).progress.epochs == 1
+    start(bench(**groups), lora(b0=2), files=Folder(tmp_path)).epoch()
+    assert start(bench(**groups), lora(b0=2), files=Folder(tmp_path)).progress.epochs == 1
     for name in ("task", "weights"):
         work = bench(**groups)
         if name == "weights":
@@ -356,19 +358,19 @@ def test_a_training_of_other_data_weights_or_version_is_not_taken_up(
             labels[[0, 1]] = labels[[1, 0]] if labels[0] != labels[1] else (labels[0] + 1) % 10
             views = dict(work.task.views) | {"train": replace(work.task.views["train"], targets=labels)}
             work.task = replace(work.task, views=views)
-        assert start(work, lora(b0=2), checkpoints=tmp_path).progress.epochs == 0
+        assert start(work, lora(b0=2), files=Folder(tmp_path)).progress.epochs == 0
     monkeypatch.setattr("petlas.__version__", "0.0.0")
-    assert start(bench(**groups), lora(b0=2), checkpoints=tmp_path).progress.epochs == 0
+    assert start(bench(**groups), lora(b0=2), files=Folder(tmp_path)).progress.epochs == 0
 
 
 def test_training_from_other_inherited_values_is_not_taken_up(bench: Bench, lora: Lora, tmp_path: Path) -> None:
     work = bench(train={"epochs": 2, "batch_size": 800})
     initial = {key: value.clone() for key, value in tuned_state_dict(start(work, lora(b0=1)).model).items()}
-    start(work, lora(b0=1), initial=initial, checkpoints=tmp_path).epoch()
-    assert start(work, lora(b0=1), initial=initial, checkpoints=tmp_path).progress.epochs == 1
-    assert start(work, lora(b0=1), checkpoints=tmp_path).progress.epochs == 0
+    start(work, lora(b0=1), initial=initial, files=Folder(tmp_path)).epoch()
+    assert start(work, lora(b0=1), initial=initial, files=Folder(tmp_path)).progress.epochs == 1
+    assert start(work, lora(b0=1), files=Folder(tmp_path)).progress.epochs == 0
     initial["head.bias"] += 1
-    assert start(work, lora(b0=1), initial=initial, checkpoints=tmp_path).progress.epochs == 0
+    assert start(work, lora(b0=1), initial=initial, files=Folder(tmp_path)).progress.epochs == 0
 
 
 def test_the_loss_is_the_cross_entropy_of_the_logits(bench: Bench, lora: Lora) -> None:
@@ -388,3 +390,28 @@ def test_each_method_s_rate_is_its_factor_of_the_run_s_and_a_short_training_warm
     assert settings_of(train, candidate, 5).warmup_epochs == 2
     with pytest.raises(UserError, match=r"lr\.METHOD, lr, .*, got lr\.vtp"):
         settings_of(train, Candidate(lora(), (("lr.vtp", 2.0),)), 3)
+
+
+def test_where_memory_runs_out_the_gradients_of_halves_add_up_to_the_batchs_and_the_record_says_so(
+    bench: Bench, lora: Lora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is here: whatever is larger than a share of the batch raises what torch.cuda would."""
+    work = bench(train={"epochs": 1, "batch_size": 150, "warmup_epochs": 0, "amp": "off"})
+    whole, short, nothing = (start(work, lora(b0=2)) for _ in range(3))
+    forward = TrainingRun.forward
+
+    def starved(run: TrainingRun, images: torch.Tensor) -> torch.Tensor:
+        if (run is short and len(images) > 40) or run is nothing:
+            forward(run, images[:1]).sum().backward()  # what is left of a step that was cut off
+            raise torch.OutOfMemoryError("2 GB")
+        return forward(run, images)
+
+    monkeypatch.setattr(TrainingRun, "forward", starved)
+    losses = [run.accumulate(*run.data.batch(slice(0, 150))).item() for run in (whole, short)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert (whole.parts, short.parts) == (1, 4)
+    for ours, theirs in zip(whole.parameters, short.parameters, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+    with pytest.raises(torch.OutOfMemoryError):
+        nothing.accumulate(*nothing.data.batch(slice(0, 3)))
+    assert (whole.epoch().parts, short.epoch().parts) == (1, 4)

@@ -92,4 +92,5 @@ def test_deterministic_operations_are_asked_for_in_between_only(
 def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, name in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert pick_device().type == name
+        assert pick_device().type == pick_device(0.25).type == name
+        assert pick_device(0).type == "cpu"

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from petlas.search.config import RunConfig
+from petlas.search.config import ResourcesConfig, RunConfig
 from petlas.search.runners.ray.jobs import FaultStopper, JobScheduler, JobSearch, Starts
+from petlas.search.runners.ray.supplier import Sent, Supplier
 from petlas.search.stages.base import MOST_LOSSES
 from petlas.search.stages.rounds import Rounds, Turns
 from petlas.search.stages.train import TrainStage
@@ -83,9 +84,10 @@ def test_a_trial_whose_worker_died_each_time_is_a_failure_with_its_reason(
     assert stage.record.count_trained() == 1
 
 
-def search_of(stage: TrainStage, most: int = 99) -> JobSearch:
+def search_of(stage: TrainStage, most: int = 99, of: Callable[[RunConfig], ResourcesConfig] | None = None) -> JobSearch:
     """What Tune asks, of a single run of one stage."""
-    return JobSearch(Rounds([Turns(stage.bench, lambda: iter([stage]))]), lambda: most)
+    of = of or (lambda config: config.resources)
+    return JobSearch(Rounds([Turns(stage.bench, lambda: iter([stage]))]), lambda: most, of, Supplier(paths=True))
 
 
 def tune_trial(name: str) -> Any:
@@ -146,7 +148,12 @@ def test_a_trial_whose_worker_had_to_be_ended_because_it_hung_has_failed(started
 def test_more_than_the_drivers_part_is_not_asked_for_and_what_is_too_much_is_given_back(started: Started) -> None:
     """Another driver came: what runs ends, and Tune begins anew, with fewer workers."""
     stage, part = started(search={"trials": 9}), [2]
-    searcher = JobSearch(Rounds([Turns(stage.bench, lambda: iter([stage]))]), lambda: part[0])
+    searcher = JobSearch(
+        Rounds([Turns(stage.bench, lambda: iter([stage]))]),
+        lambda: part[0],
+        lambda config: config.resources,
+        Supplier(paths=True),
+    )
     for name in "ab":
         assert searcher.suggest(name)["work"] == "train"
     assert searcher.suggest("c") is None
@@ -160,3 +167,69 @@ def test_a_free_worker_is_not_given_to_a_trial_whose_own_worker_is_starting(star
     waits = SimpleNamespace(status="PENDING", trial_id="a", placement_group_factory=None)
     controller = SimpleNamespace(get_trials=lambda: [waits], get_live_trials=lambda: {waits.trial_id})
     assert JobScheduler(search_of(started())).choose_trial_to_run(controller) is None
+
+
+def test_a_trial_that_starves_on_a_share_of_a_gpu_has_one_to_itself_once_and_fails_then(started: Started) -> None:
+    """No GPU is here: the worker's word is what counts."""
+    stage = started(search={"trials": 1})
+    share = ResourcesConfig(gpus=0.25)
+    searcher = search_of(stage, of=lambda config: share)
+    starved = {"epoch": 0, "loss": math.nan, "val": math.nan, "seconds": 0, "error": "OOM: 2 GB", "starved": True}
+    needs = []
+    for name in "ab":
+        found = searcher.suggest(name)
+        needs.append(found["needs"])
+        assert RunConfig.model_validate_json(found["run"]).resources == share
+        searcher.start(name)
+        searcher.on_trial_complete(name, dict(starved))
+    assert needs == [{"CPU": 1, "GPU": 0.25}, {"CPU": 1, "GPU": 1}]
+    assert searcher.suggest("c") == "FINISHED"
+    cut, failed = stage.record.trials()
+    assert (is_interrupted(cut), is_interrupted(failed)) == (True, False)
+    assert failed.user_attrs["error"] == "OOM: 2 GB"
+    assert cut.user_attrs["key"] == failed.user_attrs["key"]
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_trial_that_starves_where_there_is_no_more_fails(started: Started, gpus: float) -> None:
+    stage = started(search={"trials": 1})
+    searcher = search_of(stage, of=lambda config: ResourcesConfig(gpus=gpus))
+    searcher.suggest("a")
+    searcher.start("a")
+    searcher.on_trial_complete("a", {"epoch": 0, "error": "OOM: 2 GB", "starved": True})
+    assert [t.user_attrs["error"] for t in stage.record.trials()] == ["OOM: 2 GB"]
+    assert stage.exhausted()
+
+
+def test_what_a_worker_sent_is_in_the_run_folder_before_its_epoch_is_written_down(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = started(search={"trials": 1})
+    searcher, kept = search_of(stage), stage.bench.config.folder / "checkpoints" / "x"
+    searcher.suggest("a")
+    searcher.start("a")
+    on_epoch = TrainStage.on_epoch
+
+    def look(*args: Any) -> bool:
+        assert kept.read_bytes() == b"1"
+        return on_epoch(*args)
+
+    monkeypatch.setattr(TrainStage, "on_epoch", look)
+    result = {"epoch": 1, "loss": 1.0, "val": 0.5, "seconds": 0.1, "sent": Sent({"checkpoints/x": b"1"})}
+    assert searcher.on_epoch("a", result)
+    assert result["sent"].taken() == {}
+
+
+def test_a_disk_that_is_full_stops_the_search_and_uses_up_no_trial(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = started(search={"trials": 1})
+    searcher = search_of(stage)
+    searcher.suggest("a")
+    searcher.start("a")
+    stage.bench.files.write = lambda name, data: (_ for _ in ()).throw(OSError("disk full"))  # type: ignore[method-assign]
+    result = {"epoch": 1, "loss": 1.0, "val": 0.5, "seconds": 0.1, "sent": Sent({"checkpoints/x": b"1"})}
+    assert not searcher.on_epoch("a", result)
+    searcher.on_trial_complete("a", result)
+    assert "disk full" in stage.fault
+    assert all(is_interrupted(trial) for trial in stage.record.trials())

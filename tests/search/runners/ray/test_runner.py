@@ -12,7 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from petlas import petl
 from petlas.search.config import RunConfig, load_config
@@ -22,6 +24,7 @@ from petlas.search.runners.ray import cluster as cluster_module
 from petlas.search.runners.ray.cluster import present
 from petlas.search.runners.ray.jobs import JobScheduler
 from petlas.search.runners.ray.runner import RayRunner
+from petlas.search.runners.ray.supplier import Supplier
 from petlas.search.stages.base import SearchStopped
 from petlas.search.study import StorageError, StudyRecord, entry_of, is_interrupted
 
@@ -112,7 +115,7 @@ def test_weights_that_are_gone_when_a_worker_wants_them_stop_the_search_and_use_
         backbone={"name": "vit_mini_patch16_64", "img_size": 32, "checkpoint": str(weights)},
         train={"epochs": 1, "batch_size": 400},
         search={"trials": 2},
-        resources=RAY,
+        resources=RAY | {"data": "path"},
     )
     begin, away = StudyRecord.begin, weights.with_name("elsewhere")
 
@@ -122,7 +125,9 @@ def test_weights_that_are_gone_when_a_worker_wants_them_stop_the_search_and_use_
 
     with monkeypatch.context() as patch:
         patch.setattr(StudyRecord, "begin", take_away)
-        with pytest.raises(SearchStopped, match=weights.name):
+        with pytest.raises(
+            SearchStopped, match=rf"node .*{weights.name}.*with resources\.data=path every node must see"
+        ):
             search(config)
     (trial,) = StudyRecord.read(config.folder).trials()
     assert is_interrupted(trial)
@@ -259,11 +264,82 @@ def test_drivers_see_each_other_on_a_cluster(local_ray: None, make: Make) -> Non
             assert time.monotonic() < until
             time.sleep(0.1)
         config = make(resources=RAY)
-        assert RayRunner([config], lambda: 1)._most() == 1
+        assert RayRunner([config], Supplier(paths=False), lambda: 1)._most() == 1
 
 
 def values(record: StudyRecord) -> dict[str, Any]:
     return {t.user_attrs["key"]: t.values for t in record.trials() if not is_interrupted(t)}
+
+
+DRIVER = """
+import os, signal, sys
+from pathlib import Path
+from petlas.search.config import load_config
+from petlas.search.driver import search
+from petlas.search.runners.ray.jobs import JobSearch
+from petlas.search.workbench import Workbench
+
+check, on_epoch, suggest = Workbench.check, JobSearch.on_epoch, JobSearch.suggest
+place, killed = Path(sys.argv[2]), []
+
+def check_and_take_away(bench, *args):
+    check(bench, *args)
+    for name in ("pets", "weights.safetensors", "cache"):
+        (place / name).rename(place / f"{name}-elsewhere")
+    for name in ("HOME", "PETLAS_CACHE", "PETLAS_DATA", "HF_HOME"):
+        (place / "node" / name).mkdir(parents=True)
+        os.environ[name] = str(place / "node" / name)
+    os.chdir(place / "node")
+
+def kill_once(search, trial_id, result):
+    keeps = on_epoch(search, trial_id, result)
+    if not killed:
+        killed.append(os.kill(result["pid"], signal.SIGKILL))
+    return keeps
+
+def hand_out(search, trial_id):
+    found = suggest(search, trial_id)
+    if isinstance(found, dict):
+        print("handed out", len(found["supplies"]), len(found["files"]), flush=True)
+    return found
+
+Workbench.check, JobSearch.on_epoch, JobSearch.suggest = check_and_take_away, kill_once, hand_out
+search(load_config(sys.argv[1]))
+"""
+"""Takes data, weights and decoded images away when it has opened them, so that the workers, which Ray starts in empty
+folders, could open none; and kills the first of them in mid-trial."""
+
+
+def test_workers_without_data_and_weights_train_the_numbers_of_this_process_also_after_a_kill(
+    write: Callable[..., Path], weights: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """What the killed worker learned is with the driver."""
+    rng = np.random.default_rng(0)
+    for index in range(60):
+        path = tmp_path / "pets" / ("train", "val", "test")[index % 3] / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 128 + 127 * (index % 2), (40, 40, 3), np.uint8)).save(path)
+    options: dict[str, Any] = {
+        "task": {"name": str(tmp_path / "pets")},
+        "backbone": {"name": "vit_mini_patch16_64", "img_size": 32, "checkpoint": str(weights)},
+        "train": {"epochs": 3, "batch_size": 5, "lr": 1e-2},
+        "search": {"trials": 2, "grace_epochs": 3},
+    }
+    alone = rows(run(load_config(str(write(name="alone", **options)))))
+    path = write("apart.yaml", name="apart", resources=RAY | {"concurrent": 1, "gpus": 0}, **options)
+    own = environment | {"PETLAS_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", DRIVER, str(path), str(tmp_path)]
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    record = StudyRecord.read(tmp_path / "runs" / "apart")
+    lost, *others = rows(record)
+    assert is_interrupted(record.trials()[0])
+    assert list(lost[4]) == [1]
+    assert {row[2]: row[3:] for row in others} == {row[2]: row[3:] for row in alone}
+    told = [line for line in done.stdout.splitlines() if line.startswith("handed out")]
+    assert told == ["handed out 3 0", "handed out 3 1", "handed out 3 0"]  # the second takes the training up
+    assert not list((tmp_path / "node").rglob("*.safetensors"))
+    assert not (tmp_path / "runs" / "apart" / "checkpoints").exists()
 
 
 def test_two_drivers_on_one_cluster_share_it_and_no_run_gets_the_settings_of_the_other(

@@ -9,6 +9,7 @@ from petlas.datasets import DataError
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.runners.ray import worker as worker_module
+from petlas.search.runners.ray.supplier import Delivered
 from petlas.search.runners.ray.worker import TrialWorker
 from petlas.search.stages.base import Proposal
 from petlas.search.stages.train import whole
@@ -18,7 +19,7 @@ from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
 Make = Callable[..., RunConfig]
-RAY = {"runner": "ray"}
+NOTHING = {"supplies": Delivered(()), "files": Delivered(()), "place": None}
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrialWo
 
 def about(proposal: Proposal, config: RunConfig) -> dict[str, Any]:
     """What travels to a worker."""
-    return proposal.to_config() | {"run": config.model_dump_json(), "needs": {"CPU": 1}, "limit": None}
+    return proposal.to_config() | {"run": config.model_dump_json(), "needs": {"CPU": 1}, "limit": None} | NOTHING
 
 
 def proposal(bench: Workbench, number: int, design: Design) -> Proposal:

@@ -1,0 +1,87 @@
+"""What a cluster's nodes have, and how much of it a trial is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from petlas.search.config import ResourcesConfig, RunConfig
+from petlas.search.runners.ray.supplier import Supplier, enter
+from petlas.search.runners.share import Footprint, share_of
+from petlas.search.stages.footprint import measure_footprint
+from petlas.search.workbench import Workbench, shared_workbench
+
+log = logging.getLogger("petlas")
+
+_PATIENCE = 300.0
+"""Seconds that a footprint may take to be measured, with the start of a worker."""
+
+
+def nodes() -> list[Mapping[str, float]]:
+    """What each node has in all."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def room(resources: ResourcesConfig) -> int:
+    """How many trials of a run the nodes have room for: a trial is on one node, and a share is of one GPU.
+
+    Args:
+        resources: What each is given.
+    """
+    return sum(_room_on(node, resources) for node in nodes())
+
+
+def _room_on(node: Mapping[str, float], resources: ResourcesConfig) -> int:
+    by_cpu, gpus = int(node.get("CPU", 0) / resources.cpus), resources.gpus or 0
+    if not gpus:
+        return by_cpu
+    has = int(node.get("GPU", 0))
+    return min(by_cpu, has * int(1 / gpus + 1e-6) if gpus < 1 else int(has / gpus))
+
+
+def resolved(bench: Workbench, supplier: Supplier) -> RunConfig:
+    """A run's configuration with the share of a GPU that each trial is given; told in the log where it was left open.
+
+    Args:
+        bench: The run's workbench.
+        supplier: Hands workers what they need.
+    """
+    resources = bench.config.resources
+    if resources.gpus is not None:
+        return bench.config
+    there = [node for node in nodes() if node.get("GPU")]
+    gpus = 0.0
+    if there:
+        found = _measured(bench, supplier)
+        each = min(node.get("CPU", 0) / resources.cpus / node["GPU"] for node in there)
+        gpus, why = share_of(found, each), "that is not known" if found is None else str(found)
+        log.info("%s: a trial is given %g of a GPU (memory that it needs: %s)", bench.config.name, gpus, why)
+    return _given(bench.config, gpus)
+
+
+def _given(config: RunConfig, gpus: float) -> RunConfig:
+    return config.model_copy(update={"resources": config.resources.model_copy(update={"gpus": gpus})})
+
+
+@ray.remote(max_calls=1)  # the process ends with it, and gives its memory back
+def _measure(run: str, supplies: Any, place: Mapping[str, str] | None) -> tuple[int, int] | None:
+    enter(place)
+    return measure_footprint(shared_workbench(run, supplies))
+
+
+def _measured(bench: Workbench, supplier: Supplier) -> Footprint | None:
+    """What a process takes that trains the largest design, on a whole GPU of some node."""
+    supplies, place = supplier.of_bench(bench)
+    task: Any = _measure  # what Ray made of it
+    needs = {"num_cpus": bench.config.resources.cpus, "num_gpus": 1}
+    asked = task.options(**needs).remote(_given(bench.config, 1.0).model_dump_json(), supplies, place)
+    try:
+        found = ray.get(asked, timeout=_PATIENCE)
+    except Exception as error:
+        log.warning("%s: how much memory a trial needs was not measured (%s)", bench.config.name, error)
+        ray.cancel(asked, force=True)
+        return None
+    return None if found is None else Footprint(*found)
