@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
@@ -11,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
@@ -19,6 +19,10 @@ import ray
 from petlas.search.runners.knock import check_address, no_cluster
 
 _NAMESPACE, _PRESENCE = "petlas", "driver-"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LIBC = ctypes.CDLL(None)
+_ENOUGH = 1024
+"""More bytes than a `struct sigaction` has on any system."""
 _LEAST_STORE = 256 * 2**20
 _STORE = 0.5
 """Of the memory that processes share."""
@@ -26,30 +30,28 @@ _STORE = 0.5
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray sets a handler of SIGTERM that raises SystemExit wherever the program is: the one of before comes back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    """Ray takes SIGTERM and SIGINT over, and writes a stack trace of C++: the handlers of before come back.
+
+    Both those of the process, which any thread may set, and what Python knows of them, which its main thread may.
+    """
+    actions = [(number, _action(number)) for number in _SIGNALS]
+    handlers = [(number, signal.getsignal(number)) for number in _SIGNALS]
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            if handler is not None:
-                signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers:
+                if handler is not None:
+                    signal.signal(number, handler)
+        for number, action in actions:
+            _LIBC.sigaction(number, action, None)
 
 
-def put_signals_back() -> None:
-    """Set the handlers of this process anew, in its main thread: a Ray that started in another one took their place.
-
-    Ray's own writes a stack trace of C++ on SIGTERM, and Python's table of handlers does not know of it.
-    """
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if (handler := signal.getsignal(number)) is not None:
-                signal.signal(number, handler)
+def _action(number: signal.Signals) -> ctypes.Array[ctypes.c_char]:
+    """What the process does on a signal: a `struct sigaction` (sigaction(2))."""
+    action = ctypes.create_string_buffer(_ENOUGH)
+    _LIBC.sigaction(number, None, action)
+    return action
 
 
 @contextmanager

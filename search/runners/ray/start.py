@@ -8,7 +8,7 @@ from types import TracebackType
 
 import ray  # noqa: F401 (here and not in the background: nothing that others import is then imported twice at once)
 
-from petlas.search.runners.ray.cluster import connected, put_signals_back
+from petlas.search.runners.ray.cluster import connected
 
 
 class Start:
@@ -46,7 +46,6 @@ class Start:
             Exception: What went wrong.
         """
         self._begun.wait()
-        put_signals_back()
         if self._error is not None:
             raise self._error
         return self._others

@@ -1,3 +1,5 @@
+import ctypes
+import os
 import signal
 import socket
 import threading
@@ -10,7 +12,7 @@ from petlas.search.config import RunConfig
 from petlas.search.run_folder import RunError
 from petlas.search.runners import knock as knock_module
 from petlas.search.runners.ray import cluster as cluster_module
-from petlas.search.runners.ray.cluster import connected, put_signals_back
+from petlas.search.runners.ray.cluster import connected
 
 Make = Callable[..., RunConfig]
 RAY = {"runner": "ray"}
@@ -91,12 +93,26 @@ def test_rays_own_signal_handlers_do_not_stay(monkeypatch: pytest.MonkeyPatch) -
         assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_handler_that_was_set_behind_pythons_back_gives_way() -> None:
-    set_anew: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster_module.signal, "signal", lambda number, handler: set_anew.append(number))
-        put_signals_back()
-        elsewhere = threading.Thread(target=put_signals_back)  # where Python refuses to set any
+def test_a_handler_that_is_set_behind_pythons_back_in_another_thread_does_not_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray's own is set in C: Python does not know of it, and no thread but the main one may ask Python for another."""
+    libc, ignore, heard = ctypes.CDLL(None), ctypes.c_void_p(1), list[int]()  # 1 is SIG_IGN
+    libc.signal.restype = ctypes.c_void_p
+    monkeypatch.setattr(cluster_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module.ray, "init", lambda **options: libc.signal(signal.SIGTERM, ignore))
+    monkeypatch.setattr(cluster_module.ray, "shutdown", lambda: None)
+
+    def connect() -> None:
+        with connected(None):
+            pass
+
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        elsewhere = threading.Thread(target=connect)
         elsewhere.start()
         elsewhere.join()
-    assert set_anew == [signal.SIGTERM, signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
