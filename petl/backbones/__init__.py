@@ -54,11 +54,12 @@ def family_of(model: nn.Module, name: str | None = None) -> Family:
         if reason is None:
             return family
         reasons.append(reason)
-    known = " or ".join(get_family(name).summary for name in FAMILIES)
+    *others, last = (get_family(name).summary for name in FAMILIES)
+    known = f"{', '.join(others)} or {last}"
     why = next(filter(None, reasons), "")
     raise BackboneError(
         f"backbone must be {known}, and {name or backbone_name(model)} is a {type(model).__name__}"
-        + (f" with {why}; take one without" if why else "; take a vit_*, deit_* or *_dinov2 model")
+        + (f" with {why}; take one without" if why else "; take a vit_*, deit_*, *_dinov2, swin* or convnext* model")
     )
 
 

@@ -248,7 +248,6 @@ def test_an_unknown_tag_is_refused():
 @pytest.mark.parametrize(
     "name",
     [
-        "swin_tiny_patch4_window7_224",
         "resnet18",
         "deit_tiny_distilled_patch16_224",
         "vit_tiny_r_s16_p8_224",
@@ -262,7 +261,7 @@ def test_an_unknown_tag_is_refused():
 def test_an_unsupported_architecture_is_refused(name):
     with (
         torch.device("meta"),
-        pytest.raises(BackboneError, match=f"must be a plain pre-norm timm VisionTransformer, and {name} is a"),
+        pytest.raises(BackboneError, match=f"must be a plain pre-norm timm VisionTransformer, .* and {name} is a"),
     ):
         load_backbone(name, pretrained=False)
 
