@@ -208,7 +208,8 @@ class StudyRecord(StudyReader):
         if ending.error or ending.value is None or not math.isfinite(ending.value):
             return TrialState.FAIL, None
         attributes = self.trials()[number].user_attrs
-        if ending.epochs < max(attributes["of_epochs"], self.about.get("epochs", 0)):
+        wanted = attributes["of_epochs"]  # none for a score
+        if ending.epochs < wanted or 0 < wanted < self.about.get("epochs", 0):
             return TrialState.PRUNED, None  # also one that was to be short: it is no whole training
         return TrialState.COMPLETE, [ending.value, cost_of(attributes)][: self.objectives]
 

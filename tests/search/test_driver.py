@@ -199,7 +199,7 @@ def test_a_start_that_failed_before_its_first_trial_leaves_the_corrected_run_fre
 ) -> None:
     storage = f"sqlite:///{tmp_path / 'shared.db'}" if elsewhere else None
     with monkeypatch.context() as patch, pytest.raises(RunError, match="no room"):
-        patch.setattr(driver_module, "open_runner", lambda config: (_ for _ in ()).throw(RunError("no room")))
+        patch.setattr(driver_module, "open_runner", lambda *given: (_ for _ in ()).throw(RunError("no room")))
         search(make(storage=storage, search={"trials": 2}))
     assert search(make(storage=storage, search={"trials": 2}, train={"epochs": 1})) is not None
 

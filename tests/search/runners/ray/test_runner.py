@@ -20,6 +20,7 @@ from petlas import petl
 from petlas.search.config import RunConfig, load_config
 from petlas.search.driver import search, search_together
 from petlas.search.run_folder import RunError
+from petlas.search.runners.knock import check_address
 from petlas.search.runners.ray import cluster as cluster_module
 from petlas.search.runners.ray.cluster import present
 from petlas.search.runners.ray.jobs import JobScheduler
@@ -88,24 +89,25 @@ def test_a_worker_that_is_killed_is_replaced_and_the_search_ends_as_if_it_had_no
 ) -> None:
     options = {"train": {"epochs": 2, "batch_size": 200}, "search": {"trials": 3, "grace_epochs": 1}}
     calm = rows(run(make(name="calm", **options)))
-    pids: list[int] = []
+    killed: list[int] = []
     on_trial_result = JobScheduler.on_trial_result
 
     def kill_once(scheduler: JobScheduler, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """The first that is not stopped at its rung."""
         decision = on_trial_result(scheduler, controller, trial, result)
-        if scheduler._search.jobs[trial.trial_id].proposal.number == 1 and not pids:
-            pids.append(result["pid"])
+        if decision == JobScheduler.CONTINUE and not killed:
+            killed.append(scheduler._search.jobs[trial.trial_id].proposal.number)
             os.kill(result["pid"], signal.SIGKILL)
         return decision
 
     monkeypatch.setattr(JobScheduler, "on_trial_result", kill_once)
     record = run(make(name="stormy", resources=RAY, **options))
-    assert len(pids) == 1
-    stormy, lost = rows(record), record.trials()[1]
+    (number,) = killed
+    stormy, lost = rows(record), record.trials()[number]
     assert is_interrupted(lost)
     assert lost.user_attrs["error"] == "the worker died"
     assert record.count_trained() == 3
-    assert [row[1:] for row in stormy if row[0] != 1] == [row[1:] for row in calm]
+    assert [row[1:] for row in stormy if row[0] != number] == [row[1:] for row in calm]
 
 
 def test_weights_that_are_gone_when_a_worker_wants_them_stop_the_search_and_use_no_trial(
@@ -138,7 +140,7 @@ def test_weights_that_are_gone_when_a_worker_wants_them_stop_the_search_and_use_
 
 
 def test_rays_own_servers_answer(local_ray: None) -> None:
-    cluster_module._knock(cluster_module.ray.get_runtime_context().gcs_address)
+    check_address(cluster_module.ray.get_runtime_context().gcs_address)
 
 
 def finished(folder: Path) -> int:
