@@ -70,8 +70,8 @@ class Queries(Elastic):
             stream: What leaves the block (B, N, D).
         """
         known, self._known = self._known, None
-        if not logits.opened:
-            return  # the block runs for what leaves it alone
+        if not logits.opened and not torch.is_grad_enabled():
+            return  # the block runs for what leaves it alone; in a backward pass a checkpointed block asks again
         if known is None:
             raise RuntimeError("a block's queries were asked out of turn: run the model as a whole")
         asking = self.part("tokens").expand(stream.shape[0], -1, -1)

@@ -68,7 +68,7 @@ def test_an_unknown_name_gets_the_nearest_names_and_where_it_was_sought(root: Pa
         open_task("shape", root)
     with pytest.raises(DataError, match=r"did you mean cifar.*PETLAS_DATA"):
         open_task("cifar-100")
-    with pytest.raises(DataError, match="known names are caltech101, "):
+    with pytest.raises(DataError, match=r"known names are CIFAR10, .*, caltech101, "):
         open_task("qqqq", root)
     with pytest.raises(DataError, match="unknown task ''"):
         open_task("", root)

@@ -52,3 +52,18 @@ def test_a_site_says_its_width_and_its_layout(make):
 def test_a_model_of_no_family_is_refused():
     with pytest.raises(BackboneError, match=r"must be a plain .*, and Linear is a Linear; take a vit_\*"):
         family_of(nn.Linear(2, 2))
+
+
+def test_a_bias_is_added_to_or_made(make):
+    model = make("plain")
+    block = family_of(model).block_sites(model)[1]
+    layer = block.shape.linear("fc1")
+    module = block.layer(layer)
+    before, update = module.bias.detach().clone(), torch.arange(1.0, layer.outputs + 1)
+    block.add_to_bias(layer, update)
+    assert torch.equal(module.bias, before + update)
+    module.bias = None
+    block.add_to_bias(layer, update)
+    assert torch.equal(module.bias, update) and not module.bias.requires_grad
+    update.zero_()
+    assert module.bias[:2].tolist() == [1, 2]

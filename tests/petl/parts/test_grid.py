@@ -10,7 +10,9 @@ from petlas.petl.parts.grid import TokenGrid
 
 
 def grid_of(make, prefix, grid):
-    return TokenGrid(dataclasses.replace(shape_of(make("gap")), prefix_tokens=prefix, grid=grid))
+    shape = shape_of(make("gap"))
+    stages = tuple(dataclasses.replace(stage, grid=grid) for stage in shape.stages)
+    return TokenGrid(dataclasses.replace(shape, prefix_tokens=prefix, stages=stages))
 
 
 def moved(z):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from petlas.petl import Design, Placement, get_method, merge, shape_by_name
-from petlas.petl.parts.low_rank import LowRank, add_to_bias, by_layer, spread
+from petlas.petl.parts.low_rank import LowRank, by_layer, spread
 
 
 def test_a_is_kaiming_and_b_is_zero_at_the_start():
@@ -61,18 +61,6 @@ def test_parts_are_found_by_layer_with_the_first_row_of_their_share():
     block = shape_by_name("vit_tiny_patch16_224").blocks[0]
     found = {layer.place: parts for layer, parts in by_layer(block, nn.ModuleDict({"q": q, "v": v, "fc2": fc2}))}
     assert found == {"attn.qkv": ((0, q), (8, v)), "mlp.fc2": ((0, fc2),)}
-
-
-def test_a_bias_is_added_to_or_made():
-    update = torch.tensor([1.0, 2.0])
-    with_bias, without = nn.Linear(3, 2), nn.Linear(3, 2, bias=False)
-    before = with_bias.bias.detach().clone()
-    for layer in (with_bias, without):
-        add_to_bias(layer, update)
-    assert torch.equal(with_bias.bias, before + update)
-    assert torch.equal(without.bias, update) and not without.bias.requires_grad
-    update.zero_()
-    assert without.bias.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])

@@ -59,7 +59,8 @@ def test_each_method_goes_by_the_operations_that_it_touches():
         ("vpt", {"q", "k", "v"}),
         ("prefix", {"k", "v"}),
         ("ln_tune", {"norm1", "norm2"}),
-        ("u_tuning", set(OPERATIONS)),
+        ("u_tuning", {"q", "k", "v", "proj"}),
+        ("pfeiffer", set(OPERATIONS)),
         ("lora", {"q", "v"}),
         ("linear_adapter", {"q", "k", "v", "proj", "fc1", "fc2"}),
         ("houlsby", {"proj", "fc2"}),
@@ -146,4 +147,4 @@ def test_pruning_keeps_all_else_that_a_space_says():
 def test_blocks_may_have_other_operations():
     at = [{"conv": 1.0}, {"q": 2.0, "fc2": 4.0}]
     assert sensitivity_at(at, Placement("adapter")) == 4
-    assert sensitivity_at(at, Placement("u_tuning", 0)) == 1
+    assert sensitivity_at(at, Placement("pfeiffer", 0)) == 1

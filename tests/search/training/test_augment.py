@@ -12,6 +12,7 @@ from torch import Tensor
 
 from petlas.petl import Design, InputConfig, Placement
 from petlas.search.config import TrainConfig
+from petlas.search.run_files import Folder
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import Fidelity, ImageBatches
 from petlas.search.training.augment import AUGMENTATIONS, AugmentedBatches, Mixed, augments, crop, erase, flip, mix
@@ -140,7 +141,7 @@ def test_a_training_on_mixed_images_learns_the_shares_and_goes_on_where_it_was(
 
     def start(folder: str) -> TrainingRun:
         candidate = Candidate(Design.of([Placement("lora", 4, 2)], work.shape.name))
-        return TrainingRun(work, candidate, Fidelity(2, 0), checkpoints=tmp_path / folder)
+        return TrainingRun(work, candidate, Fidelity(2, 0), files=Folder(tmp_path / folder))
 
     whole = start("whole")
     assert isinstance(whole.data, AugmentedBatches)

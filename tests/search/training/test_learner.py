@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from petlas.petl import Design, apply, reset_head
+from petlas.search.run_files import File, Folder
 from petlas.search.training import Learner
 from petlas.search.workbench import Workbench
 
@@ -22,7 +23,7 @@ class Fit(Learner):
         return loss.detach()
 
 
-def learner(bench: Workbench, seed: int = 0, checkpoint: Path | None = None, **stamp: object) -> Fit:
+def learner(bench: Workbench, seed: int = 0, checkpoint: File | None = None, **stamp: object) -> Fit:
     model = bench.backbone()
     torch.manual_seed(0)
     reset_head(model, bench.task.num_classes)
@@ -72,7 +73,7 @@ def test_nothing_happens_after_the_last_epoch(bench: Bench) -> None:
 def test_a_loss_that_is_not_finite_ends_the_training_and_is_not_kept(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = learner(bench(train={"epochs": 3, "batch_size": 800}), checkpoint=tmp_path / "c")
+    run = learner(bench(train={"epochs": 3, "batch_size": 800}), checkpoint=Folder(tmp_path).file("c"))
     monkeypatch.setattr(run, "accumulate", lambda images, targets: torch.tensor(math.inf))
     run.train_epoch()
     assert (run.diverged, run.finished, run.progress.epochs) == (True, True, 1)
@@ -84,9 +85,9 @@ def test_an_epoch_depends_on_its_number_and_not_on_what_was_drawn_before(bench: 
     whole = learner(work)
     whole.train_epoch()
     whole.train_epoch()
-    learner(work, checkpoint=tmp_path / "c", a=1).train_epoch()
+    learner(work, checkpoint=Folder(tmp_path).file("c"), a=1).train_epoch()
     torch.rand(7)
-    rest = learner(work, checkpoint=tmp_path / "c", a=1)
+    rest = learner(work, checkpoint=Folder(tmp_path).file("c"), a=1)
     assert rest.progress.epochs == 1
     rest.train_epoch()
     assert rest.progress == whole.progress
@@ -95,8 +96,8 @@ def test_an_epoch_depends_on_its_number_and_not_on_what_was_drawn_before(bench: 
 
 def test_a_checkpoint_of_another_stamp_is_not_taken_up(bench: Bench, tmp_path: Path) -> None:
     work = bench(train={"epochs": 2, "batch_size": 800})
-    learner(work, checkpoint=tmp_path / "c", a=1).train_epoch()
-    assert learner(work, checkpoint=tmp_path / "c", a=2).progress.epochs == 0
+    learner(work, checkpoint=Folder(tmp_path).file("c"), a=1).train_epoch()
+    assert learner(work, checkpoint=Folder(tmp_path).file("c"), a=2).progress.epochs == 0
 
 
 def test_gradients_are_clipped_only_where_asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

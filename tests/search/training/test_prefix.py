@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from petlas.petl import Design, Placement, tuned_state_dict
+from petlas.search.run_files import Folder
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import Fidelity
 from petlas.search.training import prefix as prefix_module
@@ -44,10 +45,10 @@ def small(bench: Bench) -> Bench:
     return small
 
 
-def start(work: Workbench, *placements: Placement, checkpoints: Path | None = None) -> TrainingRun:
+def start(work: Workbench, *placements: Placement, folder: Path | None = None) -> TrainingRun:
     design = Design.of(placements, work.shape.name)
     fidelity = Fidelity(work.config.train.epochs, 0)
-    return TrainingRun(work, Candidate(design), fidelity, checkpoints=checkpoints)
+    return TrainingRun(work, Candidate(design), fidelity, files=Folder(folder) if folder else None)
 
 
 def numbers(run: TrainingRun, epochs: int = 2) -> list[tuple[float, float]]:
@@ -185,5 +186,5 @@ def test_a_training_that_was_cut_off_goes_on_with_it_or_without(small: Bench, tm
     expected = numbers(start(without, placement))
     for number, (first, second) in enumerate([(with_it, without), (without, with_it)]):
         folder = tmp_path / str(number)
-        assert numbers(start(first, placement, checkpoints=folder), 1) == expected[:1]
-        assert numbers(start(second, placement, checkpoints=folder), 2) == expected
+        assert numbers(start(first, placement, folder=folder), 1) == expected[:1]
+        assert numbers(start(second, placement, folder=folder), 2) == expected
