@@ -254,7 +254,7 @@ def _range(path: str, spec: Mapping[str, Any]) -> list[str]:
     if faults:
         return faults
     low, high = number(spec["low"]), number(spec["high"])
-    if low >= high:
+    if low >= high or math.isclose(low, high):  # a range as narrow as rounding has nothing to draw
         return [f"{path}.high: must be above low={low:g}, got {high:g}; for one value, write [{low:g}]"]
     if log and low <= 0:
         return [f"{path}.low: must be above 0 on a log scale, got {low:g}; raise it, or leave log out"]

@@ -1,6 +1,6 @@
 """Spaces, budgets and an oracle for the tests of this folder: designs are enumerated from the YAML, not by a Space."""
 
-from __future__ import annotations
+from __future__ import math
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +102,7 @@ def settings(draw: st.DrawFn, finite: bool = False) -> dict[str, Any]:
         if finite or draw(st.booleans()):
             spec[name] = sorted(draw(st.sets(numbers, min_size=1, max_size=3)))
         else:
-            low, high = sorted(draw(st.sets(numbers, min_size=2, max_size=2)))
+            low, high = sorted(draw(st.tuples(numbers, numbers).filter(lambda ends: not math.isclose(*ends))))
             spec[name] = {"low": low, "high": high, "log": draw(st.booleans())}
     return spec
 

@@ -147,3 +147,8 @@ def test_hand_made_settings_are_checked():
 def test_the_value_next_to_any_other_may_be_chosen():
     assert [Range("lr", 1e-3, 1e-2).nearest(value) for value in (0.0, 5e-3, 1.0)] == [1e-3, 5e-3, 1e-2]
     assert [Choices("lr", (1.0, 2.0, 8.0)).nearest(value) for value in (-1.0, 1.5, 4.0, 9.0)] == [1.0, 1.0, 2.0, 8.0]
+
+
+def test_a_range_as_narrow_as_rounding_is_refused():
+    with pytest.raises(SpaceError, match=r"lr.high: must be above low=1e-05"):
+        Range("lr", 1e-5, 1.0000000000000003e-05, log=True)
