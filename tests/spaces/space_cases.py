@@ -2,6 +2,7 @@
 
 from __future__ import math
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
