@@ -1,6 +1,6 @@
 """Spaces, budgets and an oracle for the tests of this folder: designs are enumerated from the YAML, not by a Space."""
 
-from __future__ import math
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
