@@ -247,10 +247,19 @@ def find_run(run: str) -> RunConfig:
             raise RunError(f"{folder} is of an older petlas, whose study only that version reads; search it anew")
         place = folder if folder.name == folder.resolve().name else folder.resolve()
         return config.model_copy(update={"name": place.name, "runs": str(place.parent)})
-    known = sorted(str(path.parent) for path in Path("runs").glob(f"*/{_CONFIG}"))
+    known = [str(path) for path in runs_in(Path("runs"))]
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     there = f"there are {', '.join(known[:_LISTED])}{more}" if known else "none yet"
     raise RunError(f"RUN must be a run folder, got {run!r}; {there}")
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run folders directly in a folder, by name.
+
+    Args:
+        folder: Such as `runs`.
+    """
+    return sorted(path.parent for path in folder.glob(f"*/{_CONFIG}"))
 
 
 def _is_file(path: Path) -> bool:

@@ -33,6 +33,9 @@ def combination_faults(data: Mapping[str, Any]) -> list[Fault]:
     faults = [*_warmup("train", TrainConfig, data), *_warmup("supernet", SupernetConfig, data)]
     if epochs is not None and grace is not None and grace > epochs:
         faults.append(Fault("search.grace_epochs", grace, f"must be at most train.epochs = {epochs}"))
+    prior = _sound(SearchConfig, search, "prior")
+    if prior is not None and data.get("strategy") != "auto":
+        faults.append(Fault("search.prior", prior, "is read with strategy: auto, and with no other"))
     evolution = _sound(SearchConfig, search, "evolution")
     if evolution is not None and evolution.mutations + evolution.crossovers > evolution.population:
         rule = f"must be at least mutations + crossovers = {evolution.mutations + evolution.crossovers}"

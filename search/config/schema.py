@@ -192,16 +192,18 @@ class SearchConfig(Group):
     are tried again.
 
     With `strategy: auto`, `cost` is what the search may cost, in R: see `petlas.search.strategies.auto`; `trials` and
-    `seconds` bound it too. With `strategy: supernet`, the sampler draws `scores` designs that are scored with inherited
-    weights; the best `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from
-    the backbone. `ranking_check` designs, spread over the scores, are trained too: they show how well scores rank
-    designs.
+    `seconds` bound it too. `prior` is a folder of earlier runs, whose winners are tried before the portfolio.
+
+    With `strategy: supernet`, the sampler draws `scores` designs that are scored with inherited weights; the best
+    `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from the backbone.
+    `ranking_check` designs, spread over the scores, are trained too: they show how well scores rank designs.
 
     With `seed_designs: sensitivity`, the first designs that are trained, but for finalists, have sizes in proportion to
     the sensitivity of the weights next to them.
     """
 
     cost: Positive = 6.0
+    prior: str | None = None
     trials: PositiveInt = 64
     seconds: Positive | None = None
     sampler: Annotated[str, AfterValidator(_one_of("petlas.search.samplers", "SAMPLERS"))] = "tpe"

@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -25,6 +26,7 @@ from petlas.search.stages.base import Stage
 from petlas.search.stages.rung import RungStage
 from petlas.search.strategies.base import Prices, Search, StageCost, Strategy
 from petlas.search.strategies.ladder import Rung, ladder
+from petlas.search.strategies.prior import prior
 from petlas.search.strategies.recipes import LR, Recipe, portfolio
 from petlas.search.strategies.variation import vary
 from petlas.search.study import HALVING, PORTFOLIO, VARIED, Entry, candidate_of, passes
@@ -147,15 +149,23 @@ class _Pipeline:
     # Which candidates
 
     def _opening(self, count: int) -> list[Candidate]:
-        """Linear probing, the portfolio, and what else the space has, each once, in the order of their promise."""
+        """Linear probing, the prior, the portfolio, and what else the space has, each once, by promise."""
         train, space, budget = self._bench.config.train, self._space, self._bench.budget
         usual = train.model_dump(include={LR, "weight_decay", "label_smoothing"})
         usual |= {s.name: train.lr_factors.get(s.name.removeprefix(LR_FACTOR), 1.0) for s in space.settings
                   if s.name.startswith(LR_FACTOR)}  # fmt: skip
-        recipes = [recipe for recipe in portfolio(space) if recipe.suits(space)]
+        recipes = [recipe for recipe in (*self._prior(), *portfolio(space)) if recipe.suits(space)]
         linear = Candidate(Design((), self._bench.shape.name), Recipe(()).candidate(space, budget, usual).settings)
         found = [linear, *(recipe.candidate(space, budget, usual) for recipe in recipes)]
         return list({candidate.key: candidate for candidate in found}.values())[:count]
+
+    def _prior(self) -> list[Recipe]:
+        """What the user's earlier runs suggest, as it was when this search began."""
+        config, kept = self._bench.config, self._record.prior
+        if kept is None:
+            own = prior(Path(config.search.prior), config.folder) if config.search.prior else []
+            self._record.settle(kept := [recipe.to_dict() for recipe in own])
+        return [Recipe.from_dict(recipe) for recipe in kept]
 
     def _children(self, count: int) -> list[Candidate]:
         """Variations of the leaders of the portfolio, none of which was tried."""

@@ -38,6 +38,8 @@ ABOUT = "about"
 """The study's attribute that says what it is of."""
 ELAPSED = "seconds"
 """The study's attribute that says how long searching took."""
+PRIOR = "prior"
+"""The study's attribute that has the recipes of the user's earlier runs."""
 FIRST_LOSS = "first_loss"
 """The trial's attribute that has the training loss of its first epoch."""
 
@@ -61,6 +63,12 @@ class StudyReader:
         """What the study is of: the run's settings, fingerprints, metric and image counts; empty for a new one."""
         about: dict[str, Any] = self.storage.get_study_user_attrs(self._id).get(ABOUT, {})
         return about
+
+    @property
+    def prior(self) -> list[dict[str, Any]] | None:
+        """What the user's earlier runs suggested; None where that is not settled yet."""
+        found: list[dict[str, Any]] | None = self.storage.get_study_user_attrs(self._id).get(PRIOR)
+        return found
 
     @property
     def elapsed(self) -> float:

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from petlas.search.study.reading import ABOUT, ELAPSED, FIRST_LOSS, StudyReader
+from petlas.search.study.reading import ABOUT, ELAPSED, FIRST_LOSS, PRIOR, StudyReader
 from petlas.search.study.storage import StorageError, open_storage
 from petlas.search.study.trials import SHORT, Entry, cost_of, entry_of, is_interrupted
 
@@ -119,6 +119,10 @@ class StudyRecord(StudyReader):
     def claim(self, about: Mapping[str, Any]) -> None:
         """Write down what the study is of."""
         self._owned.set_study_user_attr(self._id, ABOUT, dict(about))
+
+    def settle(self, recipes: Sequence[Mapping[str, Any]]) -> None:
+        """Write down what the user's earlier runs suggested: a resumed search begins with the same."""
+        self._owned.set_study_user_attr(self._id, PRIOR, [dict(recipe) for recipe in recipes])
 
     def spend(self, seconds: float) -> None:
         """Write down how many seconds searching took so far."""
