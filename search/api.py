@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from petlas.errors import UserError
 from petlas.search.config import RunConfig
 from petlas.search.run_folder import check_distinct, check_same, opened
-from petlas.search.runners import check_address, starting
+from petlas.search.runners import check_address, check_resources, check_together, starting
 from petlas.search.study import StudyRecord, TrialRow, row_of
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from petlas.search.plan import Plan
     from petlas.search.predict import Prediction
     from petlas.search.reports.study_report import StudyReport
+    from petlas.search.retraining import Outcome
     from petlas.search.sensitivity import SensitivityReport
-    from petlas.search.stages.retrain import Outcome
 
 log = logging.getLogger("petlas")
 
@@ -159,13 +160,17 @@ def retrain(
         UserError: When there is nothing to retrain, or the data is at fault.
         RuntimeError: When a training diverges.
     """
-    from petlas.search.stages.retrain import choose, retrain_baselines
-    from petlas.search.stages.retrain import retrain as retrain_one
+    check_address(config)
+    from petlas.search.retraining import choose, retrain_with_baselines
+    from petlas.search.retraining import retrain as retrain_one
 
     count = seeds or config.protocol.retrain_seeds
     candidate, val = choose(config, trial, design)
-    others = retrain_baselines(config, count) if baselines else []
-    outcome = retrain_one(config, candidate, count, val)
+    others: list[Outcome] = []
+    if baselines:
+        outcome, others = retrain_with_baselines(config, candidate, count, val)
+    else:
+        outcome = retrain_one(config, candidate, count, val)
     return RetrainResult(outcome, config.folder / "best" / "adapter.safetensors", tuple(others))
 
 
@@ -178,19 +183,27 @@ def score(configs: Sequence[RunConfig]) -> list[SensitivityReport]:
     Raises:
         UserError: When a configuration, its data or its backbone is at fault.
     """
-    from petlas.search.sensitivity import report_of
+    check_distinct(configs)
+    check_together(configs)
+    for config in configs:
+        check_address(config)
+        check_same(config)
+    from petlas.search.driver import do_stages
+    from petlas.search.stages.sensitivity import SensitivityStage
     from petlas.search.workbench import Workbench
 
-    check_distinct(configs)
     benches = [Workbench(config) for config in configs]
-    for config, bench in zip(configs, benches, strict=True):
-        check_same(config)
+    for bench in benches:
+        check_resources(bench.config)
         bench.check()
-    reports = []
-    for config, bench in zip(configs, benches, strict=True):
-        with opened(config):
-            reports.append(report_of(bench))
-    return reports
+    with ExitStack() as stack:
+        for config in configs:
+            stack.enter_context(opened(config))
+        stages = [SensitivityStage(bench) for bench in benches]
+        for stage in stages:
+            stage.all_threads = True
+        do_stages(stages, jobs=len(stages))
+    return [found for stage in stages if (found := stage.found) is not None]
 
 
 def predict(adapter: str | Path, images: Sequence[str | Path], checkpoint: str | None = None) -> list[Prediction]:

@@ -35,6 +35,7 @@ SETTINGS = CONFIG | {
     "supernet": {"epochs": 3, "warmup_epochs": 0},
     "search": {"scores": 80, "finalists": 3, "baselines": False, "sampler": "evolution", "trials": 3},
 }
+SETTINGS["protocol"] = CONFIG["protocol"] | {"retrain_seeds": 2}
 SETTINGS["search"]["evolution"] = {"population": 20, "parents": 5, "mutations": 10, "crossovers": 10}
 SETTINGS["space"] = {"methods": CONFIG["space"]["methods"]}
 
@@ -100,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--runners", nargs="+", default=["inline", "ray"])
+    parser.add_argument("--stages", nargs="+", default=[*STAGES], choices=[*STAGES])
     arguments = parser.parse_args()
     rows, failures = [], 0
     with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
@@ -109,7 +111,7 @@ def main() -> None:
             whole[runner] = result(Path(scratch, runner))
         print("all runners alike:", len({repr(found) for found in whole.values()}) == 1, flush=True)
         for runner, expected in whole.items():
-            for stage in STAGES:
+            for stage in arguments.stages:
                 for number in SIGNALS:
                     folder = Path(scratch, f"{runner}-{stage}-{number.name}")
                     fresh(folder, runner)

@@ -39,7 +39,10 @@ def starting(configs: Sequence[RunConfig]) -> AbstractContextManager[Start | Non
 
 
 def open_runner(
-    benches: Sequence[Workbench], start: Start | None = None, views: Sequence[str] = ("trainval",)
+    benches: Sequence[Workbench],
+    start: Start | None = None,
+    views: Sequence[str] = ("trainval",),
+    jobs: int | None = None,
 ) -> AbstractContextManager[Runner]:
     """The runner of runs that are searched together, to be used in a `with` block.
 
@@ -47,11 +50,12 @@ def open_runner(
         benches: Of the runs.
         start: Of Ray, if it has begun.
         views: Of `trainval` and `test`, those whose images the work reads.
+        jobs: How many pieces of work there are at most; None for many.
 
     Raises:
         RunError: When there is no room for a single trial, or for what it reads.
     """
-    names = {choose_runner(bench.config) for bench in benches}
+    names = {choose_runner(bench.config, jobs) for bench in benches}
     name = "ray" if "ray" in names else "inline"
     runner: AbstractContextManager[Runner] = look_up(RUNNERS[name])(benches, start, views)
     return runner
@@ -90,13 +94,20 @@ def check_address(config: RunConfig) -> None:
         check_address(address)
 
 
-def choose_runner(config: RunConfig) -> str:
-    """The name of the run's runner; `auto` takes Ray where there is a cluster, or room for two trials at once."""
+def choose_runner(config: RunConfig, jobs: int | None = None) -> str:
+    """The name of the run's runner; `auto` takes Ray where there is a cluster, or room for two trials at once.
+
+    Args:
+        config: The run's configuration.
+        jobs: How many pieces of work there are at most; None for many.
+    """
     resources = config.resources
     if resources.runner != "auto":
         return resources.runner
     if on_cluster(config):
         return "ray"
+    if jobs is not None and jobs < 2:
+        return "inline"
     return "ray" if min(rooms(config), resources.concurrent or rooms(config)) > 1 else "inline"
 
 

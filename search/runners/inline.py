@@ -42,7 +42,8 @@ class InlineRunner:
     def run(self, rounds: Rounds) -> None:
         """Do jobs until none is left."""
         while (job := rounds.next()) is not None:
-            torch.set_num_threads(job.bench.config.resources.cpus)
+            if not job.all_threads:
+                torch.set_num_threads(job.bench.config.resources.cpus)
             job.start()
             _do(job)
 

@@ -132,15 +132,6 @@ def keep_report(bench: Workbench) -> SensitivityReport:
     return made
 
 
-def report_of(bench: Workbench) -> SensitivityReport:
-    """The report in the run folder, made if there is none of these settings, these images and these weights."""
-    if (kept := kept_report(bench)) is not None:
-        return kept
-    made = keep_report(bench)
-    tell(made, bench)
-    return made
-
-
 def tell(made: SensitivityReport, bench: Workbench) -> None:
     """Say that a report was made.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from petlas.errors import UserError
+from petlas.search.stages.losses import MOST_LOSSES, Losses
 from petlas.search.stages.proposer import Draw, Proposer
 from petlas.search.study import Ending, Entry, Identity, StudyRecord
 from petlas.search.training import EpochResult
@@ -18,12 +19,11 @@ from petlas.spaces import Candidate
 
 log = logging.getLogger("petlas")
 
-MOST_LOSSES = 3
-"""How often a trial whose worker dies is tried before that is held to be its own fault."""
-
-
 NOT_BEGUN = -1
 """The number of a trial that still waits for a worker, and has none in the study."""
+
+ROOM = "a GPU or a node to itself"
+"""What work is given for which its share had too little memory."""
 
 
 class SearchStopped(UserError):
@@ -38,13 +38,15 @@ class Proposal:
         number: The trial's number in the study; NOT_BEGUN before it has one.
         entry: What is tried; None where the work is no trial.
         work: The kind of work: a name in `petlas.search.stages.WORKS`.
-        alone: Whether it is to have a GPU to itself, because its share of one had too little memory.
+        alone: Whether it is to have a GPU or a node to itself, because its share of one had too little memory.
+        notes: What else the work is told, as plain data.
     """
 
     number: int
     entry: Entry | None
     work: str
     alone: bool = False
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tried(self) -> Entry:
@@ -55,13 +57,13 @@ class Proposal:
     def to_config(self) -> dict[str, Any]:
         """The proposal as the plain data that travels to a worker."""
         entry = None if self.entry is None else self.entry.attributes()
-        return {"number": self.number, "entry": entry, "work": self.work}
+        return {"number": self.number, "entry": entry, "work": self.work, "notes": dict(self.notes)}
 
     @classmethod
     def from_config(cls, data: dict[str, Any]) -> Proposal:
         """The proposal of plain data: the inverse of `to_config`."""
         entry = None if data["entry"] is None else Entry.of_attributes(data["entry"])
-        return cls(data["number"], entry, data["work"])
+        return cls(data["number"], entry, data["work"], notes=data["notes"])
 
 
 class Stage(ABC):
@@ -75,6 +77,8 @@ class Stage(ABC):
     """The kind of its work: a name in `petlas.search.stages.WORKS`."""
     views: ClassVar[tuple[str, ...]] = ("trainval",)
     """Of `trainval` and `test`, those whose images its work reads."""
+    all_threads = False
+    """Whether its work, where it is done in the driver's process, has all threads of that and not only a trial's."""
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
@@ -94,6 +98,11 @@ class Stage(ABC):
     @abstractmethod
     def propose(self) -> Proposal:
         """What is to be done next; it may have to wait for a worker."""
+
+    @property
+    def limit(self) -> float | None:
+        """How many seconds a piece of work may take; None for any number."""
+        return None
 
     def files(self, proposal: Proposal) -> tuple[str, ...]:
         """The files of the run folder that work may read, by their names there."""
@@ -132,11 +141,11 @@ class Stage(ABC):
 
         Args:
             number: The trial.
-            why: What is known of it.
+            why: What is known of it; empty where it is nothing against the work, whatever the limit.
         """
 
     def on_starved(self, number: int, why: str) -> None:
-        """Take note that a share of a GPU had too little memory: by default that is the end.
+        """Take note that a share of a GPU or of a node had too little memory: by default that is the end.
 
         Args:
             number: The trial.
@@ -164,7 +173,7 @@ class Chore(Stage):
 
     def __init__(self, bench: Workbench, needed: bool) -> None:
         super().__init__(bench)
-        self._needed, self._losses = needed, 0
+        self._needed, self._alone, self._losses = needed, False, Losses()
 
     def exhausted(self) -> bool:
         """Whether it is done, being done, or not needed."""
@@ -173,7 +182,7 @@ class Chore(Stage):
     def propose(self) -> Proposal:
         """The work."""
         self._needed = False
-        return Proposal(NOT_BEGUN, None, self.work)
+        return Proposal(NOT_BEGUN, None, self.work, self._alone)
 
     def begin(self, proposal: Proposal) -> Proposal:
         """Nothing is written down."""
@@ -181,6 +190,7 @@ class Chore(Stage):
 
     def on_epoch(self, number: int, result: EpochResult) -> bool:
         """It goes on to its end."""
+        self._losses.reach(result.epoch)
         return True
 
     def on_end(self, number: int, result: EpochResult | None, error: str = "", device: str | None = None) -> None:
@@ -198,11 +208,18 @@ class Chore(Stage):
         Raises:
             RuntimeError: When it was lost too often.
         """
-        self._losses += 1
-        if self._losses >= MOST_LOSSES:
-            raise RuntimeError(f"{self.work}: {why}, {self._losses} times")
         self._needed = True
-        log.warning("%s: %s; it is tried again (%d of %d)", self.work, why, self._losses + 1, MOST_LOSSES)
+        if not why:
+            return
+        count = self._losses.lose()
+        if count >= MOST_LOSSES:
+            raise RuntimeError(f"{self.work}: {why}, {count} times")
+        log.warning("%s: %s; it is tried again (%d of %d)", self.work, why, count + 1, MOST_LOSSES)
+
+    def on_starved(self, number: int, why: str) -> None:
+        """Let it be done again with a GPU or a node to itself."""
+        self._needed = self._alone = True
+        log.warning("%s: %s; it is tried again with %s", self.work, why, ROOM)
 
     def on_fault(self, number: int, message: str) -> None:
         """The search stops."""
@@ -253,6 +270,11 @@ class TrialStage(Stage):
         """What is tried of a candidate that was drawn."""
 
     @property
+    def limit(self) -> float | None:
+        """How many seconds a trial may take."""
+        return self.bench.config.resources.trial_timeout
+
+    @property
     def queued(self) -> tuple[Entry, ...]:
         """What is still to be tried whatever is drawn."""
         return tuple(entry for entry, _ in self._queue)
@@ -295,22 +317,23 @@ class TrialStage(Stage):
     def on_lost(self, number: int, why: str) -> None:
         """Let the trial be tried again, with the values that it had."""
         draw, entry = self._running.pop(number), Entry.of_attributes(self.record.trials()[number].user_attrs)
-        lost = self.record.losses(entry) + 1
+        lost = self.record.losses(entry) if why else 0
         if lost >= MOST_LOSSES:
             self._running[number] = draw
             self.on_end(number, None, f"{why}, {lost} times")
             return
         self.record.lose(number, why)
         self._queue.appendleft((entry, draw))
-        log.warning("trial %3d  %s; it is tried again (%d of %d)", number, why, lost + 1, MOST_LOSSES)
+        if why:
+            log.warning("trial %3d  %s; it is tried again (%d of %d)", number, why, lost + 1, MOST_LOSSES)
 
     def on_starved(self, number: int, why: str) -> None:
-        """Let the trial be tried again with a GPU to itself, with the values that it had."""
+        """Let the trial be tried again with a GPU or a node to itself, with the values that it had."""
         draw, entry = self._running.pop(number), Entry.of_attributes(self.record.trials()[number].user_attrs)
         self._starved.add(entry.identity)
         self.record.lose(number, why)
         self._queue.appendleft((entry, draw))
-        log.warning("trial %3d  %s; it is tried again with a GPU to itself", number, why)
+        log.warning("trial %3d  %s; it is tried again with %s", number, why, ROOM)
 
     def on_fault(self, number: int, message: str) -> None:
         """Write the trial down as cut off."""

@@ -1,4 +1,4 @@
-"""Retraining on train+val after the selection: each seed is tested once, and the first is handed over."""
+"""The stage that retrains on train+val after the selection: each seed is tested once."""
 
 from __future__ import annotations
 
@@ -6,31 +6,24 @@ import hashlib
 import json
 import logging
 import math
+import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
-
-from petlas.files import write_bytes, write_json, write_text
+from petlas.files import json_bytes
 from petlas.petl import AdapterError, read_adapter_info, save_adapter
-from petlas.search.config import RunConfig
-from petlas.search.identity import check_identity
-from petlas.search.objectives import Metric
-from petlas.search.reports.card import model_card
-from petlas.search.reports.provenance import provenance
-from petlas.search.run_folder import CHECKPOINTS, RunError, opened
-from petlas.search.selection import Pooled
-from petlas.search.stages.training_run import TrainingRun
-from petlas.search.strategies.baselines import baselines
-from petlas.search.study import BASELINE, StorageError, StudyRecord, candidate_of, row_of
-from petlas.search.study.trials import complete
-from petlas.search.training import Fidelity
+from petlas.search.run_folder import CHECKPOINTS
+from petlas.search.stages.base import ROOM, Proposal, Stage
+from petlas.search.stages.losses import MOST_LOSSES, Losses
+from petlas.search.stages.training_run import TrainingRun, checkpoint_name, settings_of
+from petlas.search.study import Entry
+from petlas.search.training import EpochResult, Fidelity, Work
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
@@ -45,248 +38,277 @@ _SAID_EVERY = 15.0  # seconds
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A retrained candidate.
+class Wanted:
+    """A training that is asked for, to be tested.
 
     Args:
-        name: What it is called in tables.
-        design: As plain data.
-        settings: Its own, where they differ from the run's.
-        params: Trainable parameters, head excluded.
-        val: Its value on the selection split when it was searched; None if it was not.
-        test_mean: The mean over the seeds.
-        test_std: Their standard deviation, 0 for one seed.
-        tests: Its value on test for each seed.
-        seeds: The seeds.
-        metric: What the values are of.
+        name: What the candidate is called.
+        candidate: What is trained.
+        seed: With which seed.
+        val: The candidate's value on the selection split, which its adapter file says; None if it has none.
     """
 
     name: str
-    design: dict[str, Any]
-    settings: dict[str, float]
-    params: int
+    candidate: Candidate
+    seed: int
     val: float | None
-    test_mean: float
-    test_std: float
-    tests: list[float]
-    seeds: list[int]
-    metric: Metric
+
+    @property
+    def about(self) -> str:
+        """For messages."""
+        return f"retraining {self.name} with seed {self.seed}"
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What is the same training, under whatever name."""
+        return self.candidate.key, self.seed
 
 
-def choose(config: RunConfig, trial: int | None = None, file: Path | None = None) -> tuple[Candidate, float | None]:
-    """What to retrain, and its value on the selection split: the best candidate, a trial's, or a file's.
+class RetrainStage(Stage):
+    """Retrains seeds of candidates, and has each tested; what was retrained before is neither trained nor tested again.
+
+    Only the driver writes down that the test split is read, before a worker reads it.
 
     Args:
-        config: The run's configuration.
-        trial: A trial's number; None for the best one.
-        file: A design's YAML file instead.
+        bench: The run's workbench; its folder is held by this process.
+        wanted: The seeds, in order.
 
     Raises:
-        RunError: When the study has no such trial, or no trial that came to its end.
-        UserError: When the file is no design, or for another backbone.
-    """
-    if file is not None:
-        candidate, backbone = Candidate.load(file), Workbench(config).shape.name
-        if candidate.design.backbone not in (None, backbone):
-            other = candidate.design.backbone
-            raise RunError(f"--design must be for the run's backbone {backbone}, and {file} is for {other}")
-        return candidate, None
-    record = StudyRecord.read(config.folder, config.storage)
-    if trial is None:
-        best = record.best()
-        if best is None:
-            raise RunError(f"retraining needs a finished trial, and {config.folder} has none; run the search on")
-        return candidate_of(best), row_of(best).val
-    found = next((t for t in record.trials() if t.number == trial and "design" in t.user_attrs), None)
-    if found is None:
-        raise RunError(f"--trial must be a trial of {config.folder}, got {trial}; petlas study lists them")
-    return candidate_of(found), row_of(found).val
-
-
-def retrain(config: RunConfig, candidate: Candidate, seeds: int, val: float | None = None) -> Outcome:
-    """Train a candidate on train+val from the backbone with several seeds, test each once, and write `best/`.
-
-    The adapter file is the first seed's, whatever the test says. A seed that was retrained before is not trained, and
-    the test split not read, again.
-
-    Args:
-        config: The run's configuration.
-        candidate: What to train.
-        seeds: How many seeds, from the run's own on.
-        val: Its value on the selection split, for the report.
-
-    Raises:
-        UserError: When the data, the backbone or the candidate is at fault.
-        RuntimeError: When a training diverges.
-    """
-    bench = Workbench(config)
-    bench.check(test=True)
-    with opened(config) as holding:
-        folder = holding.folder
-        _check_study(bench)
-        outcome = Retraining(bench, folder).measure("found", candidate, seeds, val)
-        best, metric = folder / "best", bench.objective.metric
-        first = adapter_path(folder, candidate, outcome.seeds[0])
-        write_text(best / "design.yaml", yaml.safe_dump(candidate.to_dict(), sort_keys=False))
-        write_json(best / "metrics.json", asdict(outcome) | provenance(config))
-        pooled, readings = _pooled(config, candidate), _readings(folder, candidate)
-        card = model_card(config, asdict(outcome), bench.task.classes, metric, pooled=pooled, readings=readings)
-        write_text(best / "card.md", card)
-        write_bytes(best / "adapter.safetensors", first.read_bytes())
-        return outcome
-
-
-def retrain_baselines(config: RunConfig, seeds: int) -> list[Outcome]:
-    """Retrain and test every baseline in the same way, those of the study if it has any; writes `baselines.json`.
-
-    Args:
-        config: The run's configuration.
-        seeds: How many seeds.
-
-    Raises:
-        UserError: When the data or the backbone is at fault.
-        RuntimeError: When a training diverges.
-    """
-    bench = Workbench(config)
-    bench.check(test=True)
-    with opened(config) as holding:
-        folder = holding.folder
-        _check_study(bench)
-        retraining = Retraining(bench, folder)
-        outcomes = []
-        trials = complete(StudyRecord.read(folder, config.storage).counted(BASELINE))
-        known = {candidate_of(trial): trial.values[0] for trial in trials}
-        if not known:  # the search had other beginnings
-            found = baselines(bench.shape, bench.budget.limit, bench.cost)
-            known = {Candidate(design): None for design in found.values()}
-        for candidate, val in known.items():
-            name = ", ".join(candidate.design.by_method) or "linear"
-            outcomes.append(retraining.measure(name, candidate, seeds, val))
-        write_json(folder / "baselines.json", [asdict(outcome) for outcome in outcomes])
-        return outcomes
-
-
-def _check_study(bench: Workbench) -> None:
-    """Refuse to retrain what was selected on other data: test images may have been among those it was selected on."""
-    try:
-        record = StudyRecord.read(bench.config.folder, bench.config.storage)
-    except StorageError:
-        return  # a design of a file may be retrained without a search
-    check_identity(record, bench)
-
-
-def adapter_path(folder: Path, candidate: Candidate, seed: int) -> Path:
-    """Where the adapter file of a retrained seed is kept.
-
-    Args:
-        folder: The run folder.
-        candidate: What was retrained.
-        seed: The seed.
-    """
-    return folder / RETRAINED / f"{candidate.key}-{seed}.safetensors"
-
-
-class Retraining:
-    """Retrains candidates of one run and reads its test split, once for each candidate and seed.
-
-    Args:
-        bench: The run's workbench.
-        folder: Its folder, held by this process.
+        DesignError: When a design cannot be inserted.
+        UserError: When a candidate has a setting that training does not know.
     """
 
-    def __init__(self, bench: Workbench, folder: Path) -> None:
-        self._bench, self._folder = bench, folder
+    work = "retrain"
+    views = ("trainval", "test")
+    all_threads = True
 
-    def measure(self, name: str, candidate: Candidate, seeds: int, val: float | None) -> Outcome:
-        """Retrain a candidate with several seeds, and test each.
+    def __init__(self, bench: Workbench, wanted: Sequence[Wanted]) -> None:
+        super().__init__(bench)
+        self._epochs = bench.config.train.epochs
+        self.tests: dict[tuple[str, int], float] = {}
+        """The values on test that are known, by candidates' keys and seeds."""
+        todo: dict[tuple[str, int], Wanted] = {}
+        for one in wanted:
+            bench.cost(one.candidate.design)
+            settings_of(bench.config.train, one.candidate, self._epochs)
+            if one.key not in todo and one.key not in self.tests and not self._knows(one):
+                todo[one.key] = one
+        self._todo = list(todo.values())
+        self._queue = deque(range(len(self._todo)))
+        self._losses = [Losses() for _ in self._todo]
+        self._alone: set[int] = set()
+        self._said = time.monotonic()
 
-        Args:
-            name: What it is called in tables.
-            candidate: What to train.
-            seeds: How many seeds, from the run's own on.
-            val: Its value on the selection split, for the report.
+    @property
+    def left(self) -> int:
+        """How many seeds are still to be trained."""
+        return len(self._queue)
+
+    def _knows(self, one: Wanted) -> bool:
+        """Whether there is an adapter file that was made of exactly the same, and its value on test with it."""
+        kept = _kept(self.bench.config.folder / adapter_name(one.candidate, one.seed), self._stamp(one))
+        if kept is not None:
+            shown = self.bench.objective.metric.format(kept)
+            log.info("retrained %-12s seed %d  test %s, already: it is not read again", one.name, one.seed, shown)
+            self.tests[one.key] = kept
+        return kept is not None
+
+    def exhausted(self) -> bool:
+        """Whether all seeds are trained, or being trained."""
+        return bool(self.fault) or not self._queue
+
+    def propose(self) -> Proposal:
+        """The next seed."""
+        number = self._queue.popleft()
+        one = self._todo[number]
+        params = self.bench.cost(one.candidate.design)
+        entry = Entry(one.candidate, Fidelity(self._epochs, one.seed), self.work, params)
+        score = {} if one.val is None else {"val": one.val}
+        return Proposal(number, entry, self.work, number in self._alone, {"stamp": self._stamp(one), "score": score})
+
+    def files(self, proposal: Proposal) -> tuple[str, ...]:
+        """The training as it was left."""
+        return (_checkpoint(proposal.tried),)
+
+    def begin(self, proposal: Proposal) -> Proposal:
+        """Nothing is written down."""
+        return proposal
+
+    def on_epoch(self, number: int, result: EpochResult) -> bool:
+        """Take note of an epoch, and behind the last one that the test split is read.
 
         Raises:
-            RuntimeError: When a training diverges.
+            RuntimeError: When the training diverged.
         """
-        params = self._bench.cost(candidate.design)
-        numbers = [self._bench.config.seed + i for i in range(seeds)]
-        tests = [self._test(name, candidate, seed, val) for seed in numbers]
-        std = float(np.std(tests, ddof=1)) if seeds > 1 else 0.0
-        mean = float(np.mean(tests))
-        design, settings = candidate.design.to_dict(), dict(candidate.settings)
-        return Outcome(name, design, settings, params, val, mean, std, tests, numbers, self._bench.objective.metric)
+        one = self._todo[number]
+        self._losses[number].reach(result.epoch)
+        if result.epoch > self._epochs:  # it is tested
+            return True
+        if not math.isfinite(result.loss):
+            raise RuntimeError(f"{one.about} diverged in epoch {result.epoch}; lower train.lr")
+        if result.epoch == self._epochs:
+            self._note_read(one)
+        elif time.monotonic() - self._said >= _SAID_EVERY:
+            self._said = time.monotonic()
+            epochs = f"{result.epoch}/{self._epochs}"
+            log.info("retraining %-12s seed %d  epoch %-7s loss %.3f", one.name, one.seed, epochs, result.loss)
+        return True
 
-    def _test(self, name: str, candidate: Candidate, seed: int, val: float | None) -> float:
-        """The value on test of one seed, which is kept with its adapter file."""
-        path, stamp = adapter_path(self._folder, candidate, seed), self._stamp(candidate, seed)
-        format_value = self._bench.objective.metric.format
-        if (kept := _kept(path, stamp)) is not None:
-            log.info("retrained %-12s seed %d  test %s, already: it is not read again", name, seed, format_value(kept))
-            return kept
-        start = time.perf_counter()
-        run = self._train(name, candidate, seed)
-        self._note_read(name, candidate, seed)
-        test = run.test()
-        if not math.isfinite(test):
-            raise RuntimeError(f"retraining {name} with seed {seed} diverged in the last epoch; lower train.lr")
-        log.info(
-            "retrained %-12s seed %d  test %6s  %5.0f s", name, seed, format_value(test), time.perf_counter() - start
-        )
-        bench = self._bench
-        save_adapter(
-            run.model,
-            path,
-            classes=bench.task.classes,
-            score={"test": test} | ({} if val is None else {"val": val}),
-            task=bench.about_task | {"stamp": stamp},
-            kind=bench.task.kind,
-            metric=bench.objective.metric.name,
-            input=bench.inputs,
-        )
-        for left in (self._folder / CHECKPOINTS).glob(f"{candidate.key}-trainval-*"):
-            left.unlink()
+    def on_end(self, number: int, result: EpochResult | None, error: str = "", device: str | None = None) -> None:
+        """Take in a seed's value on test; its adapter file is in the run folder.
+
+        Raises:
+            RuntimeError: When it has none.
+        """
+        one = self._todo[number]
+        if error or result is None:
+            raise RuntimeError(f"{one.about}: {error}")
+        if not math.isfinite(result.val):
+            raise RuntimeError(f"{one.about} diverged in the last epoch; lower train.lr")
+        self.tests[one.key] = result.val
+        shown = self.bench.objective.metric.format(result.val)
+        log.info("retrained %-12s seed %d  test %6s  %5.0f s", one.name, one.seed, shown, result.seconds)
+        name = checkpoint_name(one.candidate, Fidelity(self._epochs, one.seed), "trainval")
+        (self.bench.config.folder / name).unlink(missing_ok=True)
+
+    def on_close(self) -> None:
+        """Remove what was left of these candidates' trainings by seeds that nobody asks for any more."""
+        checkpoints = self.bench.config.folder / CHECKPOINTS
+        for one in self._todo:
+            for left in checkpoints.glob(f"{one.candidate.key}-trainval-*"):
+                left.unlink()
         with suppress(OSError):  # others may be kept there
-            (self._folder / CHECKPOINTS).rmdir()
-        return test
+            checkpoints.rmdir()
 
-    def _train(self, name: str, candidate: Candidate, seed: int) -> TrainingRun:
-        """One seed's training on train+val, from where it stands."""
-        config = self._bench.config
-        fidelity = Fidelity(config.train.epochs, seed)
-        run = TrainingRun(self._bench, candidate, fidelity, "trainval", None, files=self._bench.files)
-        said = time.monotonic()
-        while not run.finished:
-            result = run.epoch()
-            if not math.isfinite(result.loss):
-                why = f"retraining {name} with seed {seed} diverged in epoch {result.epoch}"
-                raise RuntimeError(f"{why}; lower train.lr")
-            if time.monotonic() - said >= _SAID_EVERY:
-                said = time.monotonic()
-                epochs = f"{result.epoch}/{config.train.epochs}"
-                log.info("retraining %-12s seed %d  epoch %-7s loss %.3f", name, seed, epochs, result.loss)
-        return run
+    def on_lost(self, number: int, why: str) -> None:
+        """Let the seed be trained again, from its last whole epoch.
 
-    def _stamp(self, candidate: Candidate, seed: int) -> str:
+        Raises:
+            RuntimeError: When it was lost too often without getting any further.
+        """
+        one, count = self._todo[number], self._losses[number].lose() if why else 0
+        if count >= MOST_LOSSES:
+            raise RuntimeError(f"{one.about}: {why}, {count} times")
+        self._queue.appendleft(number)
+        if why:
+            log.warning("%s: %s; it is tried again (%d of %d)", one.about, why, count + 1, MOST_LOSSES)
+
+    def on_starved(self, number: int, why: str) -> None:
+        """Let the seed be trained again with a GPU or a node to itself."""
+        self._alone.add(number)
+        self._queue.appendleft(number)
+        log.warning("%s: %s; it is tried again with %s", self._todo[number].about, why, ROOM)
+
+    def on_fault(self, number: int, message: str) -> None:
+        """Retraining stops."""
+        self.fault = self.fault or message
+
+    def _stamp(self, one: Wanted) -> str:
         """A hash of all that determines a seed's value on test."""
-        views = self._bench.task.views
-        parts = self._bench.stamp(
-            candidate=candidate.to_dict(),
-            seed=seed,
-            data=self._bench.fingerprint(views["trainval"]),
-            test=self._bench.fingerprint(views["test"]),
+        views = self.bench.task.views
+        parts = self.bench.stamp(
+            candidate=one.candidate.to_dict(),
+            seed=one.seed,
+            data=self.bench.fingerprint(views["trainval"]),
+            test=self.bench.fingerprint(views["test"]),
         )
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _note_read(self, name: str, candidate: Candidate, seed: int) -> None:
+    def _note_read(self, one: Wanted) -> None:
         """Write down that the test split is read; a choice among many readings is a choice by the test split."""
-        reads = _reads(self._folder)
-        others = {read["key"] for read in reads} - {candidate.key}
+        reads = _reads(self.bench)
+        others = {read["key"] for read in reads} - {one.candidate.key}
         if others:
             log.info("the test split was read for %d other candidates before: do not choose by it", len(others))
         when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        read = {"name": name, "key": candidate.key, "seed": seed, "when": when}
-        write_json(self._folder / TEST_READS, [*reads, read])
+        read = {"name": one.name, "key": one.candidate.key, "seed": one.seed, "when": when}
+        self.bench.files.write(TEST_READS, json_bytes([*reads, read]))
+
+
+class Retraining:
+    """One seed's training on train+val, from where it stands; and then, as one step more, its test.
+
+    Args:
+        bench: The run's workbench.
+        proposal: The seed.
+    """
+
+    def __init__(self, bench: Workbench, proposal: Proposal) -> None:
+        self._start = time.perf_counter()
+        self._bench, self._proposal, self.finished, self._trained = bench, proposal, False, False
+        entry = proposal.tried
+        self._run = TrainingRun(bench, entry.candidate, entry.fidelity, "trainval", None, files=bench.files)
+
+    def epoch(self) -> EpochResult:
+        """An epoch without a measurement, or the test behind the last one: its value is `val`."""
+        if self._trained:
+            return self._test()
+        if self._run.finished:  # it was cut off before its test
+            result = EpochResult(*self._run.progress, math.nan, time.perf_counter() - self._start)
+        else:
+            result = self._run.epoch()
+        self._trained = self._run.finished
+        return result
+
+    def _test(self) -> EpochResult:
+        """Test, once, and keep what was trained, unless it is of no use."""
+        self.finished = True
+        entry, test = self._proposal.tried, self._run.test()
+        if math.isfinite(test):
+            self._bench.files.write(adapter_name(entry.candidate, entry.fidelity.seed), self._adapter(test))
+        return EpochResult(entry.fidelity.epochs + 1, 0.0, test, time.perf_counter() - self._start)
+
+    def _adapter(self, test: float) -> bytes:
+        """The adapter file."""
+        bench, notes = self._bench, self._proposal.notes
+        with tempfile.TemporaryDirectory(prefix="petlas-") as scratch:
+            path = Path(scratch) / "adapter.safetensors"
+            save_adapter(
+                self._run.model,
+                path,
+                classes=bench.task.classes,
+                score={"test": test} | notes["score"],
+                task=bench.about_task | {"stamp": notes["stamp"]},
+                kind=bench.task.kind,
+                metric=bench.objective.metric.name,
+                input=bench.inputs,
+            )
+            return path.read_bytes()
+
+
+def open_retraining(bench: Workbench, proposal: Proposal) -> Work:
+    """The retraining of a seed.
+
+    Args:
+        bench: The run's workbench.
+        proposal: The seed.
+    """
+    return Retraining(bench, proposal)
+
+
+def adapter_name(candidate: Candidate, seed: int) -> str:
+    """Where in a run folder the adapter file of a retrained seed is kept.
+
+    Args:
+        candidate: What was retrained.
+        seed: The seed.
+    """
+    return f"{RETRAINED}/{candidate.key}-{seed}.safetensors"
+
+
+def readings(bench: Workbench, candidate: Candidate) -> int:
+    """How often the test split was read for the seed of a candidate that it was read for most often.
+
+    Args:
+        bench: The run's workbench.
+        candidate: The candidate.
+    """
+    seeds = Counter(read["seed"] for read in _reads(bench) if read["key"] == candidate.key)
+    return max(seeds.values(), default=1)
+
+
+def _checkpoint(entry: Entry) -> str:
+    return checkpoint_name(entry.candidate, entry.fidelity, "trainval")
 
 
 def _kept(path: Path, stamp: str) -> float | None:
@@ -298,22 +320,7 @@ def _kept(path: Path, stamp: str) -> float | None:
     return info.score.get("test") if info.task.get("stamp") == stamp else None
 
 
-def _reads(folder: Path) -> list[dict[str, Any]]:
+def _reads(bench: Workbench) -> list[dict[str, Any]]:
     """Every reading of the test split so far."""
-    path = folder / TEST_READS
-    reads: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    reads: list[dict[str, Any]] = json.loads(bench.files.read(TEST_READS) or b"[]")
     return reads
-
-
-def _readings(folder: Path, candidate: Candidate) -> int:
-    """How often the test split was read for the seed of a candidate that it was read for most often."""
-    seeds = Counter(read["seed"] for read in _reads(folder) if read["key"] == candidate.key)
-    return max(seeds.values(), default=1)
-
-
-def _pooled(config: RunConfig, candidate: Candidate) -> Pooled | None:
-    """The candidate's value over all folds, where finalists were compared on them."""
-    try:
-        return StudyRecord.read(config.folder, config.storage).evidence().pooled(candidate.key)
-    except StorageError:
-        return None  # a design of a file may be retrained without a search

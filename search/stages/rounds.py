@@ -127,7 +127,12 @@ class Job:
     @property
     def limit(self) -> float | None:
         """How many seconds it may take; None for any number."""
-        return self.bench.config.resources.trial_timeout if self.proposal.entry is not None else None
+        return self._stage.limit
+
+    @property
+    def all_threads(self) -> bool:
+        """Whether it has all threads of the driver's process, where it is done in that, and not only a trial's."""
+        return self._stage.all_threads
 
     @property
     def views(self) -> tuple[str, ...]:

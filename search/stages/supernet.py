@@ -49,7 +49,7 @@ class SupernetStage(Chore):
         self._tick()
         epochs = f"{result.epoch}/{self.bench.config.supernet.epochs}"
         log.info("supernet  epoch %-7s loss %.3f  %5.0f s", epochs, result.loss, result.seconds)
-        return True
+        return super().on_epoch(number, result)
 
 
 def open_supernet(bench: Workbench, proposal: Proposal) -> Work:

@@ -160,9 +160,20 @@ class StudyReader:
         return list({entry.identity: entry for entry in failed if entry.identity not in ended}.values())
 
     def losses(self, entry: Entry) -> int:
-        """How often the surroundings of an entry gave a reason for cutting it off, such as a worker that died."""
-        lost = (t for t in self.trials(TrialState.FAIL) if is_interrupted(t) and "error" in t.user_attrs)
-        return sum(entry_of(trial).identity == entry.identity for trial in lost)
+        """How often in a row an entry was cut off with a reason, such as a worker that died, and had learned no more.
+
+        A trial of it that is running counts as cut off now. Who learned an epoch more begins its count anew.
+        """
+        count, reached = 0, 0
+        for trial in self.trials():
+            if trial.user_attrs.get("key") != entry.candidate.key or entry_of(trial).identity != entry.identity:
+                continue
+            epochs = max(trial.intermediate_values, default=0)
+            if epochs > reached:
+                count, reached = 0, epochs
+            elif trial.state == TrialState.RUNNING or (is_interrupted(trial) and "error" in trial.user_attrs):
+                count += 1
+        return count
 
     def cost(self, trial: FrozenTrial) -> float:
         """What a trial cost, in R: its passes over images, by those of an ordinary training; one with a score has none.

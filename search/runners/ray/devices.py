@@ -34,6 +34,26 @@ def room(resources: ResourcesConfig) -> int:
     return sum(_room_on(node, resources) for node in nodes())
 
 
+def share(resources: ResourcesConfig) -> dict[str, float]:
+    """What a trial is given, as Ray counts it.
+
+    Args:
+        resources: The run's.
+    """
+    return {"CPU": resources.cpus, "GPU": resources.gpus or 0.0}
+
+
+def alone(resources: ResourcesConfig) -> dict[str, float]:
+    """What a trial is given for which its share has too little memory: a GPU or, without GPUs, a node to itself.
+
+    Args:
+        resources: The run's.
+    """
+    if resources.gpus:
+        return share(resources) | {"GPU": max(1.0, resources.gpus)}
+    return share(resources) | {"CPU": min(int(node["CPU"]) for node in nodes() if _room_on(node, resources))}
+
+
 def _room_on(node: Mapping[str, float], resources: ResourcesConfig) -> int:
     by_cpu, gpus = int(node.get("CPU", 0) / resources.cpus), resources.gpus or 0
     if not gpus:

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ray
 from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -15,11 +17,15 @@ from ray.tune.search import Searcher
 from petlas.search.config import ResourcesConfig, RunConfig
 from petlas.search.runners.blame import told
 from petlas.search.runners.limit import too_long
+from petlas.search.runners.ray.devices import alone, share
 from petlas.search.runners.ray.supplier import Supplier
 from petlas.search.stages.rounds import Job, Rounds
 from petlas.search.training import EpochResult
 
 _DIED = "the worker died"
+_FULL = "the node's memory was full, and Ray ended the worker"
+_PATIENCE = 10.0
+"""Seconds in which a worker says whether it is there."""
 
 
 class _Unpickled:
@@ -54,6 +60,7 @@ class JobSearch(_Unpickled, Searcher):
         self.jobs: dict[str, Job] = {}
         """What is handed out and not done, by Tune's names of trials."""
         self._started: dict[str, float] = {}
+        self._workers: dict[str, Any] = {}
         self._faults: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -67,13 +74,18 @@ class JobSearch(_Unpickled, Searcher):
         self.jobs[trial_id] = job
         resources = self._resources(job.bench.config)
         run = job.bench.config.model_copy(update={"resources": resources}).model_dump_json()
-        gpus = max(1.0, resources.gpus or 0.0) if job.proposal.alone else resources.gpus or 0.0
-        about = {"run": run, "needs": {"CPU": resources.cpus, "GPU": gpus}, "limit": job.limit}
+        needs = alone(resources) if job.proposal.alone else share(resources)
+        about = {"run": run, "needs": needs, "limit": job.limit}
         return job.proposal.to_config() | about | self._supplier.about(job)
 
-    def start(self, trial_id: str) -> None:
-        """Pass it on that a worker begins."""
-        self._started[trial_id] = time.monotonic()
+    def start(self, trial_id: str, worker: Any = None) -> None:
+        """Pass it on that a worker begins.
+
+        Args:
+            trial_id: Tune's.
+            worker: The actor.
+        """
+        self._started[trial_id], self._workers[trial_id] = time.monotonic(), worker
         self.jobs[trial_id].start()
 
     def on_epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -108,6 +120,7 @@ class JobSearch(_Unpickled, Searcher):
         """
         found = result or {}
         self._keep(trial_id, found)
+        self._workers.pop(trial_id, None)
         job, fault = self.jobs.pop(trial_id), self._faults.pop(trial_id, None)
         if found.get("fault"):
             fault = found["error"]
@@ -124,6 +137,27 @@ class JobSearch(_Unpickled, Searcher):
             if last is not None:
                 job.on_epoch(last)
             job.on_end(last, found.get("error", ""), found.get("device"))
+
+    def on_break(self, error: RayError) -> None:
+        """Pass it on that Tune broke off because of how a worker ended, as it does for want of memory.
+
+        That worker's job is lost; the others are done again, and that is nothing against them.
+
+        Args:
+            error: How it ended.
+        """
+        jobs, workers = self.jobs, self._workers
+        self.jobs, self._workers, self._started = {}, {}, {}
+        ended = {name for name in jobs if _ended_oddly(workers.get(name))} or set(jobs)
+        full = isinstance(error, OutOfMemoryError)
+        for name, job in reversed(jobs.items()):  # each goes to the head of its queue
+            resources = self._resources(job.bench.config)
+            if name not in ended:
+                job.on_lost("")
+            elif full and not job.proposal.alone and alone(resources) != share(resources):
+                job.on_starved(_FULL)
+            else:
+                job.on_lost(_FULL if full else _DIED)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the studies are the record."""
@@ -151,7 +185,7 @@ class Starts(_Unpickled, tune.Callback):
             trial: Tune's trial.
             info: Not needed.
         """
-        self._search.start(trial.trial_id)
+        self._search.start(trial.trial_id, trial.temporary_state.ray_actor)
 
 
 class JobScheduler(_Unpickled, FIFOScheduler):
@@ -210,6 +244,17 @@ class FaultStopper(_Unpickled, tune.Stopper):
     def stop_all(self) -> bool:
         """Whether all runs have stopped."""
         return self._rounds.stopped
+
+
+def _ended_oddly(worker: Any) -> bool:
+    """Whether a worker ended, and neither by its own nor by Tune's doing."""
+    try:
+        ray.get(worker.__ray_ready__.remote(), timeout=_PATIENCE)
+    except RayActorError:
+        return False
+    except RayError as error:
+        return not isinstance(error, TimeoutError)
+    return False
 
 
 def _epoch_result(result: Mapping[str, Any] | None) -> EpochResult | None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 
 from petlas.search.config import RunConfig
 from petlas.search.run_folder import RunError
@@ -70,13 +71,19 @@ class RayRunner:
                 needs, has = f"{resources.cpus} CPUs and {resources.gpus or 0:g} GPUs", ray.cluster_resources()
                 raise RunError(f"a trial needs {needs}, and Ray has {has}; lower resources.cpus or resources.gpus")
         self._part, self._looked = 0, -math.inf
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of workers that died the runs tell
 
     def run(self, rounds: Rounds) -> None:
         """Do jobs with Ray Tune until none is left."""
         while not rounds.over:  # again where a worker died when Tune had been told that nothing was left
+            search = JobSearch(rounds, self._most, lambda config: self._resources[config.folder], self._supplier)
             with tempfile.TemporaryDirectory(prefix="petlas-tune-") as scratch:
-                self._tuner(rounds, scratch).fit()
+                try:
+                    self._tuner(search, scratch).fit()
+                except RuntimeError as error:  # Tune goes on after some ways in which a worker may end, not after all
+                    if not isinstance(error.__cause__, RayError):
+                        raise
+                    search.on_break(error.__cause__)
 
     def _most(self) -> int:
         """How many jobs may be done at once now: nodes and other drivers come and go."""
@@ -86,8 +93,7 @@ class RayRunner:
             self._part, self._looked = max(1, min(part, resources[0].concurrent or part)), time.monotonic()
         return self._part
 
-    def _tuner(self, rounds: Rounds, scratch: str) -> tune.Tuner:
-        search = JobSearch(rounds, self._most, lambda config: self._resources[config.folder], self._supplier)
+    def _tuner(self, search: JobSearch, scratch: str) -> tune.Tuner:
         return tune.Tuner(
             tune.with_resources(TrialWorker, lambda config: tune.PlacementGroupFactory([config["needs"]])),
             tune_config=tune.TuneConfig(
@@ -100,7 +106,7 @@ class RayRunner:
             run_config=tune.RunConfig(
                 name="trials",
                 storage_path=scratch,
-                stop=FaultStopper(rounds),
+                stop=FaultStopper(search.rounds),
                 callbacks=[Starts(search)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # training keeps its own
                 verbose=0,

@@ -40,6 +40,14 @@ def test_auto_is_ray_where_two_trials_have_room_or_there_is_a_cluster(
     assert choose_runner(config) == name
 
 
+def test_ray_is_not_started_for_a_single_piece_of_work(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make(resources={"runner": "auto", "gpus": 0})
+    assert [choose_runner(config, jobs) for jobs in (1, 2, None)] == ["inline", "ray", "ray"]
+    assert choose_runner(make(resources={"runner": "ray"}), 1) == "ray"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert choose_runner(config, 1) == "ray"
+
+
 def test_a_cluster_can_be_named_by_the_environment(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert choose_runner(make(resources={"runner": "auto", "cpus": 4, "gpus": 0})) == "ray"

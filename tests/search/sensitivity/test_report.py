@@ -18,11 +18,13 @@ from petlas.search.driver import search
 from petlas.search.run_folder import RunError, opened
 from petlas.search.sensitivity import (
     FILE,
+    SensitivityReport,
     budgets_of,
+    keep_report,
+    kept_report,
     make_report,
     measuring,
     read_report,
-    report_of,
     with_pruned_space,
 )
 from petlas.search.study import StudyRecord, design_of
@@ -45,6 +47,11 @@ def small(make: Make) -> Make:
 def bench(small: Make) -> Bench:
     """The workbench of such a configuration."""
     return lambda **groups: Workbench(small(**groups))
+
+
+def report_of(bench: Workbench) -> SensitivityReport:
+    """The report in the run folder, made if there is none of these settings."""
+    return kept_report(bench) or keep_report(bench)
 
 
 def trials(config: RunConfig) -> list[Any]:

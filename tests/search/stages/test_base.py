@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from petlas.petl import Design
-from petlas.search.stages.base import MOST_LOSSES, NOT_BEGUN, Chore, Proposal, TrialStage
+from petlas.search.stages.base import NOT_BEGUN, Chore, Proposal, TrialStage
+from petlas.search.stages.losses import MOST_LOSSES
 from petlas.search.strategies.base import Search
 from petlas.search.study import Ending, Entry, is_interrupted
 from petlas.search.training import EpochResult, Fidelity
@@ -65,7 +66,7 @@ def toy(searching: Searching) -> Callable[..., Toy]:
 def test_a_proposal_travels_as_plain_data(lora: Lora) -> None:
     candidate = Candidate(lora(b0=1, b5=2), (("lr", 3e-3), ("weight_decay", 0.1)))
     for fidelity in (Fidelity(3, 7), Fidelity(3, 7, 1, 5)):
-        proposal = Proposal(4, Entry(candidate, fidelity, "folds", 99), "train")
+        proposal = Proposal(4, Entry(candidate, fidelity, "folds", 99), "train", notes={"stamp": "7f", "score": {}})
         assert Proposal.from_config(json.loads(json.dumps(proposal.to_config()))) == proposal
 
 
@@ -161,6 +162,21 @@ def test_losses_are_counted_over_a_resume_and_interruptions_are_none(toy: Callab
     assert second.record.count_trained() == 1
 
 
+def test_only_losses_after_which_nothing_more_was_learned_count(toy: Callable[..., Toy], lora: Lora) -> None:
+    """Whoever kills workers all the time is not the candidate's fault."""
+    stage = toy(lora(b0=1))
+    for epoch in (1, 2):
+        for learned in (epoch, 0, 0):
+            number = stage.begin(stage.propose()).number
+            if learned:
+                stage.on_epoch(number, EpochResult(learned, 1.0, 0.4, 0.1))
+            stage.on_lost(number, "the worker died")
+    stage.on_lost(stage.begin(stage.propose()).number, "")  # as nothing against it
+    assert stage.queued == (entry(lora(b0=1)),)
+    stage.on_lost(stage.begin(stage.propose()).number, "the worker died")
+    assert stage.record.trials()[-1].user_attrs["error"] == f"the worker died, {MOST_LOSSES} times"
+
+
 def test_a_sampler_learns_of_a_trial_whose_worker_died_once(searching: Searching) -> None:
     """The trial keeps its draw: the candidates that come after it are those that would have come."""
     found = {}
@@ -209,6 +225,16 @@ def test_what_trials_wait_for_is_done_again_when_its_worker_dies_up_to_a_limit(
     chore.propose()
     with pytest.raises(RuntimeError, match=f"errand: the worker died, {MOST_LOSSES} times"):
         chore.on_lost(NOT_BEGUN, "the worker died")
+
+
+def test_what_trials_wait_for_is_done_with_more_room_where_its_share_had_too_little_memory(
+    bench: Callable[..., Workbench],
+) -> None:
+    chore = Errand(bench(), needed=True)
+    assert not chore.propose().alone
+    chore.on_starved(NOT_BEGUN, "the memory was full")
+    assert not chore.exhausted()
+    assert chore.propose().alone
 
 
 def test_a_search_does_not_go_on_without_what_trials_wait_for(bench: Callable[..., Workbench]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from petlas.search.runners.inline import opened
-from petlas.search.sensitivity import keep_report, report_of
+from petlas.search.sensitivity import keep_report, kept_report
 from petlas.search.stages.base import NOT_BEGUN
 from petlas.search.stages.rounds import Rounds, Turns
 from petlas.search.stages.sensitivity import SensitivityStage
@@ -28,7 +28,7 @@ def test_the_sensitivity_is_measured_by_a_worker_told_and_kept(
     assert not stage.exhausted()
     with caplog.at_level(logging.INFO, "petlas"), opened([found]) as runner:
         runner.run(Rounds([Turns(found, lambda: iter([stage]))]))
-    assert stage.found == report_of(found)
+    assert stage.found == kept_report(found) is not None
     assert caplog.text.count("sensitivity of digits in") == 1
 
 

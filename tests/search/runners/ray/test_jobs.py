@@ -5,11 +5,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 
 from petlas.search.config import ResourcesConfig, RunConfig
+from petlas.search.runners.ray import devices as devices_module
+from petlas.search.runners.ray import jobs as jobs_module
 from petlas.search.runners.ray.jobs import FaultStopper, JobScheduler, JobSearch, Starts
 from petlas.search.runners.ray.supplier import Sent, Supplier
-from petlas.search.stages.base import MOST_LOSSES
+from petlas.search.stages.losses import MOST_LOSSES
 from petlas.search.stages.rounds import Rounds, Turns
 from petlas.search.stages.train import TrainStage
 from petlas.search.strategies.base import Search
@@ -65,11 +68,11 @@ def test_a_trial_that_ended_badly_is_a_failure_with_its_reason(
 def test_a_trial_whose_worker_died_each_time_is_a_failure_with_its_reason(
     started: Started, result: dict[str, Any] | None, values: dict[int, float]
 ) -> None:
-    """And until then it is tried again, with the values that it had."""
+    """And until then it is tried again, with the values that it had; a loss after which it had learned more is none."""
     stage = started(search={"trials": 1})
     searcher = search_of(stage)
     scheduler = JobScheduler(searcher)
-    for number in range(MOST_LOSSES):
+    for number in range(MOST_LOSSES + len(values)):
         assert not stage.exhausted()
         searcher.suggest(f"t{number}")
         searcher.start(f"t{number}")
@@ -90,8 +93,8 @@ def search_of(stage: TrainStage, most: int = 99, of: Callable[[RunConfig], Resou
     return JobSearch(Rounds([Turns(stage.bench, lambda: iter([stage]))]), lambda: most, of, Supplier(paths=True))
 
 
-def tune_trial(name: str) -> Any:
-    return SimpleNamespace(trial_id=name)
+def tune_trial(name: str, worker: Any = None) -> Any:
+    return SimpleNamespace(trial_id=name, temporary_state=SimpleNamespace(ray_actor=worker))
 
 
 def test_the_scheduler_stops_what_the_stage_stops(started: Started) -> None:
@@ -199,6 +202,50 @@ def test_a_trial_that_starves_where_there_is_no_more_fails(started: Started, gpu
     searcher.on_trial_complete("a", {"epoch": 0, "error": "OOM: 2 GB", "starved": True})
     assert [t.user_attrs["error"] for t in stage.record.trials()] == ["OOM: 2 GB"]
     assert stage.exhausted()
+
+
+class Actor:
+    """Stands in for a worker that Ray ended, or Tune."""
+
+    def __init__(self, error: Exception) -> None:
+        self.__ray_ready__ = SimpleNamespace(remote=lambda: error)
+
+
+@pytest.mark.parametrize(
+    ("error", "cpus", "why", "needed"),
+    [
+        (OutOfMemoryError("full"), 1, "the node's memory was full, and Ray ended the worker", 4),
+        (OutOfMemoryError("full"), 4, "the node's memory was full, and Ray ended the worker", 4),
+        (WorkerCrashedError(), 1, "the worker died", 1),
+    ],
+)
+def test_where_tune_breaks_off_at_a_workers_end_its_trial_is_lost_and_the_others_are_done_again(
+    started: Started, monkeypatch: pytest.MonkeyPatch, error: RayError, cpus: int, why: str, needed: int
+) -> None:
+    """With a node to itself where it had none, and up to the limit of a trial whose worker dies."""
+
+    def get(error: Exception, timeout: float) -> None:
+        raise error
+
+    monkeypatch.setattr(jobs_module.ray, "get", get)
+    monkeypatch.setattr(devices_module, "nodes", lambda: [{"CPU": 4.0}, {"CPU": 8.0}, {"CPU": 0.0}, {}])
+    stage = started(search={"trials": 2})
+    searcher = search_of(stage, of=lambda config: ResourcesConfig(cpus=cpus, gpus=0))
+    ends, given = {"a": ActorDiedError(), "b": error}, []
+    for _ in range(MOST_LOSSES):
+        for name, end in ends.items():
+            given.append(searcher.suggest(name)["needs"]["CPU"])
+            Starts(searcher).on_trial_start(0, [], tune_trial(name, Actor(end)))
+        searcher.on_break(error)
+    assert given == [cpus, cpus] + [cpus, needed] * (MOST_LOSSES - 1)
+    assert searcher.suggest("c")["needs"] == {"CPU": cpus, "GPU": 0.0}
+    assert searcher.suggest("d") is None
+    trials = stage.record.trials()
+    assert [t.user_attrs.get("error") for t in trials] == [None, why] * (MOST_LOSSES - 1) + [
+        None,
+        f"{why}, {MOST_LOSSES} times",
+    ]
+    assert [is_interrupted(t) for t in trials] == [True] * (len(trials) - 1) + [False]
 
 
 def test_what_a_worker_sent_is_in_the_run_folder_before_its_epoch_is_written_down(

@@ -1,5 +1,6 @@
 """Ray takes seconds to start, so one local Ray serves the searches in this process, and one test starts its own."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,19 +16,25 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from ray.exceptions import OutOfMemoryError
 
 from petlas import petl
+from petlas.petl.design import Design
+from petlas.search import score
 from petlas.search.config import RunConfig, load_config
 from petlas.search.driver import search, search_together
+from petlas.search.retraining import retrain
 from petlas.search.run_folder import RunError
 from petlas.search.runners.knock import check_address
 from petlas.search.runners.ray import cluster as cluster_module
 from petlas.search.runners.ray.cluster import present
-from petlas.search.runners.ray.jobs import JobScheduler
+from petlas.search.runners.ray.jobs import JobScheduler, Starts
 from petlas.search.runners.ray.runner import RayRunner
 from petlas.search.runners.ray.supplier import Supplier
 from petlas.search.stages.base import SearchStopped
+from petlas.search.stages.retrain import TEST_READS, adapter_name
 from petlas.search.study import StorageError, StudyRecord, entry_of, is_interrupted
+from petlas.spaces import Candidate
 
 Make = Callable[..., RunConfig]
 RAY = {"runner": "ray"}
@@ -108,6 +115,56 @@ def test_a_worker_that_is_killed_is_replaced_and_the_search_ends_as_if_it_had_no
     assert lost.user_attrs["error"] == "the worker died"
     assert record.count_trained() == 3
     assert [row[1:] for row in stormy if row[0] != number] == [row[1:] for row in calm]
+
+
+def test_where_tune_breaks_off_for_want_of_memory_the_search_goes_on_as_if_it_had_not(
+    local_ray: None, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune raises what it makes of Ray's memory monitor ending a worker."""
+    options = {"train": {"epochs": 2, "batch_size": 200}, "search": {"trials": 2, "grace_epochs": 2}}
+    calm, broken = rows(run(make(name="calm", **options))), list[int]()
+
+    def break_once(starts: Starts, iteration: int, trials: list[Any]) -> None:
+        if not broken and any(trial.last_result.get("epoch") for trial in trials):
+            broken.append(iteration)
+            raise RuntimeError("Caught unexpected exception") from OutOfMemoryError("full")
+
+    monkeypatch.setattr(Starts, "on_step_begin", break_once)
+    record = run(make(name="broken", resources=RAY, **options))
+    lost = record.trials()[0]
+    assert is_interrupted(lost)
+    assert "memory was full" in lost.user_attrs["error"]
+    assert [row[1:] for row in rows(record)[1:]] == [row[1:] for row in calm]
+
+
+def test_seeds_that_are_retrained_through_ray_are_those_of_this_process_also_after_a_kill(
+    local_ray: None, make: Make, lora: Callable[..., Design], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so are sensitivities; test is read by workers, and noted by the driver."""
+    settings = {"train": {"epochs": 2, "batch_size": 250}, "sensitivity": {"batches": 1, "batch_size": 20}}
+    candidate, killed = Candidate(lora(b0=1, b5=2)), list[int]()
+    ray, inline = (make(name=name, resources={"runner": name}, **settings) for name in ("ray", "inline"))
+    alone = retrain(inline, candidate, seeds=2, val=0.5)
+    on_trial_result = JobScheduler.on_trial_result
+
+    def kill_once(scheduler: JobScheduler, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = on_trial_result(scheduler, controller, trial, result)
+        if not killed:
+            killed.append(result["epoch"])
+            os.kill(result["pid"], signal.SIGKILL)
+        return decision
+
+    monkeypatch.setattr(JobScheduler, "on_trial_result", kill_once)
+    assert retrain(ray, candidate, seeds=2, val=0.5) == alone
+    assert killed == [1]
+    for seed in (0, 1):
+        name = adapter_name(candidate, seed)
+        assert (ray.folder / name).read_bytes() == (inline.folder / name).read_bytes()
+    reads = json.loads((ray.folder / TEST_READS).read_text())
+    assert [(read["key"], read["seed"]) for read in reads] == [(candidate.key, 0), (candidate.key, 1)]
+    assert not (ray.folder / "checkpoints").exists()
+    measured, own = (score([config])[0] for config in (ray, inline))
+    assert (measured.sites, measured.designs) == (own.sites, own.designs)
 
 
 def test_weights_that_are_gone_when_a_worker_wants_them_stop_the_search_and_use_no_trial(

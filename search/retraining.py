@@ -1,0 +1,210 @@
+"""Retraining on train+val after the selection: what is retrained, and what is handed over of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from petlas.files import write_bytes, write_json, write_text
+from petlas.search.config import RunConfig
+from petlas.search.driver import do_stages
+from petlas.search.identity import check_identity
+from petlas.search.objectives import Metric
+from petlas.search.reports.card import model_card
+from petlas.search.reports.provenance import provenance
+from petlas.search.run_folder import RunError, opened
+from petlas.search.runners import check_resources
+from petlas.search.selection import Pooled
+from petlas.search.stages.retrain import RetrainStage, Wanted, adapter_name, readings
+from petlas.search.strategies.baselines import baselines
+from petlas.search.study import BASELINE, StorageError, StudyRecord, candidate_of, row_of
+from petlas.search.study.trials import complete
+from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate
+
+log = logging.getLogger("petlas")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A retrained candidate.
+
+    Args:
+        name: What it is called in tables.
+        design: As plain data.
+        settings: Its own, where they differ from the run's.
+        params: Trainable parameters, head excluded.
+        val: Its value on the selection split when it was searched; None if it was not.
+        test_mean: The mean over the seeds.
+        test_std: Their standard deviation, 0 for one seed.
+        tests: Its value on test for each seed.
+        seeds: The seeds.
+        metric: What the values are of.
+    """
+
+    name: str
+    design: dict[str, Any]
+    settings: dict[str, float]
+    params: int
+    val: float | None
+    test_mean: float
+    test_std: float
+    tests: list[float]
+    seeds: list[int]
+    metric: Metric
+
+
+def choose(config: RunConfig, trial: int | None = None, file: Path | None = None) -> tuple[Candidate, float | None]:
+    """What to retrain, and its value on the selection split: the best candidate, a trial's, or a file's.
+
+    Args:
+        config: The run's configuration.
+        trial: A trial's number; None for the best one.
+        file: A design's YAML file instead.
+
+    Raises:
+        RunError: When the study has no such trial, or no trial that came to its end.
+        UserError: When the file is no design, or for another backbone.
+    """
+    if file is not None:
+        candidate, backbone = Candidate.load(file), Workbench(config).shape.name
+        if candidate.design.backbone not in (None, backbone):
+            other = candidate.design.backbone
+            raise RunError(f"--design must be for the run's backbone {backbone}, and {file} is for {other}")
+        return candidate, None
+    record = StudyRecord.read(config.folder, config.storage)
+    if trial is None:
+        best = record.best()
+        if best is None:
+            raise RunError(f"retraining needs a finished trial, and {config.folder} has none; run the search on")
+        return candidate_of(best), row_of(best).val
+    found = next((t for t in record.trials() if t.number == trial and "design" in t.user_attrs), None)
+    if found is None:
+        raise RunError(f"--trial must be a trial of {config.folder}, got {trial}; petlas study lists them")
+    return candidate_of(found), row_of(found).val
+
+
+def retrain(config: RunConfig, candidate: Candidate, seeds: int, val: float | None = None) -> Outcome:
+    """Train a candidate on train+val from the backbone with several seeds, test each once, and write `best/`.
+
+    The adapter file is the first seed's, whatever the test says. A seed that was retrained before is not trained, and
+    the test split not read, again.
+
+    Args:
+        config: The run's configuration, whose runner trains the seeds.
+        candidate: What to train.
+        seeds: How many seeds, from the run's own on.
+        val: Its value on the selection split, for the report.
+
+    Raises:
+        UserError: When the data, the backbone or the candidate is at fault.
+        RuntimeError: When a training diverges.
+    """
+    return _retrain(config, candidate, seeds, val, compared=False)[0]
+
+
+def retrain_with_baselines(
+    config: RunConfig, candidate: Candidate, seeds: int, val: float | None = None
+) -> tuple[Outcome, list[Outcome]]:
+    """Retrain a candidate, and every baseline in the same way, those of the study if it has any.
+
+    Writes `baselines.json`, too.
+
+    Args:
+        config: The run's configuration.
+        candidate: What to train.
+        seeds: How many seeds of each, from the run's own on.
+        val: The candidate's value on the selection split, for the report.
+
+    Returns:
+        The candidate's, and the baselines'.
+
+    Raises:
+        UserError: When the data, the backbone or the candidate is at fault.
+        RuntimeError: When a training diverges.
+    """
+    found, *others = _retrain(config, candidate, seeds, val, compared=True)
+    return found, others
+
+
+def _retrain(config: RunConfig, candidate: Candidate, seeds: int, val: float | None, compared: bool) -> list[Outcome]:
+    """Retrain a candidate, after the baselines if it is to be compared with them; the candidate's comes first."""
+    check_resources(config)
+    bench = Workbench(config)
+    bench.check(test=True)
+    with opened(config) as holding:
+        folder = holding.folder
+        _check_study(bench)
+        others = _baselines(bench) if compared else {}
+        named = [("found", candidate, val)]
+        named += [(", ".join(c.design.by_method) or "linear", c, value) for c, value in others.items()]
+        numbers = [config.seed + i for i in range(seeds)]
+        wanted = [Wanted(name, each, seed, value) for name, each, value in (*named[1:], named[0]) for seed in numbers]
+        stage = RetrainStage(bench, wanted)
+        do_stages([stage], jobs=stage.left)
+        outcomes = [_outcome(bench, *each, numbers, stage.tests) for each in named]
+        if compared:
+            write_json(folder / "baselines.json", [asdict(outcome) for outcome in outcomes[1:]])
+        _hand_over(bench, candidate, outcomes[0])
+        return outcomes
+
+
+def _outcome(
+    bench: Workbench,
+    name: str,
+    candidate: Candidate,
+    val: float | None,
+    seeds: list[int],
+    values: Mapping[tuple[str, int], float],
+) -> Outcome:
+    """What came of a candidate's seeds."""
+    tests = [values[candidate.key, seed] for seed in seeds]
+    std = float(np.std(tests, ddof=1)) if len(seeds) > 1 else 0.0
+    design, settings, params = candidate.design.to_dict(), dict(candidate.settings), bench.cost(candidate.design)
+    metric = bench.objective.metric
+    return Outcome(name, design, settings, params, val, float(np.mean(tests)), std, tests, seeds, metric)
+
+
+def _hand_over(bench: Workbench, candidate: Candidate, outcome: Outcome) -> None:
+    """Write `best/`."""
+    config, folder = bench.config, bench.config.folder
+    best, first = folder / "best", folder / adapter_name(candidate, outcome.seeds[0])
+    write_text(best / "design.yaml", yaml.safe_dump(candidate.to_dict(), sort_keys=False))
+    write_json(best / "metrics.json", asdict(outcome) | provenance(config))
+    pooled, times, metric = _pooled(config, candidate), readings(bench, candidate), bench.objective.metric
+    card = model_card(config, asdict(outcome), bench.task.classes, metric, pooled=pooled, readings=times)
+    write_text(best / "card.md", card)
+    write_bytes(best / "adapter.safetensors", first.read_bytes())
+
+
+def _baselines(bench: Workbench) -> dict[Candidate, float | None]:
+    """The baselines that came to their end in the study, with their values; where it has none, those of the budget."""
+    trials = complete(StudyRecord.read(bench.config.folder, bench.config.storage).counted(BASELINE))
+    known: dict[Candidate, float | None] = {candidate_of(trial): trial.values[0] for trial in trials}
+    if not known:  # the search had other beginnings
+        found = baselines(bench.shape, bench.budget.limit, bench.cost)
+        known = {Candidate(design): None for design in found.values()}
+    return known
+
+
+def _check_study(bench: Workbench) -> None:
+    """Refuse to retrain what was selected on other data: test images may have been among those it was selected on."""
+    try:
+        record = StudyRecord.read(bench.config.folder, bench.config.storage)
+    except StorageError:
+        return  # a design of a file may be retrained without a search
+    check_identity(record, bench)
+
+
+def _pooled(config: RunConfig, candidate: Candidate) -> Pooled | None:
+    """The candidate's value over all folds, where finalists were compared on them."""
+    try:
+        return StudyRecord.read(config.folder, config.storage).evidence().pooled(candidate.key)
+    except StorageError:
+        return None  # a design of a file may be retrained without a search
