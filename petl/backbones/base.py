@@ -92,6 +92,8 @@ class Family(Anatomy):
     Their digits differ from machine to machine.
     """
 
+    drop_paths: ClassVar[Mapping[str, str]] = {}
+    """What drops a branch, `attn` or `mlp`, in training, by its place in a block."""
     other_heads: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names that stand for classifiers in files of weights, besides the head."""
 
@@ -99,14 +101,16 @@ class Family(Anatomy):
     def why_not(self, model: nn.Module) -> str | None:
         """Why a model is none of this family, or None where it is one; empty where that goes without saying."""
 
-    @abstractmethod
     def features(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to what the head reads (B, C).
+        """Images (B, 3, H, W) to what the head reads (B, C): timm's `forward_head` up to the head.
 
         Args:
             model: The model.
             images: The images.
         """
+        timm_model: Any = model
+        features: Tensor = timm_model.forward_head(timm_model.forward_features(images), pre_logits=True)
+        return features
 
     @abstractmethod
     def leave(self, model: nn.Module, x: Tensor) -> Tensor:
@@ -117,14 +121,18 @@ class Family(Anatomy):
             x: What left the last block.
         """
 
-    @abstractmethod
     def reset_head(self, model: nn.Module, num_classes: int) -> None:
-        """Give the model a new head.
+        """Give the model a new linear head: weights normal with a standard deviation of 0.02, bias 0.
 
         Args:
             model: The model.
             num_classes: Its outputs; 0 for no head.
         """
+        timm_model: Any = model
+        timm_model.reset_classifier(num_classes)
+        if num_classes:
+            nn.init.trunc_normal_(model.get_parameter(f"{self.head_path}.weight"), std=0.02)
+            nn.init.zeros_(model.get_parameter(f"{self.head_path}.bias"))
 
     def resize(self, model: nn.Module, size: int) -> bool:
         """Have a model, made without an image size, take images of that one; False where it cannot.
@@ -248,7 +256,8 @@ class Family(Anatomy):
             block: The block.
             branch: The branch.
         """
-        return nn.Identity()
+        place = self.drop_paths.get(branch)
+        return nn.Identity() if place is None else block.module.get_submodule(place)
 
     def undecayed(self, model: nn.Module) -> set[str]:
         """Names of the model's own parameters of two and more axes that are no weights: tokens, position embeddings."""

@@ -9,7 +9,7 @@ from timm.models.convnext import ConvNeXt as TimmConvNeXt
 from timm.models.convnext import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from petlas.petl.backbones.base import BackboneError, BlockSites
+from petlas.petl.backbones.base import BackboneError
 from petlas.petl.backbones.maps import MapFamily, conv_grid, is_dense
 from petlas.petl.backbones.site import Layout
 from petlas.petl.shape import Stage
@@ -28,6 +28,8 @@ class ConvNeXt(MapFamily):
     name = "convnext"
     summary = "a timm ConvNeXt"
     head_path = "head.fc"
+    stages_path, blocks_path, between = "stages", "blocks", "downsample"
+    drop_paths = {"mlp": "drop_path"}
     branches = ("mlp",)
     aside = ("mlp.grn",)
     biases = ("grn.bias",)
@@ -67,11 +69,6 @@ class ConvNeXt(MapFamily):
         """Whether it is of the class."""
         return None if isinstance(model, TimmConvNeXt) else ""
 
-    def block_paths(self, model: nn.Module) -> Sequence[str]:
-        """`stages.S.blocks.B`."""
-        sizes = [len(stage.blocks) for stage in self._stages(model)]
-        return [f"stages.{s}.blocks.{b}" for s, size in enumerate(sizes) for b in range(size)]
-
     def width(self, model: nn.Module) -> int:
         """timm's `num_features`."""
         return _convnext(model).num_features
@@ -89,9 +86,9 @@ class ConvNeXt(MapFamily):
     def stages(self, model: nn.Module) -> Sequence[Stage]:
         """timm's."""
         grid, found = self.grid(model, self.image_size(model)), []
-        for stage, info in zip(self._stages(model), self._info(model), strict=True):
-            grid = conv_grid(stage.downsample, grid)
-            found.append(Stage(len(stage.blocks), info["num_chs"], (info["reduction"],) * 2, grid))
+        for stage, info in zip(self.stage_modules(model), self._info(model), strict=True):
+            grid = conv_grid(stage.get_submodule("downsample"), grid)
+            found.append(Stage(len(self.blocks_of(stage)), info["num_chs"], (info["reduction"],) * 2, grid))
         return found
 
     def layer_layout(self, module: nn.Module) -> Layout:
@@ -112,24 +109,10 @@ class ConvNeXt(MapFamily):
         """Dense 1 x 1 convolutions are, too."""
         return super().is_linear(module) or is_dense(module)
 
-    def step(self, model: nn.Module, index: int, x: Tensor) -> Tensor:
-        """The downsampling runs in front of the first block of a stage."""
-        path = self.block_paths(model)[index]
-        if path.endswith(".blocks.0"):
-            x = model.get_submodule(path.removesuffix("blocks.0") + "downsample")(x)
-        y: Tensor = model.get_submodule(path)(x)
-        return y
-
     def enter(self, model: nn.Module, images: Tensor) -> Tensor:
         """The stem."""
         x: Tensor = _convnext(model).stem(images)
         return x
-
-    def features(self, model: nn.Module, images: Tensor) -> Tensor:
-        """timm's `forward_head` up to the head."""
-        convnext = _convnext(model)
-        features: Tensor = convnext.forward_head(convnext.forward_features(images), pre_logits=True)
-        return features
 
     def leave(self, model: nn.Module, x: Tensor) -> Tensor:
         """timm's norm, where it is in front of the pooling, and `forward_head`."""
@@ -142,15 +125,8 @@ class ConvNeXt(MapFamily):
         converted: dict[str, Tensor] = checkpoint_filter_fn(state, model)
         return converted
 
-    def drop_path(self, block: BlockSites, branch: str) -> nn.Module:
-        """`drop_path`."""
-        return block.module.get_submodule("drop_path")
-
     def _info(self, model: nn.Module) -> list[Any]:
         return list(_convnext(model).feature_info)
-
-    def _stages(self, model: nn.Module) -> list[Any]:
-        return list(_convnext(model).stages)
 
 
 def _convnext(model: nn.Module) -> TimmConvNeXt:

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from petlas.petl.backbones.base import Family
+from petlas.petl.backbones.stages import StageFamily
 
 
-class MapFamily(Family):
+class MapFamily(StageFamily):
     """A family whose models are made for no image size: the one that they are used at is written on them."""
 
     def image_size(self, model: nn.Module) -> tuple[int, int]:
@@ -22,18 +22,6 @@ class MapFamily(Family):
         """Write the size on the model."""
         vars(model)["image_size"] = (size, size)
         return True
-
-    def prefix_tokens(self, model: nn.Module) -> int:
-        """None."""
-        return 0
-
-    def reset_head(self, model: nn.Module, num_classes: int) -> None:
-        """Weights normal with a standard deviation of 0.02, bias 0."""
-        reset: Any = model.reset_classifier
-        reset(num_classes)
-        if num_classes:
-            nn.init.trunc_normal_(model.get_parameter(f"{self.head_path}.weight"), std=0.02)
-            nn.init.zeros_(model.get_parameter(f"{self.head_path}.bias"))
 
 
 def conv_grid(module: nn.Module, size: tuple[int, int]) -> tuple[int, int]:

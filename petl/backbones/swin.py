@@ -13,33 +13,27 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
-from petlas.petl.backbones.base import BackboneError, BlockSites, Family
+from petlas.petl.backbones.base import BackboneError
 from petlas.petl.backbones.separate_bias import SeparateBias
 from petlas.petl.backbones.site import Layout
+from petlas.petl.backbones.stages import StageFamily
+from petlas.petl.backbones.transformer import DROP_PATHS, NAMES, SITES
 from petlas.petl.shape import Stage
-
-BRANCHES = {"attn": "drop_path1", "mlp": "drop_path2"}
 
 NO_TOKENS = "it computes on maps, which hold patches and nothing else"
 OWN_ATTENTION = "its windows have a table of positions for their own keys only"
 
 
-class WindowFamily(Family):
+class WindowFamily(StageFamily):
     """What both versions share: stages of blocks on maps (B, H, W, C), windows within the attention.
 
     Patches are merged in front of the first block of a stage. The MLP works on (B, H W, C).
     """
 
     head_path = "head.fc"
-    names = {
-        "norm1": ("norm1",),
-        "attn.qkv": ("q", "k", "v"),
-        "attn.proj": ("proj",),
-        "norm2": ("norm2",),
-        "mlp.fc1": ("fc1",),
-        "mlp.fc2": ("fc2",),
-        "norm": ("norm",),
-    }
+    stages_path, blocks_path, between = "layers", "blocks", "downsample"
+    names = NAMES
+    drop_paths = DROP_PATHS
     in_model = {
         "images": ("patch_embed", "in"),
         "norm.in": ("norm", "in"),
@@ -73,19 +67,10 @@ class WindowFamily(Family):
             return ""
         return None if isinstance(model.head, ClassifierHead) else f"another head ({type(model.head).__name__})"
 
-    def block_paths(self, model: nn.Module) -> Sequence[str]:
-        """`layers.S.blocks.B`."""
-        sizes = [len(layer.blocks) for layer in self._stages(model)]
-        return [f"layers.{s}.blocks.{b}" for s, size in enumerate(sizes) for b in range(size)]
-
     def width(self, model: nn.Module) -> int:
         """timm's `num_features`."""
         width: int = self._swin(model).num_features
         return width
-
-    def prefix_tokens(self, model: nn.Module) -> int:
-        """None."""
-        return 0
 
     def patch(self, model: nn.Module) -> tuple[int, int]:
         """That of the patch embedding."""
@@ -107,30 +92,17 @@ class WindowFamily(Family):
         rows, columns = self.grid(model, self.image_size(model))
         height, width = self.patch(model)
         found = []
-        for layer in self._stages(model):
+        for layer in self.stage_modules(model):
             if not isinstance(layer.downsample, nn.Identity):
                 rows, columns, height, width = -(-rows // 2), -(-columns // 2), 2 * height, 2 * width
-            found.append(Stage(len(layer.blocks), layer.blocks[0].dim, (height, width), (rows, columns)))
+            blocks: list[Any] = self.blocks_of(layer)
+            found.append(Stage(len(blocks), blocks[0].dim, (height, width), (rows, columns)))
         return found
-
-    def step(self, model: nn.Module, index: int, x: Tensor) -> Tensor:
-        """The merging of patches runs in front of the first block of a stage."""
-        path = self.block_paths(model)[index]
-        if path.endswith(".blocks.0"):
-            x = model.get_submodule(path.removesuffix("blocks.0") + "downsample")(x)
-        y: Tensor = model.get_submodule(path)(x)
-        return y
 
     def enter(self, model: nn.Module, images: Tensor) -> Tensor:
         """The patch embedding."""
         x: Tensor = self._embedding(model)(images)
         return x
-
-    def features(self, model: nn.Module, images: Tensor) -> Tensor:
-        """timm's `forward_head` up to the head."""
-        swin = self._swin(model)
-        features: Tensor = swin.forward_head(swin.forward_features(images), pre_logits=True)
-        return features
 
     def leave(self, model: nn.Module, x: Tensor) -> Tensor:
         """The final norm, and timm's `forward_head`."""
@@ -138,29 +110,15 @@ class WindowFamily(Family):
         logits: Tensor = swin.forward_head(swin.norm(x))
         return logits
 
-    def reset_head(self, model: nn.Module, num_classes: int) -> None:
-        """Weights normal with a standard deviation of 0.02, bias 0."""
-        self._swin(model).reset_classifier(num_classes)
-        if num_classes:
-            nn.init.trunc_normal_(model.get_parameter("head.fc.weight"), std=0.02)
-            nn.init.zeros_(model.get_parameter("head.fc.bias"))
-
     def converted(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """By timm's filter, which interpolates tables of positions."""
         convert: Callable[..., dict[str, Tensor]] = self.timm_module.checkpoint_filter_fn
         return convert(state, model)
 
-    def drop_path(self, block: BlockSites, branch: str) -> nn.Module:
-        """`drop_path1` and `drop_path2`."""
-        return block.module.get_submodule(BRANCHES[branch])
-
     def undecayed(self, model: nn.Module) -> set[str]:
         """What has to do with positions."""
         names: set[str] = set(self._swin(model).no_weight_decay())
         return names
-
-    def _stages(self, model: nn.Module) -> list[Any]:
-        return list(self._swin(model).layers)
 
     def _embedding(self, model: nn.Module) -> Any:
         return self._swin(model).patch_embed
@@ -179,23 +137,7 @@ class Swin(WindowFamily):
 
     name = "swin"
     summary = "a timm SwinTransformer"
-    in_block = {
-        "block.in": ("", "in"),
-        "attn.stream": ("norm1", "in"),
-        "attn.normed": ("norm1", "out"),
-        "attn.in": ("attn.qkv", "in"),
-        "attn": ("attn", "out"),
-        "attn.out": ("drop_path1", "in"),
-        "attn.residual": ("drop_path1", "out"),
-        "mlp.stream": ("norm2", "in"),
-        "mlp.normed": ("norm2", "out"),
-        "mlp.in": ("mlp.fc1", "in"),
-        "mlp": ("mlp", "out"),
-        "mlp.out": ("drop_path2", "in"),
-        "mlp.residual": ("drop_path2", "out"),
-        "block": ("", "out"),
-        "block.out": ("", "out"),
-    }
+    in_block = SITES
     model_type: ClassVar[type[nn.Module]] = SwinTransformer
     timm_module: ClassVar[ModuleType] = swin_transformer
 
@@ -217,21 +159,9 @@ class SwinV2(SeparateBias, WindowFamily):
     aside = ("attn.cpb_mlp",)
     biases = ("q_bias", "v_bias", "cpb_mlp.0.bias")
     in_block = {
-        "block.in": ("", "in"),
-        "attn.stream": ("", "in"),
-        "attn.normed": ("", "in"),
-        "attn.in": ("attn.qkv", "in"),
-        "attn": ("attn", "out"),
-        "attn.out": ("drop_path1", "in"),
-        "attn.residual": ("drop_path1", "out"),
-        "mlp.stream": ("mlp", "in"),
-        "mlp.normed": ("mlp", "in"),
-        "mlp.in": ("mlp.fc1", "in"),
-        "mlp": ("mlp", "out"),
-        "mlp.out": ("drop_path2", "in"),
-        "mlp.residual": ("drop_path2", "out"),
-        "block": ("", "out"),
-        "block.out": ("", "out"),
+        **SITES,
+        **{"attn.stream": ("", "in"), "attn.normed": ("", "in")},
+        **{"mlp.stream": ("mlp", "in"), "mlp.normed": ("mlp", "in")},
     }
     model_type: ClassVar[type[nn.Module]] = SwinTransformerV2
     timm_module: ClassVar[ModuleType] = swin_transformer_v2

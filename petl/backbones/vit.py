@@ -17,9 +17,8 @@ from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BackboneError, BlockSites, Family
+from petlas.petl.backbones.transformer import DROP_PATHS, NAMES, SITES
 from petlas.petl.parts.handles import ForwardOverride, Handle, bare_forward
-
-BRANCHES = {"attn": "drop_path1", "mlp": "drop_path2"}
 
 
 class ViT(Family):
@@ -28,34 +27,10 @@ class ViT(Family):
     name = "vit"
     summary = "a plain pre-norm timm VisionTransformer"
     apart = ("attn_pool.",)
-    names = {
-        "norm1": ("norm1",),
-        "attn.qkv": ("q", "k", "v"),
-        "attn.proj": ("proj",),
-        "norm2": ("norm2",),
-        "mlp.fc1": ("fc1",),
-        "mlp.fc2": ("fc2",),
-        "norm": ("norm",),
-        "fc_norm": ("norm",),
-    }
+    names = NAMES | {"fc_norm": ("norm",)}
     scales = {"ls1.gamma": "proj", "ls2.gamma": "fc2"}
-    in_block = {
-        "block.in": ("", "in"),
-        "attn.stream": ("norm1", "in"),
-        "attn.normed": ("norm1", "out"),
-        "attn.in": ("attn.qkv", "in"),
-        "attn": ("attn", "out"),
-        "attn.out": ("ls1", "out"),
-        "attn.residual": ("drop_path1", "out"),
-        "mlp.stream": ("norm2", "in"),
-        "mlp.normed": ("norm2", "out"),
-        "mlp.in": ("mlp.fc1", "in"),
-        "mlp": ("mlp", "out"),
-        "mlp.out": ("ls2", "out"),
-        "mlp.residual": ("drop_path2", "out"),
-        "block": ("", "out"),
-        "block.out": ("", "out"),
-    }
+    in_block = {**SITES, "attn.out": ("ls1", "out"), "mlp.out": ("ls2", "out")}
+    drop_paths = DROP_PATHS
     in_model = {
         "images": ("patch_embed", "in"),
         "norm.in": ("norm", "in"),
@@ -114,24 +89,11 @@ class ViT(Family):
         rows, columns = _vit(model).patch_embed.dynamic_feat_size(size)
         return rows, columns
 
-    def features(self, model: nn.Module, images: Tensor) -> Tensor:
-        """timm's `forward_head` up to the head."""
-        vit = _vit(model)
-        features: Tensor = vit.forward_head(vit.forward_features(images), pre_logits=True)
-        return features
-
     def leave(self, model: nn.Module, x: Tensor) -> Tensor:
         """The final norm, and timm's `forward_head`."""
         vit = _vit(model)
         logits: Tensor = vit.forward_head(vit.norm(x))
         return logits
-
-    def reset_head(self, model: nn.Module, num_classes: int) -> None:
-        """Weights normal with a standard deviation of 0.02, bias 0."""
-        _vit(model).reset_classifier(num_classes)
-        if num_classes:
-            nn.init.trunc_normal_(model.get_parameter("head.weight"), std=0.02)
-            nn.init.zeros_(model.get_parameter("head.bias"))
 
     def is_norm(self, path: str, module: nn.Module) -> bool:
         """By the name, as timm has norms of many kinds."""
@@ -170,10 +132,6 @@ class ViT(Family):
                 )
         converted: dict[str, Tensor] = checkpoint_filter_fn(state, vit)
         return converted
-
-    def drop_path(self, block: BlockSites, branch: str) -> nn.Module:
-        """`drop_path1` and `drop_path2`."""
-        return block.module.get_submodule(BRANCHES[branch])
 
     def undecayed(self, model: nn.Module) -> set[str]:
         """Class and register tokens, and position embeddings."""
