@@ -74,17 +74,13 @@ class _Branch(torch.autograd.Function):
             branch = units.t() @ up.t()
         else:
             branch = torch.addmm(up_bias if scale == 1 else scale * up_bias, units.t(), up.t())
-        branch = branch.view(onto.shape)
-        if keep is not None:
-            return torch.addcmul(onto, branch, keep.to(onto.dtype))
-        return torch.add(onto, branch, out=branch if onto.dtype == dtype else None)
+        return joined(onto, branch.view(onto.shape), keep)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, hidden, units, keep, down, up, factor = ctx.saved_tensors
         wants, dtype = ctx.needs_input_grad, down.dtype
-        grads = grad.to(dtype) if keep is None else torch.mul(grad, keep, out=grad.new_empty(grad.shape, dtype=dtype))
-        grads = grads.reshape(rows.shape)
+        grads = branch_gradient(grad, keep, dtype).reshape(rows.shape)
         turned = up.t() @ grads.t()
         if factor is not None or ctx.scale != 1:
             turned = turned * (ctx.scale if factor is None else factor)
@@ -102,6 +98,30 @@ class _Branch(torch.autograd.Function):
             grad_x = grad + grad_x if ctx.skips else grad_x
         grad_base = grad if wants[0] else None
         return grad_base, grad_x, turned @ rows, grad_down_bias, grad_up, grad_up_bias, None, None, None, None
+
+
+def joined(base: Tensor, branch: Tensor, keep: Tensor | None) -> Tensor:
+    """base + k branch (B, N, D), in the branch's memory where that can be.
+
+    Args:
+        base: (B, N, D).
+        branch: (B, N, D), read by nobody else.
+        keep: k (B, 1, 1); None for 1.
+    """
+    if keep is not None:
+        return torch.addcmul(base, branch, keep.to(base.dtype))
+    return torch.add(base, branch, out=branch if base.dtype == branch.dtype else None)
+
+
+def branch_gradient(grad: Tensor, keep: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The gradient (B, N, D) of what `joined` was given as the branch, from that of what it gave.
+
+    Args:
+        grad: (B, N, D).
+        keep: k (B, 1, 1); None for 1.
+        dtype: The branch's.
+    """
+    return grad.to(dtype) if keep is None else torch.mul(grad, keep, out=grad.new_empty(grad.shape, dtype=dtype))
 
 
 def cast(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Any]:

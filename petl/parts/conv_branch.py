@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petlas.petl.parts.branch import as_gradient, cast, masked
+from petlas.petl.parts.branch import as_gradient, branch_gradient, cast, joined, masked
 from petlas.petl.parts.products import operation, product_type
 
 QUICK = 1.702
@@ -102,16 +102,13 @@ class _ConvBranch(torch.autograd.Function):
         tensors = factor if isinstance(factor, Tensor) else None
         ctx.save_for_backward(rows, before, units, after, hidden, keep, down, conv, up, tensors)
         ctx.place, ctx.scale = place, scale
-        if keep is not None:
-            return torch.addcmul(base, branch, keep.to(base.dtype))
-        return torch.add(base, branch, out=branch if base.dtype == dtype else None)
+        return joined(base, branch, keep)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, before, units, after, hidden, keep, down, conv, up, factor = ctx.saved_tensors
         dtype, place = down.dtype, ctx.place
-        grads = grad.to(dtype) if keep is None else torch.mul(grad, keep, out=grad.new_empty(grad.shape, dtype=dtype))
-        grads = grads.reshape(rows.shape)
+        grads = branch_gradient(grad, keep, dtype).reshape(rows.shape)
         grad_up = as_gradient((hidden.t() @ grads).t())
         grad_up_bias = grads.sum(0, dtype=grad_up.dtype)
         grad_up_bias = grad_up_bias if ctx.scale == 1 else grad_up_bias * ctx.scale
