@@ -188,7 +188,7 @@ def score(configs: Sequence[RunConfig]) -> list[SensitivityReport]:
     for config in configs:
         check_address(config)
         check_same(config)
-    from petlas.search.driver import do_stages
+    from petlas.search.stages.doing import do_stages
     from petlas.search.stages.sensitivity import SensitivityStage
     from petlas.search.workbench import Workbench
 

@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,28 +95,6 @@ def search_together(configs: Sequence[RunConfig], start: Start | None = None) ->
             for run in runs:
                 run.leave()
         return [run.found() for run in runs]
-
-
-def do_stages(stages: Sequence[Stage], jobs: int) -> None:
-    """Do what is left of stages that are no searches, each of a run of its own, by the runner of the runs.
-
-    Args:
-        stages: One of each run, whose folder this process holds.
-        jobs: How many pieces of work there are at most.
-
-    Raises:
-        Exception: Why the first of the runs that stopped did so.
-    """
-    name = attrgetter("bench.config.name") if len(stages) > 1 else lambda stage: ""
-    runs = [Turns(stage.bench, partial(iter, [stage]), name(stage)) for stage in stages]
-    rounds = Rounds(runs)
-    if not rounds.over:
-        views = dict.fromkeys(view for stage in stages for view in stage.views)
-        with open_runner([stage.bench for stage in stages], views=tuple(views), jobs=jobs) as runner:
-            runner.run(rounds)
-    for run in runs:
-        if run.error is not None:
-            raise run.error
 
 
 def _check(benches: Sequence[Workbench]) -> None:

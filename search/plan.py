@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
-from petlas.petl import apply, input_config, load_backbone, reset_head
 from petlas.search.config import RunConfig
 from petlas.search.cost_model import LIMITS, measured_costs
-from petlas.search.runners import choose_runner, on_cluster, rooms
+from petlas.search.runners import check_address, choose_runner, on_cluster, rooms
 from petlas.search.sensitivity.report import PARTS
+from petlas.search.stages.doing import do_stages
+from petlas.search.stages.measure import MeasureStage, measure
 from petlas.search.strategies import get_strategy
 from petlas.search.strategies.base import Prices, StageCost, needs_sensitivity
 from petlas.search.strategies.baselines import baselines
-from petlas.search.training.numerics import precision
 from petlas.search.workbench import Workbench
-
-_MEASURED = 16  # Images in a step: enough for a figure, and quick for a large backbone on a CPU.
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Plan:
         flops: Operations of the backbone's forward pass on one image.
         steps: Of the smallest and the largest design, and the budget: operations for an image of a training step, its
             time and its memory.
-        R_seconds: One training run at full epochs, measured on this machine.
+        R_seconds: One training run at full epochs, measured on this machine, or on the cluster that the run names.
         stages: What happens one after the other.
         seconds: All of it, with as many workers as there are; `search.seconds` bounds it.
         disk: Bytes at most: decoded images, activations below the lowest placement, and checkpoints.
@@ -133,7 +126,7 @@ def _costs(prices: Prices) -> Iterator[StageCost]:
         yield prices.cost("folds", folds, folds * config.train.epochs * share * prices.step)
     seeds = config.protocol.retrain_seeds
     one = config.train.epochs * images["trainval"] * prices.step + images["test"] * prices.forward
-    yield prices.cost("retrain", seeds, seeds * one, alone=True)
+    yield prices.cost("retrain", seeds, seeds * one)
 
 
 def outline(bench: Workbench) -> str:
@@ -153,57 +146,15 @@ def outline(bench: Workbench) -> str:
 def _seconds_in_all(stages: Sequence[StageCost], one: float, limit: float | None) -> float:
     """Seconds of the stages with their workers; after the limit only trials that run come to their end."""
     search = sum(cost.seconds / cost.workers for cost in stages if cost.stage != "retrain")
-    after = sum(cost.seconds for cost in stages if cost.stage == "retrain")
+    after = sum(cost.seconds / cost.workers for cost in stages if cost.stage == "retrain")
     return (search if limit is None else min(search, limit + one)) + after
 
 
 def _measure(bench: Workbench) -> tuple[float, float, int, int]:
-    """Seconds per image of a forward pass and of a training step, operations of a forward pass, bytes of an image.
-
-    Measured on the device and in the precision of the run, with a step as training makes it.
-    """
-    config, device, objective = bench.config, bench.device, bench.objective
-    backbone = config.backbone
-    model = load_backbone(backbone.name, pretrained=False, img_size=backbone.img_size).to(device)
-    size, most = input_config(model).size, config.train.batch_size if device.type == "cuda" else _MEASURED
-    images = torch.randn(min(most, config.train.batch_size), 3, size, size, device=device)
-    # Attention in plain products: the counter does not know the fused kernels of every CPU.
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model(images[:1])
-    reset_head(model, objective.outputs(bench.task.num_classes))
-    apply(model.to(device), bench.space.largest)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=1e-6)
-    targets = torch.tensor(bench.task.views["train"].targets[: len(images)], device=device)
-    targets = targets.repeat(-(-len(images) // len(targets)), *[1] * (targets.ndim - 1))[: len(images)]
-
-    def forward() -> None:
-        with torch.inference_mode(), precision(device, bench.autocast):
-            model.eval()(images)
-
-    def step() -> None:
-        optimiser.zero_grad()
-        with precision(device, bench.autocast):
-            logits = model.train()(images)
-        objective.loss(logits.float(), targets).backward()
-        optimiser.step()
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.resources.cpus)
-    try:
-        seconds = [_seconds(action, device) / len(images) for action in (forward, step)]
-    finally:
-        torch.set_num_threads(threads)
-    return seconds[0], seconds[1], int(counter.get_total_flops()), 3 * size * size
-
-
-def _seconds(action: Callable[[], None], device: torch.device) -> float:
-    """The quicker of two runs after one of warm-up."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    """What passes take where the run's work is done: here, or on a cluster."""
+    if not on_cluster(bench.config):
+        return measure(bench)
+    check_address(bench.config)
+    stage = MeasureStage(bench)
+    do_stages([stage], jobs=1)
+    return stage.found()

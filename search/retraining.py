@@ -13,7 +13,6 @@ import yaml
 
 from petlas.files import write_bytes, write_json, write_text
 from petlas.search.config import RunConfig
-from petlas.search.driver import do_stages
 from petlas.search.identity import check_identity
 from petlas.search.objectives import Metric
 from petlas.search.reports.card import model_card
@@ -21,6 +20,7 @@ from petlas.search.reports.provenance import provenance
 from petlas.search.run_folder import RunError, opened
 from petlas.search.runners import check_resources
 from petlas.search.selection import Pooled
+from petlas.search.stages.doing import do_stages
 from petlas.search.stages.retrain import RetrainStage, Wanted, adapter_name, readings
 from petlas.search.strategies.baselines import baselines
 from petlas.search.study import BASELINE, StorageError, StudyRecord, candidate_of, row_of

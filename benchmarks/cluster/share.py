@@ -77,9 +77,8 @@ def write_config(folder: Path, task: str, trials: int, epochs: int, resources: d
 @contextmanager
 def cluster(nodes: Sequence[dict[str, Any]]) -> Iterator[str]:
     """A Ray cluster on this machine, whose first node is its head; its address."""
+    import petlas.search.runners.ray  # noqa: F401, I001 (before Ray: what it sets is for these nodes, too)
     from ray.cluster_utils import Cluster
-
-    import petlas.search.runners.ray  # noqa: F401 (what it sets for Ray is for these nodes, too)
 
     head, *others = ({"object_store_memory": STORE} | node for node in nodes)
     played = Cluster(initialize_head=True, head_node_args=head)

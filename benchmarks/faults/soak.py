@@ -1,13 +1,16 @@
-"""A soak: workers, raylets, nodes and drivers of small real searches are killed at random, one after the other.
+"""A soak: workers, raylets, nodes and drivers of small real searches are killed in turns, one after the other.
 
 python benchmarks/faults/soak.py --kills 200 --out benchmarks/faults/soak.md
 
 A Ray cluster on this machine has a head without work and two nodes of one CPU. A driver searches two runs at once, by
 the command; when they are done, the next two. A worker is a process that trains; a raylet is what a node's
 workers hang on; with a node all its processes go, and a new one comes; a driver that was killed is started again with
-the same command. All kills are SIGKILL. Before each kill the finished trials are noted down, and at the end nothing of
-them may be missing or changed, no candidate may have been finished twice, and all searches must have come to the trials
-and values of the same searches in one process that nobody disturbs.
+the same command. All kills are SIGKILL. One comes as soon as what the last one hit has learned an epoch more, at a
+random moment of what follows; every fifth as soon as anything trains, be it that the last one is not yet overcome.
+
+Before each kill the finished trials are noted down, and at the end nothing of them may be missing or changed, no
+candidate may have been finished twice, and all searches must have come to the trials and values of the same searches in
+one process that nobody disturbs. After Ctrl-C or SIGTERM the table says what was seen until then.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import math
 import os
 import random
 import signal
@@ -22,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +39,10 @@ from petlas.search import load_config, search
 from petlas.search.study import StorageError, StudyRecord, is_interrupted
 
 KINDS = ("worker", "raylet", "node", "driver")
+_LATER = 1.5
+"""Seconds within which a kill comes when it may."""
+_PATIENCE = 60.0
+"""Seconds to wait for what the last kill hit to recover, before the next one comes all the same."""
 TOGETHER = 2
 CONFIG: dict[str, Any] = {
     "task": "digits",
@@ -42,7 +50,7 @@ CONFIG: dict[str, Any] = {
     "space": {"methods": {"lora": {"blocks": "all", "sizes": [0, 2, 4]}}, "settings": {"lr": [1e-3, 3e-3, 1e-2]}},
     "strategy": "trials",
     "search": {"baselines": False, "sampler": "random"},
-    "train": {"epochs": 3, "batch_size": 100, "warmup_epochs": 0, "amp": "off"},
+    "train": {"epochs": 4, "batch_size": 100, "warmup_epochs": 0, "amp": "off"},
     "runs": "runs",
 }
 
@@ -72,6 +80,19 @@ def finished(folder: Path) -> tuple[Finished, list[str]]:
             twice += [trial.user_attrs["key"]] if trial.user_attrs["key"] in found else []
             found[trial.user_attrs["key"]] = trial.state.name, tuple(trial.values or ())
     return found, twice
+
+
+def reached(folder: Path) -> dict[str, float]:
+    """How many epochs the trials of a run have had so far that are not finished, by candidate; infinity of others."""
+    try:
+        trials = StudyRecord.read(folder).trials()
+    except StorageError:
+        return {}
+    found: dict[str, float] = {}
+    for trial in trials:
+        done = trial.state.is_finished() and not is_interrupted(trial)
+        found[trial.user_attrs["key"]] = math.inf if done else max(trial.intermediate_values, default=0)
+    return found
 
 
 class Lane:
@@ -113,6 +134,15 @@ class Lane:
         self._killed = False
         self.starts += 1
 
+    @property
+    def folders(self) -> list[Path]:
+        """Of the runs that are searched now."""
+        return [self._folder / "runs" / path.stem for path in self._configs]
+
+    def reached(self) -> dict[tuple[str, str], float]:
+        """How many epochs its trials had so far that are not finished, by run and candidate; infinity of others."""
+        return {(folder.name, key): epochs for folder in self.folders for key, epochs in reached(folder).items()}
+
     def kill(self) -> bool:
         """End the driver; whether there was one."""
         if self._process is None or self._process.poll() is not None:
@@ -141,9 +171,8 @@ class Nodes:
     """
 
     def __init__(self, count: int) -> None:
+        import petlas.search.runners.ray  # noqa: F401, I001 (before Ray: what it sets is for these nodes, too)
         from ray.cluster_utils import Cluster
-
-        import petlas.search.runners.ray  # noqa: F401 (what it sets for Ray is for these nodes, too)
 
         self._options = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
         self._cluster = Cluster(initialize_head=True, head_node_args=self._options | {"num_cpus": 0})
@@ -166,7 +195,7 @@ class Nodes:
         workers = []
         for node in self._cluster.worker_nodes:
             with suppress(psutil.Error):
-                workers += [p for p in self._raylet(node).children() if "TrialWorker" in " ".join(p.cmdline())]
+                workers += [p for p in self._raylet(node).children() if "Trainable" in " ".join(p.cmdline())]
         if not workers:
             return False
         rng.choice(sorted(workers, key=lambda process: process.pid)).kill()
@@ -176,7 +205,6 @@ class Nodes:
         """End what the workers of a node hang on; another node comes."""
         node = self._pick(rng)
         self._raylet(node).kill()
-        time.sleep(1)
         self._replace(node)
         return True
 
@@ -203,9 +231,9 @@ class Tally:
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
 
-    def note(self, runs: Path) -> int:
-        """Take note of the finished trials, and of those that were and are not any more; how many there are."""
-        for folder in runs.glob("run*"):
+    def note(self, folders: Iterable[Path]) -> int:
+        """Take note of the finished trials, and of those that were and are not any more; how many there are in all."""
+        for folder in folders:
             found, twice = finished(folder)
             for key, value in self.known.get(folder.name, {}).items():
                 if found.get(key) != value:
@@ -215,49 +243,75 @@ class Tally:
         return sum(map(len, self.known.values()))
 
 
-def soak(folder: Path, kills: int, seconds: float, trials: int, rng: random.Random) -> tuple[Lane, Tally]:
-    """Kill as many as asked for, or as the time allows, and then let what is left come to its end."""
-    nodes, tally, began = Nodes(count=2), Tally(), time.monotonic()
-    lane = Lane(folder, nodes.address, trials)
-    ways: dict[str, Callable[[random.Random], bool]] = {
-        "worker": nodes.kill_worker,
-        "raylet": nodes.kill_raylet,
-        "node": nodes.kill_node,
-        "driver": lambda _: lane.kill(),
-    }
-    try:
-        lane.begin()
+class Soak:
+    """The searches, and what is done to them.
+
+    Args:
+        folder: Where configurations and runs lie.
+        trials: Of each search.
+        seed: Of the moments and of which of several is killed.
+    """
+
+    def __init__(self, folder: Path, trials: int, seed: int) -> None:
+        self.tally, self.trials, self._rng = Tally(), trials, random.Random(seed)
+        self._runs, self._began = folder / "runs", time.monotonic()
+        self._hit: dict[tuple[str, str], float] = {}
+        self._nodes = Nodes(count=2)
+        self.lane = Lane(folder, self._nodes.address, trials)
+        self._ways: dict[str, Callable[[random.Random], bool]] = {
+            "worker": self._nodes.kill_worker,
+            "raylet": self._nodes.kill_raylet,
+            "node": self._nodes.kill_node,
+            "driver": lambda _: self.lane.kill(),
+        }
+
+    def run(self, kills: int, seconds: float) -> None:
+        """Kill as many as asked for, or as the time allows, and then let what is left come to its end."""
+        self.lane.begin()
         while True:
-            done = wait(lane, rng.uniform(1, 8), lambda: False)
-            if not done and rng.random() < 0.8:  # seldom at work that has just begun
-                before = tally.note(folder / "runs")
-                done = wait(lane, 90, lambda before=before: tally.note(folder / "runs") > before)  # type: ignore[misc]
-            over = tally.kills.total() >= kills or time.monotonic() - began > seconds
-            if done and over:
+            count = self.tally.kills.total()
+            over = count >= kills or time.monotonic() - self._began > seconds
+            if over:
+                self._wait(float("inf"), lambda: False)
                 break
-            if done:
-                lane.begin()
-            if not over:
-                kind = rng.choice(KINDS)
-                count = tally.note(folder / "runs")
-                if ways[kind](rng):
-                    tally.kills[kind] += 1
-                    print(f"{time.monotonic() - began:5.0f} s  {kind:6}  {count} trials finished", flush=True)
-        tally.note(folder / "runs")
-    finally:
-        lane.kill()
-        nodes.close()
-    return lane, tally
+            if self._wait(_PATIENCE, lambda count=count: self._trains(count % 5 != 4)):  # type: ignore[misc]
+                self.tally.note(self.lane.folders)
+                self.lane.begin()
+                self._hit = {}
+            elif not self._wait(self._rng.uniform(0, _LATER), lambda: False):
+                self._kill(KINDS[count % len(KINDS)], f"{count + 1}/{kills}")
+        self.tally.note(sorted(self._runs.glob("run*")))
 
+    def _trains(self, overcome: bool) -> bool:
+        """Whether anything trains, and, if that is asked for, all that the last kill may have hit got further."""
+        now = self.lane.reached()
+        well = all(now.get(key, 0) > epochs for key, epochs in self._hit.items() if epochs < math.inf)
+        return any(epochs < math.inf for epochs in now.values()) and (well or not overcome)
 
-def wait(lane: Lane, seconds: float, enough: Callable[[], bool]) -> bool:
-    """Wait so long, or until it is enough, or the lane's runs are done; whether they are."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and not enough():
-        if lane.look():
-            return True
-        time.sleep(0.3)
-    return False
+    def _kill(self, kind: str, number: str) -> None:
+        known = self.tally.note(self.lane.folders)
+        hit = self.lane.reached()
+        if self._ways[kind](self._rng):
+            self._hit = hit
+            self.tally.kills[kind] += 1
+            took = time.monotonic() - self._began
+            print(f"{took:6.0f} s  {number:>8}  {kind:6}  {known} trials finished", flush=True)
+
+    def _wait(self, seconds: float, enough: Callable[[], bool]) -> bool:
+        """Wait so long, or until it is enough, or the lane's runs are done; whether they are."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self.lane.look():
+                return True
+            if enough():
+                return False
+            time.sleep(0.1)
+        return False
+
+    def close(self) -> None:
+        """End what is left."""
+        self.lane.kill()
+        self._nodes.close()
 
 
 def undisturbed(folder: Path, number: int, trials: int) -> Finished:
@@ -269,57 +323,74 @@ def undisturbed(folder: Path, number: int, trials: int) -> Finished:
     return finished(config.folder)[0]
 
 
-def judge(folder: Path, lane: Lane, tally: Tally, trials: int) -> dict[str, int]:
+def judge(folder: Path, soak: Soak) -> dict[str, int]:
     """How much went wrong, by what it is."""
-    wrong = collections.Counter(unended=0, other_values=0, failed=0)
-    for number in range(lane.runs):
-        found, alone = tally.known.get(f"run{number}", {}), undisturbed(folder / "calm", number, trials)
+    wrong = collections.Counter(unended=0, other_values=0)
+    for number in range(soak.lane.runs):
+        print(f"run{number} of {soak.lane.runs} once more, undisturbed", flush=True)
+        found, alone = soak.tally.known.get(f"run{number}", {}), undisturbed(folder / "calm", number, soak.trials)
         failed = {key for key, (state, _) in found.items() if state == "FAIL"}
-        wrong["failed"] += len(failed)
-        wrong["unended"] += len(found) != trials
+        wrong["unended"] += len(found) != soak.trials
         wrong["other_values"] += sum(alone.get(key) != found[key] for key in found.keys() - failed)
-    return wrong | {"lost": len(tally.lost), "doubled": len(set(tally.doubled)), "ended": len(lane.ended_badly)}
+    return dict(wrong)
 
 
-def table(lane: Lane, tally: Tally, wrong: dict[str, int], seconds: float, said: str) -> str:
+def seen(soak: Soak) -> dict[str, int]:
+    """What went wrong as far as it was seen on the way, by what it is."""
+    tally = soak.tally
+    failed = sum(state == "FAIL" for found in tally.known.values() for state, _ in found.values())
+    badly = len(soak.lane.ended_badly)
+    return {"failed": failed, "lost": len(tally.lost), "doubled": len(set(tally.doubled)), "badly": badly}
+
+
+def table(soak: Soak, wrong: dict[str, int], seconds: float, said: str) -> str:
     """What is committed."""
-    count = sum(map(len, tally.known.values()))
+    tally, lane = soak.tally, soak.lane
+    kills, count = tally.kills.total(), sum(map(len, tally.known.values()))
+    unknown = "not known: interrupted"
     lines = ["# A soak", "", f"`python benchmarks/faults/soak.py {said}`", ""]
     lines += ["| killed | times |", "|---|---|", *(f"| {kind} | {tally.kills[kind]} |" for kind in KINDS)]
-    lines += [f"| all | {tally.kills.total()} |", "", "| what came of it | |", "|---|---|"]
-    lines += [f"| searches begun | {lane.runs} |", f"| searches that did not come to their end | {wrong['unended']} |"]
+    lines += [f"| all | {kills} |", "", "| what came of it | |", "|---|---|", f"| searches begun | {lane.runs} |"]
+    lines += [f"| searches that did not come to their end | {wrong.get('unended', unknown)} |"]
     lines += [f"| trials finished | {count} |", f"| of them lost again or changed | {wrong['lost']} |"]
     lines += [f"| candidates finished twice | {wrong['doubled']} |"]
-    lines += [f"| trials with other values than in a search without kills | {wrong['other_values']} |"]
-    lines += [f"| trials held to be at fault because their workers were killed three times | {wrong['failed']} |"]
-    lines += [f"| starts of drivers | {lane.starts} |", f"| of them ended before their time | {wrong['ended']} |"]
-    return "\n".join([*lines, f"| minutes | {seconds / 60:.0f} |", ""])
+    lines += [f"| trials with other values than in a search without kills | {wrong.get('other_values', unknown)} |"]
+    lines += [f"| trials held to be at fault because their workers were killed | {wrong['failed']} |"]
+    lines += [f"| starts of drivers | {lane.starts} |", f"| of them ended before their time | {wrong['badly']} |"]
+    lines += [f"| minutes | {seconds / 60:.0f} |", f"| seconds for each kill | {seconds / max(kills, 1):.1f} |"]
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="after them nothing more is killed")
-    parser.add_argument("--trials", type=int, default=8, help="of each search")
+    parser.add_argument("--trials", type=int, default=16, help="of each search")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", COLUMNS="200")
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
-        folder = Path(scratch)
+    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as scratch:
+        folder, began = Path(scratch), time.monotonic()
         os.environ["PETLAS_CACHE"] = str(folder / "cache")
-        lane, tally = soak(folder, args.kills, args.seconds, args.trials, random.Random(args.seed))
-        seconds = time.monotonic() - began
-        wrong = judge(folder, lane, tally, args.trials)
-        for told in (*tally.lost, *sorted(set(tally.doubled)), *lane.ended_badly):
+        soak, compared = Soak(folder, args.trials, args.seed), dict[str, int]()
+        try:
+            soak.run(args.kills, args.seconds)
+            took = time.monotonic() - began
+            soak.close()
+            compared = judge(folder, soak)
+        except KeyboardInterrupt:
+            took = time.monotonic() - began
+        finally:
+            soak.close()
+        for told in (*soak.tally.lost, *sorted(set(soak.tally.doubled)), *soak.lane.ended_badly):
             print(told)
-    said = " ".join(arg for arg in sys.argv[1:] if arg)
-    found = table(lane, tally, wrong, seconds, said)
-    print(found)
-    if args.out:
-        args.out.write_text(found)
-    sys.exit(any(wrong[name] for name in ("unended", "other_values", "lost", "doubled", "ended")))
+        wrong = seen(soak) | compared
+        found = table(soak, wrong, took, " ".join(arg for arg in sys.argv[1:] if arg))
+        print(found)
+        if args.out:
+            args.out.write_text(found)
+    sys.exit(not compared or any(wrong.values()))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ WORKS: dict[str, str] = {
     "score": "petlas.search.stages.score:open_scoring",
     "supernet": "petlas.search.stages.supernet:open_supernet",
     "sensitivity": "petlas.search.stages.sensitivity:open_measuring",
+    "measure": "petlas.search.stages.measure:open_prices",
     "retrain": "petlas.search.stages.retrain:open_retraining",
 }
 

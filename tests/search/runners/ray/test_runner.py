@@ -20,7 +20,7 @@ from ray.exceptions import OutOfMemoryError
 
 from petlas import petl
 from petlas.petl.design import Design
-from petlas.search import score
+from petlas.search import plan, score
 from petlas.search.config import RunConfig, load_config
 from petlas.search.driver import search, search_together
 from petlas.search.retraining import retrain
@@ -140,7 +140,7 @@ def test_where_tune_breaks_off_for_want_of_memory_the_search_goes_on_as_if_it_ha
 def test_seeds_that_are_retrained_through_ray_are_those_of_this_process_also_after_a_kill(
     local_ray: None, make: Make, lora: Callable[..., Design], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And so are sensitivities; test is read by workers, and noted by the driver."""
+    """And so are sensitivities; test is read by workers, and noted by the driver. A plan is measured there, too."""
     settings = {"train": {"epochs": 2, "batch_size": 250}, "sensitivity": {"batches": 1, "batch_size": 20}}
     candidate, killed = Candidate(lora(b0=1, b5=2)), list[int]()
     ray, inline = (make(name=name, resources={"runner": name}, **settings) for name in ("ray", "inline"))
@@ -165,6 +165,10 @@ def test_seeds_that_are_retrained_through_ray_are_those_of_this_process_also_aft
     assert not (ray.folder / "checkpoints").exists()
     measured, own = (score([config])[0] for config in (ray, inline))
     assert (measured.sites, measured.designs) == (own.sites, own.designs)
+    address = cluster_module.ray.get_runtime_context().gcs_address
+    planned = plan(make(name="far", resources={"runner": "auto", "gpus": 0, "address": address}))
+    assert planned.flops == plan(make(name="near")).flops
+    assert not (ray.folder.parent / "far").exists()
 
 
 def test_weights_that_are_gone_when_a_worker_wants_them_stop_the_search_and_use_no_trial(
