@@ -8,6 +8,7 @@ from petlas.lazy import offered
 
 if TYPE_CHECKING:
     from petlas.petl.adapter_file import AdapterError, AdapterInfo, load_adapter, read_adapter_info, save_adapter
+    from petlas.petl.adapters import Adapters
     from petlas.petl.backbones import FAMILIES, family_of, get_family
     from petlas.petl.backbones.anatomy import backbone_name
     from petlas.petl.backbones.base import BackboneError, BlockSites, Family
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from petlas.petl.sensitivity import Criterion, sensitivities
     from petlas.petl.shape import BackboneShape, BlockShape, BlockTensor, Layer, block_tensors
     from petlas.petl.supernet import Supernet
+    from petlas.petl.trainable import freeze, print_trainable, unfreeze
     from petlas.petl.tuning import (
         Tuning,
         apply,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         tuning_of,
         undecayed,
     )
+    from petlas.petl.usual import everywhere
 
 # Names are looked up when they are first used, so that `petlas.petl.design` comes without torch.
 _HOME = {
@@ -58,6 +61,7 @@ _HOME = {
         "read_adapter_info",
         "save_adapter",
     ),
+    "adapters": ("Adapters",),
     "backbones": (
         "FAMILIES",
         "family_of",
@@ -87,6 +91,7 @@ _HOME = {
         "Option",
         "Placement",
     ),
+    "usual": ("everywhere",),
     "exports": (
         "EXPORTS",
         "ExportError",
@@ -131,6 +136,11 @@ _HOME = {
         "block_tensors",
     ),
     "supernet": ("Supernet",),
+    "trainable": (
+        "freeze",
+        "print_trainable",
+        "unfreeze",
+    ),
     "tuning": (
         "Tuning",
         "apply",
@@ -155,6 +165,7 @@ __all__ = [
     "MINI",
     "AdapterError",
     "AdapterInfo",
+    "Adapters",
     "BackboneError",
     "BackboneShape",
     "Batch",
@@ -190,9 +201,11 @@ __all__ = [
     "checkpoint_of",
     "count_params",
     "count_tuned",
+    "everywhere",
     "export_adapter",
     "family_of",
     "fingerprint",
+    "freeze",
     "get_family",
     "get_method",
     "input_config",
@@ -202,6 +215,7 @@ __all__ = [
     "methods_of",
     "prefix_of",
     "prepare",
+    "print_trainable",
     "read_adapter_info",
     "remove",
     "reset_head",
@@ -215,6 +229,7 @@ __all__ = [
     "tuned_state_dict",
     "tuning_of",
     "undecayed",
+    "unfreeze",
     "untouched",
 ]
 

@@ -21,6 +21,7 @@ from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.side import Side
 from petlas.petl.parts.tuned_copies import TunedCopies
 from petlas.petl.shape import BackboneShape
+from petlas.petl.shared_weights import hold_own_weights
 
 
 class Tuning(nn.Module):
@@ -336,6 +337,7 @@ def merge(model: nn.Module) -> nn.Module:
             f"only what a backbone has a place for can be merged, and {', '.join(homeless)} would give the keys a "
             f"bias, which {tuning.shape.name} does not have; keep the adapter beside the backbone"
         )
+    hold_own_weights(model)
     tuning.original_head.keep()
     for method, placements in parts:
         method.merge(model, tuning.get_submodule(method.name), placements)

@@ -2,12 +2,15 @@
 
 import doctest
 import importlib.util
+import os
 import re
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -73,12 +76,53 @@ def test_the_examples_for_python_hold(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert not failed
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/loops.md"])
 def test_what_longer_examples_import_is_there(page: str) -> None:
     """They train; that the calls work is shown by the notebook and the tests of `petlas.search.api`."""
     for block in examples(page):
         compile(block, page, "exec")
         exec("\n".join(re.findall(r"^from petlas.*$", block, re.M)))
+
+
+BEGINNING, *LOOPS = examples("docs/loops.md")
+ALONE = [block for block in LOOPS if "init_process_group" not in block]
+(PARALLEL,) = set(LOOPS) - set(ALONE)
+
+
+@pytest.mark.parametrize("block", ALONE, ids=lambda block: re.findall(r"import (\w+)|optim", block)[0] or "pytorch")
+def test_a_training_loop_that_is_shown_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for package in ("lightning", "accelerate"):
+        if re.search(rf"^(import|from) {package}\b", block, re.M):
+            pytest.importorskip(package, reason=f"needs the extra loops: {package}")
+    names: dict[str, object] = {}
+    needed = [LOOPS[0]] if '"plain.safetensors"' in block and block != LOOPS[0] else []
+    for part in (BEGINNING, *needed, block):
+        exec(compile(part, "docs/loops.md", "exec"), names)
+    if "save_adapter" in block:
+        assert list(tmp_path.glob("*.safetensors"))
+
+
+def _process(rank: int, folder: str, port: int) -> None:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    names: dict[str, Any] = {}
+    for part in (BEGINNING, PARALLEL):
+        exec(compile(part, "docs/loops.md", "exec"), names)
+    torch.save([p.detach() for p in names["trained"]], f"{rank}.pt")
+
+
+def test_two_processes_train_the_same_design(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(_process, (str(tmp_path), port), nprocs=2, start_method="fork")
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert len(one) == len(other) > 2
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert (tmp_path / "parallel.safetensors").is_file()
 
 
 def test_messages_that_are_explained_are_those_of_the_code() -> None:
