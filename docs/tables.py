@@ -17,6 +17,8 @@ from petlas.search.strategies import STRATEGIES, get_strategy
 DOCS = Path(__file__).parent
 EXAMPLES = {
     "vit": "vit_tiny_patch16_224",
+    "eva": "eva02_tiny_patch14_224",
+    "beit": "beitv2_base_patch16_224",
     "swin": "swin_tiny_patch4_window7_224",
     "swinv2": "swinv2_tiny_window8_256",
     "convnext": "convnext_tiny",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, str] = {
     "vit": "petlas.petl.backbones.vit:ViT",
+    "eva": "petlas.petl.backbones.eva:Eva",
+    "beit": "petlas.petl.backbones.eva:Beit",
     "swin": "petlas.petl.backbones.swin:Swin",
     "convnext": "petlas.petl.backbones.convnext:ConvNeXt",
     "swinv2": "petlas.petl.backbones.swin:SwinV2",
@@ -57,9 +59,10 @@ def family_of(model: nn.Module, name: str | None = None) -> Family:
     *others, last = (get_family(name).summary for name in FAMILIES)
     known = f"{', '.join(others)} or {last}"
     why = next(filter(None, reasons), "")
+    what = f"a {type(model).__name__}"
+    hint = f"with {why}; take one without" if why else "; take a vit_*, deit_*, eva*, beit*, swin* or convnext* model"
     raise BackboneError(
-        f"backbone must be {known}, and {name or backbone_name(model)} is a {type(model).__name__}"
-        + (f" with {why}; take one without" if why else "; take a vit_*, deit_*, *_dinov2, swin* or convnext* model")
+        f"backbone must be {known}, and {name or backbone_name(model)} is {what}{' ' * bool(why)}{hint}"
     )
 
 

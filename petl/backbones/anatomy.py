@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from petlas.petl.backbones.site import Side
 from petlas.petl.shape import BackboneShape, Layer, Other, Scale, Stage
 
-LINEAR_SITES = {"q": "attn.q", "k": "attn.k", "v": "attn.v", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+LINEAR_SITES = {
+    **{"q": "attn.q", "k": "attn.k", "v": "attn.v", "proj": "attn.proj"},
+    **{"fc1": "mlp.fc1", "gate": "mlp.gate", "fc2": "mlp.fc2"},
+}
 """The linear layers that methods ask for by name, whatever a family calls them, and their sites."""
 
 

@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from petlas.petl.backbones.base import BackboneError, BlockSites, Family
-from petlas.petl.backbones.transformer import DROP_PATHS, NAMES, SITES
-from petlas.petl.parts.handles import ForwardOverride, Handle, bare_forward
+from petlas.petl.backbones.base import BackboneError, BlockSites
+from petlas.petl.backbones.tokens import TokenFamily
+from petlas.petl.backbones.transformer import SITES
+from petlas.petl.parts.handles import Handle, bare_forward
 
 
-class ViT(Family):
+class ViT(TokenFamily):
     """timm's `VisionTransformer` with a patch embedding, pre-norm blocks with fused q, k and v, and one head."""
 
     name = "vit"
     summary = "a plain pre-norm timm VisionTransformer"
-    apart = ("attn_pool.",)
-    names = NAMES | {"fc_norm": ("norm",)}
     scales = {"ls1.gamma": "proj", "ls2.gamma": "fc2"}
     in_block = {**SITES, "attn.out": ("ls1", "out"), "mlp.out": ("ls2", "out")}
-    drop_paths = DROP_PATHS
-    in_model = {
-        "images": ("patch_embed", "in"),
-        "norm.in": ("norm", "in"),
-        "norm.out": ("norm", "out"),
-        "pooled": ("fc_norm", "out"),
-        "head.in": ("head", "in"),
-        "head.out": ("head", "out"),
-    }
-    other_sites = frozenset(
-        (
-            *("backbone", "tokens", "head", "patch_embed", "norm1", "norm2", "ls1", "ls2", "norm"),
-            *("shortcut1", "shortcut2", "attn.qkv", "attn.keys", "attn.queries"),
-        )
-    )
-    recomputed = frozenset({"pos_embed"})
     other_heads = ("head_dist.",)
 
     def why_not(self, model: nn.Module) -> str | None:
@@ -59,45 +39,6 @@ class ViT(Family):
         if not isinstance(model.patch_drop, nn.Identity):
             return "patches that are dropped in training (patch_drop_rate)"
         return next(filter(None, map(_other_block, model.blocks)), None)
-
-    def block_paths(self, model: nn.Module) -> Sequence[str]:
-        """`blocks.N`."""
-        return [f"blocks.{index}" for index in range(len(_vit(model).blocks))]
-
-    def width(self, model: nn.Module) -> int:
-        """timm's `embed_dim`."""
-        width: int = _vit(model).embed_dim
-        return width
-
-    def prefix_tokens(self, model: nn.Module) -> int:
-        """timm's `num_prefix_tokens`."""
-        tokens: int = _vit(model).num_prefix_tokens
-        return tokens
-
-    def patch(self, model: nn.Module) -> tuple[int, int]:
-        """That of the patch embedding."""
-        height, width = _vit(model).patch_embed.patch_size
-        return height, width
-
-    def image_size(self, model: nn.Module) -> tuple[int, int]:
-        """That of the patch embedding."""
-        height, width = _vit(model).patch_embed.img_size
-        return height, width
-
-    def grid(self, model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-        """That of the patch embedding, which may pad."""
-        rows, columns = _vit(model).patch_embed.dynamic_feat_size(size)
-        return rows, columns
-
-    def leave(self, model: nn.Module, x: Tensor) -> Tensor:
-        """The final norm, and timm's `forward_head`."""
-        vit = _vit(model)
-        logits: Tensor = vit.forward_head(vit.norm(x))
-        return logits
-
-    def is_norm(self, path: str, module: nn.Module) -> bool:
-        """By the name, as timm has norms of many kinds."""
-        return "norm" in path.rsplit(".", 1)[-1]
 
     def read_other(self, model: nn.Module, path: Path) -> bool:
         """Google's `.npz`."""
@@ -133,23 +74,6 @@ class ViT(Family):
         converted: dict[str, Tensor] = checkpoint_filter_fn(state, vit)
         return converted
 
-    def undecayed(self, model: nn.Module) -> set[str]:
-        """Class and register tokens, and position embeddings."""
-        names: set[str] = set(_vit(model).no_weight_decay()) | {"reg_token"}
-        return names
-
-    def more_keys(self, block: BlockSites, source: Callable[[], tuple[Tensor, Tensor]]) -> Iterator[Handle]:
-        """Around the attention, behind qkv, and in front of the projection.
-
-        timm's attention takes q, k and v of one length from one fused layer. So p empty rows join its input, their
-        keys and values are replaced behind that layer, and what their queries found is dropped in front of the
-        projection: the attention itself stays timm's, fused or not, and what is hooked on it sees the N rows only.
-        """
-        attention = block.module.get_submodule("attn")
-        yield ForwardOverride(attention, partial(_attend_padded, source, attention))
-        yield block.site("attn.in").module.register_forward_hook(partial(_insert_keys, source))
-        yield attention.get_submodule("proj").register_forward_pre_hook(partial(_drop_rows, source))
-
     def keys_and_values(self, block: BlockSites, see: Callable[[Tensor], None]) -> Iterator[Handle]:
         """The fused q, k and v (B, N, 3 A)."""
         yield block.behind(block.shape.linear("k")).read(see)
@@ -179,30 +103,6 @@ def _other_block(block: nn.Module) -> str | None:
     if not isinstance(block.norm1, nn.LayerNorm):
         return f"other norms in its blocks ({type(block.norm1).__name__})"
     return None
-
-
-def _attend_padded(
-    source: Callable[[], tuple[Tensor, Tensor]], attention: nn.Module, x: Tensor, **masks: Any
-) -> Tensor:
-    """The attention's own forward, on (B, N + p, D)."""
-    keys, _ = source()
-    attended: Tensor = type(attention).forward(attention, F.pad(x, (0, 0, 0, len(keys))), **masks)
-    return attended
-
-
-def _insert_keys(
-    source: Callable[[], tuple[Tensor, Tensor]], layer: nn.Module, args: tuple[Tensor], output: Tensor
-) -> Tensor:
-    """Behind the fused layer: the keys and values of the last p rows of (B, N + p, 3 A)."""
-    keys, values = source()
-    rows = torch.cat((torch.zeros_like(keys), keys, values), dim=-1).to(output.dtype)
-    return torch.cat((output[:, : -len(keys)], rows.expand(output.shape[0], -1, -1)), dim=1)
-
-
-def _drop_rows(source: Callable[[], tuple[Tensor, Tensor]], layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-    """In front of the projection: (B, N + p, A) to (B, N, A)."""
-    keys, _ = source()
-    return (args[0][:, : -len(keys)],)
 
 
 def _attend(attn: nn.Module, a: Tensor, qkv: Tensor) -> Tensor:

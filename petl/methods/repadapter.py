@@ -17,7 +17,7 @@ from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.shape import BackboneShape, BlockShape
 
-BEHIND = {"attn": ("q", "k", "v"), "mlp": ("fc1",)}
+BEHIND = {"attn": ("q", "k", "v"), "mlp": ("fc1", "gate")}
 """What reads the input of each branch: an adapter can be merged into these."""
 
 

@@ -264,7 +264,7 @@ def _names(option: str) -> list[str]:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _forward(entries: ChosenEntries, path: str, layer: nn.Module, x: Tensor) -> Tensor:
+def _forward(entries: ChosenEntries, path: str, layer: nn.Module, x: Tensor, **more: Any) -> Tensor:
     """What the layer computes with the updated parameters."""
     if isinstance(layer, nn.Linear):
         share = entries.shares().get(f"{path}.weight")
@@ -278,7 +278,7 @@ def _forward(entries: ChosenEntries, path: str, layer: nn.Module, x: Tensor) -> 
     for name, parameter in layer.named_parameters(recurse=False):
         vars(layer)[name] = entries.updated(f"{path}.{name}", parameter)
     try:
-        computed: Tensor = type(layer).forward(layer, x)
+        computed: Tensor = type(layer).forward(layer, x, **more)
         return computed
     finally:
         for name, _ in layer.named_parameters(recurse=False):

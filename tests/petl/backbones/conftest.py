@@ -14,6 +14,15 @@ from torch import nn
 from petlas.petl import get_family
 
 SMALL: dict[str, dict[str, Any]] = {
+    # Separate q, k and v and a gated MLP with norms; the other kinds are in test_eva.py.
+    "eva": {
+        "model_name": "eva02_base_patch14_224",
+        **{"img_size": 28, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0},
+    },
+    "beit": {
+        "model_name": "beitv2_base_patch16_224",
+        **{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0},
+    },
     # Maps of 8 x 8 and 4 x 4 are padded to windows of 3 x 3.
     "swin": {
         "model_name": "swin_tiny_patch4_window7_224",

@@ -1,0 +1,147 @@
+"""What families share whose stream is a sequence of tokens of one width, as timm's plain transformers have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from petlas.petl.backbones.base import BlockSites, Family
+from petlas.petl.backbones.site import Side
+from petlas.petl.backbones.transformer import DROP_PATHS, NAMES
+from petlas.petl.parts.handles import ForwardOverride, Handle
+
+
+class TokenFamily(Family):
+    """Blocks one behind the other on tokens (B, N, D), with class and register tokens in front of the patches."""
+
+    apart = ("attn_pool.",)
+    names = NAMES | {"fc_norm": ("norm",)}
+    in_model: ClassVar[dict[str, tuple[str, Side]]] = {
+        "images": ("patch_embed", "in"),
+        "norm.in": ("norm", "in"),
+        "norm.out": ("norm", "out"),
+        "pooled": ("fc_norm", "out"),
+        "head.in": ("head", "in"),
+        "head.out": ("head", "out"),
+    }
+    other_sites = frozenset(
+        (
+            *("backbone", "tokens", "head", "patch_embed", "norm1", "norm2", "ls1", "ls2", "norm"),
+            *("shortcut1", "shortcut2", "attn.qkv", "attn.keys", "attn.queries"),
+        )
+    )
+    drop_paths = DROP_PATHS
+    recomputed = frozenset({"pos_embed"})
+
+    def block_paths(self, model: nn.Module) -> Sequence[str]:
+        """`blocks.N`."""
+        return [f"blocks.{name}" for name, _ in model.get_submodule("blocks").named_children()]
+
+    def width(self, model: nn.Module) -> int:
+        """timm's `embed_dim`."""
+        width: int = _timm(model).embed_dim
+        return width
+
+    def prefix_tokens(self, model: nn.Module) -> int:
+        """timm's `num_prefix_tokens`."""
+        tokens: int = _timm(model).num_prefix_tokens
+        return tokens
+
+    def patch(self, model: nn.Module) -> tuple[int, int]:
+        """That of the patch embedding."""
+        height, width = _timm(model).patch_embed.patch_size
+        return height, width
+
+    def image_size(self, model: nn.Module) -> tuple[int, int]:
+        """That of the patch embedding."""
+        height, width = _timm(model).patch_embed.img_size
+        return height, width
+
+    def grid(self, model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+        """That of the patch embedding, which may pad."""
+        rows, columns = _timm(model).patch_embed.dynamic_feat_size(size)
+        return rows, columns
+
+    def leave(self, model: nn.Module, x: Tensor) -> Tensor:
+        """The final norm, and timm's `forward_head`."""
+        whole = _timm(model)
+        logits: Tensor = whole.forward_head(whole.norm(x))
+        return logits
+
+    def is_norm(self, path: str, module: nn.Module) -> bool:
+        """By the name, as timm has norms of many kinds."""
+        return "norm" in path.rsplit(".", 1)[-1]
+
+    def undecayed(self, model: nn.Module) -> set[str]:
+        """Class and register tokens, and position embeddings."""
+        names: set[str] = set(_timm(model).no_weight_decay()) | {"reg_token"}
+        return names
+
+    def more_keys(self, block: BlockSites, source: Callable[[], tuple[Tensor, Tensor]]) -> Iterator[Handle]:
+        """Around the attention, behind the layers of q, k and v, and in front of the projection.
+
+        timm's attentions take q, k and v of one length. So p empty rows join their input, the keys and values of these
+        are replaced behind those layers, and what their queries found is dropped in front of the projection: the
+        attention itself stays timm's, fused or not, and what is hooked on it sees the N rows only.
+        """
+        attention = block.module.get_submodule("attn")
+        yield ForwardOverride(attention, partial(_attend_padded, source, attention))
+        for layer in block.shape.linears:
+            if {"k", "v"} & set(layer.names):
+                yield block.layer(layer).register_forward_hook(partial(_insert_rows, source, layer.names))
+        yield attention.get_submodule("proj").register_forward_pre_hook(partial(_drop_rows, source))
+
+
+def lengthened(positions: Tensor, rows: int) -> Tensor:
+    """Rotations (..., N, 2 d), sines in front of cosines, with further ones that turn nothing (..., N + rows, 2 d).
+
+    Args:
+        positions: The rotations.
+        rows: How many join them.
+    """
+    sines, cosines = positions.chunk(2, dim=-1)
+    return torch.cat((F.pad(sines, (0, 0, 0, rows)), F.pad(cosines, (0, 0, 0, rows), value=1.0)), dim=-1)
+
+
+def _timm(model: nn.Module) -> Any:
+    return model
+
+
+def _attend_padded(
+    source: Callable[[], tuple[Tensor, Tensor]],
+    attention: nn.Module,
+    x: Tensor,
+    rope: Tensor | None = None,
+    **masks: Any,
+) -> Tensor:
+    """The attention's own forward, on (B, N + p, D)."""
+    rows = len(source()[0])
+    if rope is not None:
+        masks["rope"] = lengthened(rope, rows)
+    attended: Tensor = type(attention).forward(attention, F.pad(x, (0, 0, 0, rows)), **masks)
+    return attended
+
+
+def _insert_rows(
+    source: Callable[[], tuple[Tensor, Tensor]],
+    names: tuple[str, ...],
+    layer: nn.Module,
+    args: tuple[Tensor],
+    output: Tensor,
+) -> Tensor:
+    """Behind a layer: the keys and values of the last p rows of its shares (B, N + p, ...)."""
+    keys, values = source()
+    own = {"k": keys, "v": values}
+    rows = torch.cat([own.get(name, torch.zeros_like(keys)) for name in names], dim=-1).to(output.dtype)
+    return torch.cat((output[:, : -len(keys)], rows.expand(output.shape[0], -1, -1)), dim=1)
+
+
+def _drop_rows(source: Callable[[], tuple[Tensor, Tensor]], layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    """In front of the projection: (B, N + p, A) to (B, N, A)."""
+    keys, _ = source()
+    return (args[0][:, : -len(keys)],)
