@@ -311,9 +311,10 @@ class ResourcesConfig(Group):
     computes on a GPU if it is given one or a share of one, and on the CPU with `gpus: 0`; `gpus: auto` is none where
     there is none, and otherwise the share of one that the run's largest design was measured to need. `concurrent`
     bounds the trials that run at once, of all runs that are searched together. A trial that is not done `trial_timeout`
-    seconds after it began hangs: it is ended, and failed. `cache_gb` bounds the activations that a worker keeps of a run
-    to score designs that share their first blocks, and the files on a node (in PETLAS_CACHE) of what the blocks below
-    the lowest placement make of the images: trials train from there, in float32 to the same digit. 0 keeps nothing.
+    seconds after it began hangs: it is ended, and failed. `cache_gb` bounds the activations that a worker keeps of a
+    run to score designs that share their first blocks, and the files on a node (in PETLAS_CACHE) of what the blocks
+    below the lowest placement make of the images: trials train from there, in float32 to the same digit. 0 keeps
+    nothing.
 
     All paths are the driver's: through Ray, it hands images and weights to the workers by Ray's `object_store`, and
     takes back what they learn. With `data: path` workers open them at the same paths; `auto` does so only where they do
