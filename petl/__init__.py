@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING
 from petlas.lazy import offered
 
 if TYPE_CHECKING:
-    from petlas.petl.adapter_file import AdapterError, AdapterInfo, load_adapter, read_adapter_info, save_adapter
+    from petlas.petl.adapter_file import (
+        AdapterError,
+        AdapterInfo,
+        load_adapter,
+        plain_backbone,
+        read_adapter_info,
+        save_adapter,
+    )
     from petlas.petl.adapters import Adapters
+    from petlas.petl.attention import attention_maps, over_patches, rollout
     from petlas.petl.backbones import FAMILIES, family_of, get_family
     from petlas.petl.backbones.anatomy import backbone_name
     from petlas.petl.backbones.base import BackboneError, BlockSites, Family
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
         checkpoint_of,
         fingerprint,
         input_config,
+        licence_of,
         load_backbone,
         reset_head,
         shape_by_name,
@@ -58,10 +67,16 @@ _HOME = {
         "AdapterError",
         "AdapterInfo",
         "load_adapter",
+        "plain_backbone",
         "read_adapter_info",
         "save_adapter",
     ),
     "adapters": ("Adapters",),
+    "attention": (
+        "attention_maps",
+        "over_patches",
+        "rollout",
+    ),
     "backbones": (
         "FAMILIES",
         "family_of",
@@ -78,6 +93,7 @@ _HOME = {
         "checkpoint_of",
         "fingerprint",
         "input_config",
+        "licence_of",
         "load_backbone",
         "reset_head",
         "shape_by_name",
@@ -195,6 +211,7 @@ __all__ = [
     "Supernet",
     "Tuning",
     "apply",
+    "attention_maps",
     "backbone_name",
     "block_tensors",
     "check_design",
@@ -209,10 +226,13 @@ __all__ = [
     "get_family",
     "get_method",
     "input_config",
+    "licence_of",
     "load_adapter",
     "load_backbone",
     "merge",
     "methods_of",
+    "over_patches",
+    "plain_backbone",
     "prefix_of",
     "prepare",
     "print_trainable",
@@ -220,6 +240,7 @@ __all__ = [
     "remove",
     "reset_head",
     "resume",
+    "rollout",
     "run_prefix",
     "save_adapter",
     "sensitivities",

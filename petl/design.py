@@ -113,6 +113,10 @@ class Placement:
         return data
 
 
+_TOLD = 6
+"""Sizes of as many blocks are told one by one, also where all are alike."""
+
+
 @dataclass(frozen=True)
 class Design:
     """A set of placements: what a search looks for. Immutable; the order of the placements does not matter.
@@ -197,7 +201,7 @@ class Design:
         return cls.from_dict(data)
 
     def __str__(self) -> str:
-        """One line: each method with its sizes over the blocks, `-` where absent."""
+        """One line: each method with its sizes over the blocks, `-` where absent; `lora 21 x12` is 21 at each of 12."""
         parts = []
         for method, placements in self.by_method.items():
             if placements[0].block is None:
@@ -205,5 +209,7 @@ class Design:
                 continue
             sizes = {p.block: "x" if p.size is None else str(p.size) for p in placements}
             last = max(b for b in sizes if b is not None)
-            parts.append(f"{method} " + ",".join(sizes.get(b, "-") for b in range(last + 1)))
+            told = [sizes.get(b, "-") for b in range(last + 1)]
+            alike = len(told) > _TOLD and len(set(told)) == 1
+            parts.append(f"{method} {told[0]} x{len(told)}" if alike else f"{method} {','.join(told)}")
         return " | ".join(parts) or "linear"

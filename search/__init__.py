@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         RetrainResult,
         SearchesStopped,
         SearchResult,
+        attention,
         evaluate,
         export,
         plan,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         score,
         search,
         study,
+        tsne,
     )
     from petlas.search.config import ConfigError, RunConfig, load_config, load_configs
     from petlas.search.run_folder import RunError, find_run
@@ -35,6 +37,7 @@ _HOME = {
         "RetrainResult",
         "SearchResult",
         "SearchesStopped",
+        "attention",
         "evaluate",
         "export",
         "plan",
@@ -44,6 +47,7 @@ _HOME = {
         "score",
         "search",
         "study",
+        "tsne",
     ),
     "config": ("ConfigError", "RunConfig", "load_config", "load_configs"),
     "run_folder": ("RunError", "find_run"),
@@ -58,6 +62,7 @@ __all__ = [
     "SearchResult",
     "SearchesStopped",
     "Workbench",
+    "attention",
     "evaluate",
     "export",
     "find_run",
@@ -70,6 +75,7 @@ __all__ = [
     "score",
     "search",
     "study",
+    "tsne",
 ]
 
 

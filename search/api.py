@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from petlas.errors import UserError
 from petlas.search.config import RunConfig
+from petlas.search.reports.picture import check_picture
 from petlas.search.run_folder import check_distinct, check_same, opened
+from petlas.search.run_log import printing
 from petlas.search.runners import check_address, check_resources, check_together, starting
 from petlas.search.study import StudyRecord, TrialRow, row_of
 
 if TYPE_CHECKING:
     from petlas.petl import Exported
+    from petlas.search.attention import Attention
     from petlas.search.evaluate import Evaluation
     from petlas.search.plan import Plan
-    from petlas.search.predict import Prediction
+    from petlas.search.predict import Images, Prediction
     from petlas.search.reports.study_report import StudyReport
     from petlas.search.retraining import Outcome
     from petlas.search.sensitivity import SensitivityReport
+    from petlas.search.tsne import Plane
 
 log = logging.getLogger("petlas")
 
@@ -108,9 +112,9 @@ def search(configs: Sequence[RunConfig]) -> list[SearchResult]:
     for config in configs:
         check_address(config)
         check_same(config)
-    for config in configs:
-        log.info("searching %s in %s", config.task.name, config.folder)
-    with starting(configs) as start:
+    with printing(), starting(configs) as start:
+        for config in configs:
+            log.info("searching %s in %s", config.task.name, config.folder)
         from petlas.search.driver import search_together  # in the meantime: it takes seconds, too
 
         found = search_together(configs, start)
@@ -167,10 +171,11 @@ def retrain(
     count = seeds or config.protocol.retrain_seeds
     candidate, val = choose(config, trial, design)
     others: list[Outcome] = []
-    if baselines:
-        outcome, others = retrain_with_baselines(config, candidate, count, val)
-    else:
-        outcome = retrain_one(config, candidate, count, val)
+    with printing():
+        if baselines:
+            outcome, others = retrain_with_baselines(config, candidate, count, val)
+        else:
+            outcome = retrain_one(config, candidate, count, val)
     return RetrainResult(outcome, config.folder / "best" / "adapter.safetensors", tuple(others))
 
 
@@ -206,12 +211,13 @@ def score(configs: Sequence[RunConfig]) -> list[SensitivityReport]:
     return [found for stage in stages if (found := stage.found) is not None]
 
 
-def predict(adapter: str | Path, images: Sequence[str | Path], checkpoint: str | None = None) -> list[Prediction]:
+def predict(adapter: str | Path, images: Images, checkpoint: str | None = None) -> list[Prediction]:
     """Label images with an adapter file.
 
     Args:
         adapter: The adapter file.
-        images: Image files.
+        images: A file, a folder, a PIL image, an array of one (H, W[, 3]) or several in uint8, or an iterable of these;
+            or a loader of normalised batches (B, 3, S, S), with targets behind them or without.
         checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
 
     Raises:
@@ -219,7 +225,7 @@ def predict(adapter: str | Path, images: Sequence[str | Path], checkpoint: str |
     """
     from petlas.search.predict import predict as predict_files
 
-    return predict_files(Path(adapter), [Path(image) for image in images], checkpoint)
+    return predict_files(Path(adapter), images, checkpoint)
 
 
 def evaluate(
@@ -248,6 +254,74 @@ def evaluate(
     return evaluate_one(Path(adapter), task, None if root is None else Path(root), view, split_seed, checkpoint)
 
 
+def attention(
+    adapter: str | Path,
+    image: str | Path,
+    out: str | Path | None = None,
+    block: int = -1,
+    checkpoint: str | None = None,
+) -> Attention:
+    """What the output attends to in an image, with the design and without: roll-out, and each head of one block.
+
+    Args:
+        adapter: The adapter file.
+        image: The image's file.
+        out: A PNG to write; none by default.
+        block: The block whose heads are told; negative from the end.
+        checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
+
+    Raises:
+        UserError: When the adapter or the image is at fault, or the backbone does not attend among all tokens.
+    """
+    if out is not None:
+        check_picture(Path(out))
+    from petlas.search.attention import attention as attention_of
+
+    found = attention_of(Path(adapter), Path(image), block, checkpoint)
+    if out is not None:
+        from petlas.search.reports.attention import write_attention
+
+        write_attention(found, Path(out))
+    return found
+
+
+def tsne(
+    adapter: str | Path,
+    task: str,
+    out: str | Path | None = None,
+    root: str | Path | None = None,
+    view: str = "test",
+    images: int = 1000,
+    seed: int = 0,
+    checkpoint: str | None = None,
+) -> Plane:
+    """Lay the features of a task's images out in the plane by t-SNE, of the backbone alone and with the design.
+
+    Args:
+        adapter: The adapter file.
+        task: The task's name or folder.
+        out: A PNG to write; none by default.
+        root: The folder that holds the task's data.
+        view: Which part of it; by default the test images are read.
+        images: At most how many, with classes as even as can be.
+        seed: Of what is chosen, and of t-SNE.
+        checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
+
+    Raises:
+        UserError: When the adapter or the task is at fault.
+    """
+    if out is not None:
+        check_picture(Path(out))
+    from petlas.search.tsne import tsne as tsne_of
+
+    found = tsne_of(Path(adapter), task, None if root is None else Path(root), view, images, seed, checkpoint)
+    if out is not None:
+        from petlas.search.reports.tsne import write_tsne
+
+        write_tsne(found, Path(out))
+    return found
+
+
 def export(
     adapter: str | Path,
     to: str,
@@ -255,6 +329,7 @@ def export(
     task: str | None = None,
     root: str | Path | None = None,
     checkpoint: str | None = None,
+    push: str | None = None,
 ) -> Exported:
     """Write an adapter in a form that others load, and prove that it computes the same.
 
@@ -265,14 +340,25 @@ def export(
         task: Whose training images are compared; without one, seeded noise is.
         root: The folder that holds the task's data.
         checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
+        push: A repository of the Hugging Face Hub that the export, the adapter file and its model card go to; the token
+            is read from HF_TOKEN.
 
     Raises:
-        UserError: When the adapter, the task or the place is at fault, or the design has no such form.
+        UserError: When the adapter, the task or the place is at fault, or the design has no such form; or where
+            there is no token or the Hub cannot be reached.
         RuntimeError: When the logits differ by more than 1e-4; nothing is then written.
     """
     from petlas.search.export import export as export_one
 
-    return export_one(Path(adapter), to, Path(out), task, None if root is None else Path(root), checkpoint)
+    hub = None
+    if push is not None:
+        from petlas.search.hub import Push
+
+        hub = Push(push, Path(adapter))
+    done = export_one(Path(adapter), to, Path(out), task, None if root is None else Path(root), checkpoint)
+    if hub is not None:
+        log.info("pushed to %s", hub.upload(done.path))
+    return done
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:

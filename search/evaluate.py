@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from petlas.datasets import VIEWS, DataError, Task, open_store, open_task
-from petlas.petl import AdapterError, AdapterInfo, load_adapter, read_adapter_info
+from petlas.petl import AdapterError, AdapterInfo, count_tuned, load_adapter, read_adapter_info
 from petlas.search.objectives import Assessment, get_objective
+from petlas.search.objectives.base import ppt
 from petlas.search.predict import check_adapter
 from petlas.search.reports.text import shown, standard_error
 from petlas.search.training.batches import ImageBatches
@@ -38,6 +39,8 @@ class Evaluation:
         errors: The standard errors of those that have one.
         assessment: Class by class, and how sure it is.
         notes: What a reader of the numbers must know.
+        params: Trainable parameters of the design, head excluded.
+        ppt: The first metric weighed by these.
     """
 
     adapter: str
@@ -49,6 +52,8 @@ class Evaluation:
     errors: dict[str, float]
     assessment: Assessment
     notes: tuple[str, ...]
+    params: int
+    ppt: float
 
     def to_dict(self) -> dict[str, Any]:
         """What `petlas evaluate --format json` prints."""
@@ -88,7 +93,9 @@ def evaluate(
     for note in notes:
         log.warning("task %s: %s", shown(data.name), shown(note))
     log.info("reading the %s view of task %s, %d images", view, shown(data.name), len(data.views[view]))
-    outputs, targets = _outputs(load_adapter(adapter, checkpoint=checkpoint), info, data, view, order)
+    model = load_adapter(adapter, checkpoint=checkpoint)
+    params = count_tuned(model)
+    outputs, targets = _outputs(model, info, data, view, order)
     kinds = [get_objective(info.kind, metric.name) for metric in get_objective(info.kind).metrics]
     metrics = {}
     for objective in kinds:
@@ -106,6 +113,8 @@ def evaluate(
         {name: error for name, error in errors.items() if error is not None},
         kinds[0].assess(kinds[0].confidences(outputs), targets, data.classes),
         notes,
+        params,
+        ppt(metrics[kinds[0].metric.name], params),
     )
 
 

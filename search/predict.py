@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 
-from petlas.datasets import INTERPOLATIONS, DataError, FileSource
-from petlas.datasets.stores.decoding import decoded
-from petlas.petl import AdapterError, AdapterInfo, load_adapter, read_adapter_info
+from petlas.datasets.progress import track
+from petlas.petl import AdapterError, load_adapter, read_adapter_info
+from petlas.search.given import Given, files_in
 from petlas.search.objectives import Objective, get_objective
 from petlas.search.objectives.base import ranked
-from petlas.search.training.batches import EVAL_BATCH, ImageBatches
 from petlas.search.training.numerics import pick_device
 
 ADAPTER = Path("best", "adapter.safetensors")
@@ -27,7 +29,7 @@ class Prediction:
     """What an image is said to be.
 
     Args:
-        image: The file.
+        image: The file; of what is none, its number, from 0 on.
         label: Its class; where an image can be of several, all that are more likely than not, with commas between.
         confidence: Of the label; of several the lowest, of none that of the likeliest class.
         top5: The five likeliest classes, with the confidence of each.
@@ -39,34 +41,49 @@ class Prediction:
     top5: list[tuple[str, float]]
 
 
-def predict(adapter: Path, images: Sequence[Path], checkpoint: str | None = None) -> list[Prediction]:
+Images: TypeAlias = "str | Path | Image.Image | npt.NDArray[np.uint8] | Iterable[Any]"
+"""A file, a folder, an image, or an array of one (H, W[, 3]) or several; or an iterable of such, also in a mixture, or
+of batches as a loader gives them: tensors (B, 3, S, S), normalised, alone or as the first of a pair."""
+
+
+def predict(adapter: Path, images: Images, checkpoint: str | None = None) -> list[Prediction]:
     """Label images, prepared as the training images were.
 
     Args:
         adapter: An adapter file.
-        images: Image files.
+        images: The images; of a folder all that are in it, at any depth, by their names.
         checkpoint: The backbone's weights, if they are a local file that lies elsewhere than the adapter file says.
 
     Raises:
         AdapterError: When the adapter cannot be loaded.
-        DataError: When an image cannot be read.
+        DataError: When an image cannot be read, or something is none.
     """
     check_adapter(adapter)
     info = read_adapter_info(adapter)
     objective = get_objective(info.kind)
-    for path in images:
-        if path.is_dir():
-            raise DataError(f"an image must be a file, and {path} is a folder; give the files in it, as in {path}/*")
+    value_range = json.loads(info.task.get("value_range", "null"))
+    items = _listed(images)
+    parts = Given(info.input, value_range and tuple(value_range)).parts(items)
     device = pick_device()
-    model = load_adapter(adapter, checkpoint=checkpoint).to(device)
-    found: list[Prediction] = []
-    for start in range(0, len(images), EVAL_BATCH):
-        paths = images[start : start + EVAL_BATCH]
-        data = _prepared(paths, info, device)
-        with torch.inference_mode():
-            rows = objective.confidences(model(data.batch(slice(None))[0]).float()).cpu().tolist()
-        found += [_prediction(path, row, objective, info.classes) for path, row in zip(paths, rows, strict=True)]
-    return found
+    model = load_adapter(adapter, checkpoint=checkpoint).eval().to(device)
+
+    def labelled() -> Iterator[Prediction]:
+        for names, batch in parts:
+            with torch.inference_mode():
+                rows = objective.confidences(model(batch.to(device)).float()).cpu().tolist()
+            for name, row in zip(names, rows, strict=True):
+                yield _prediction(name, row, objective, info.classes)
+
+    return list(track(labelled(), len(items), "labelling images") if isinstance(items, list) else labelled())
+
+
+def _listed(images: Images) -> Iterable[Any]:
+    """One by one; a list where it is known how many there are."""
+    if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        images = [images]
+    if not isinstance(images, list | tuple | np.ndarray):
+        return images
+    return [each for item in images for each in (files_in(item) if isinstance(item, str | Path) else [item])]
 
 
 def check_adapter(adapter: Path) -> None:
@@ -77,15 +94,7 @@ def check_adapter(adapter: Path) -> None:
         raise AdapterError(f"an adapter must be a file, and {adapter} is a folder; {hint}")
 
 
-def _prepared(paths: Sequence[Path], info: AdapterInfo, device: torch.device) -> ImageBatches:
-    """The images, decoded and resized by what decodes the training images."""
-    value_range = json.loads(info.task.get("value_range", "null"))
-    source = FileSource(Path(), tuple(str(path) for path in paths), value_range=value_range and tuple(value_range))
-    pixels = np.stack(list(decoded(source, info.input.size, INTERPOLATIONS[info.input.interpolation])))
-    return ImageBatches(pixels, np.zeros(len(paths), int), info.input, device)
-
-
-def _prediction(path: Path, confidences: list[float], objective: Objective, classes: Sequence[str]) -> Prediction:
+def _prediction(name: str, confidences: list[float], objective: Objective, classes: Sequence[str]) -> Prediction:
     top = ranked(confidences, classes)[:5]
     said = objective.labels(confidences, classes)
-    return Prediction(str(path), ",".join(name for name, _ in said), (said or top[:1])[-1][1], top)
+    return Prediction(name, ",".join(name for name, _ in said), (said or top[:1])[-1][1], top)

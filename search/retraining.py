@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from petlas.files import write_bytes, write_json, write_text
+from petlas.petl import licence_of
 from petlas.search.config import RunConfig
 from petlas.search.identity import check_identity
 from petlas.search.objectives import Metric
@@ -178,7 +179,8 @@ def _hand_over(bench: Workbench, candidate: Candidate, outcome: Outcome) -> None
     write_text(best / "design.yaml", yaml.safe_dump(candidate.to_dict(), sort_keys=False))
     write_json(best / "metrics.json", asdict(outcome) | provenance(config))
     pooled, times, metric = _pooled(config, candidate), readings(bench, candidate), bench.objective.metric
-    card = model_card(config, asdict(outcome), bench.task.classes, metric, pooled=pooled, readings=times)
+    classes, licence = bench.task.classes, licence_of(config.backbone.name)
+    card = model_card(config, asdict(outcome), classes, metric, pooled=pooled, readings=times, licence=licence)
     write_text(best / "card.md", card)
     write_bytes(best / "adapter.safetensors", first.read_bytes())
 

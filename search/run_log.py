@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -37,6 +38,28 @@ class Naming(logging.Formatter):
         """The line, behind the run's name."""
         line, name = super().format(record), _name.get()
         return f"{name}: {line}" if name else line
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """In a notebook or another interactive session that set up no logging, what is logged in here is printed."""
+    if log.hasHandlers() or not _interactive():
+        yield
+        return
+    handler, level = logging.StreamHandler(sys.stdout), log.level
+    handler.setFormatter(Naming("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def _interactive() -> bool:
+    shell = sys.modules.get("IPython")
+    return hasattr(sys, "ps1") or (shell is not None and shell.get_ipython() is not None)
 
 
 @contextmanager

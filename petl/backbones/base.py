@@ -94,6 +94,8 @@ class Family(Anatomy):
 
     drop_paths: ClassVar[Mapping[str, str]] = {}
     """What drops a branch, `attn` or `mlp`, in training, by its place in a block."""
+    attention: ClassVar[str | None] = None
+    """What attends among all tokens in a block, by its place there: a module as timm's `Attention`; None where none."""
     other_heads: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names that stand for classifiers in files of weights, besides the head."""
 

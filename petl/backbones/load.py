@@ -14,6 +14,7 @@ import huggingface_hub
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
+from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -102,6 +103,16 @@ def checkpoint_of(model: nn.Module) -> str | None:
     """Where the weights of a model were found; None for those of the Hub, of petlas, and of no file."""
     path: str | None = getattr(model, "checkpoint_path", None)
     return path
+
+
+def licence_of(name: str) -> str | None:
+    """The licence of a backbone's pretrained weights, as timm names it; None where timm does not know it.
+
+    Args:
+        name: The backbone's timm name.
+    """
+    known = get_pretrained_cfg(name, allow_unregistered=True)
+    return None if known is None else known.license
 
 
 def reset_head(model: nn.Module, num_classes: int) -> None:

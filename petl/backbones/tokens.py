@@ -36,6 +36,7 @@ class TokenFamily(Family):
         )
     )
     drop_paths = DROP_PATHS
+    attention = "attn"
     recomputed = frozenset({"pos_embed"})
 
     def block_paths(self, model: nn.Module) -> Sequence[str]:

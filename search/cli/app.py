@@ -27,6 +27,8 @@ COMMANDS: dict[str, str] = {
     "retrain": "petlas.search.cli.retrain:retrain",
     "predict": "petlas.search.cli.predict:predict",
     "evaluate": "petlas.search.cli.evaluate:evaluate",
+    "attention": "petlas.search.cli.attention:attention",
+    "tsne": "petlas.search.cli.tsne:tsne",
     "export": "petlas.search.cli.export:export",
     "report": "petlas.search.cli.report:report",
     "validate": "petlas.search.cli.validate:validate",

@@ -20,6 +20,17 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class TableFormat(StrEnum):
+    """How results are printed of which there are many."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+TableFormatOption = Annotated[
+    TableFormat, typer.Option("--format", "-f", help="Print a table, or JSON or CSV for other programs.")
+]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="Print a table, or JSON for other programs.")]
 Configs = Annotated[
     list[str], typer.Argument(metavar="CONFIG... [key=value ...]", help="Configurations, and overrides for all.")

@@ -19,6 +19,9 @@ def export(
     task: Annotated[str | None, typer.Option(help="Compare on training images of this task, not on noise.")] = None,
     root: Annotated[Path | None, typer.Option(help="Where data lies; by default $PETLAS_DATA.")] = None,
     checkpoint: Checkpoint = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Upload it to the Hugging Face Hub, too; token in $HF_TOKEN.")
+    ] = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Write an adapter in a form that others load, and prove that it computes the same.
@@ -31,7 +34,7 @@ def export(
     """
     from petlas.search import api
 
-    done = api.export(adapter_file(adapter), to, out, task=task, root=root, checkpoint=checkpoint)
+    done = api.export(adapter_file(adapter), to, out, task=task, root=root, checkpoint=checkpoint, push=push)
     if format is Format.JSON:
         print_json(asdict(done))
         return

@@ -8,26 +8,28 @@ from typing import Annotated
 
 import typer
 
-from petlas.search.cli.arguments import Checkpoint, Format, FormatOption
-from petlas.search.cli.output import print_json
+from petlas.search.cli.arguments import Adapter, Checkpoint, TableFormat, TableFormatOption, adapter_file
+from petlas.search.cli.output import print_csv, print_json
 
 
 def predict(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter file.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    adapter: Adapter,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     checkpoint: Checkpoint = None,
-    format: FormatOption = Format.TABLE,
+    format: TableFormatOption = TableFormat.TABLE,
 ) -> None:
-    """Label images with an adapter file.
+    """Label images with an adapter file; of a folder all that are in it, at any depth.
 
     Example: petlas predict runs/demo/best/adapter.safetensors photo.jpg
     """
     from petlas.search import api
 
-    run = Path("runs") / adapter  # a run's name is told where its adapter file lies
-    found = api.predict(run if run.is_dir() and not adapter.exists() else adapter, images, checkpoint)
-    if format is Format.JSON:
+    found = api.predict(adapter_file(adapter), images, checkpoint)
+    if format is TableFormat.JSON:
         print_json([asdict(prediction) for prediction in found])
+        return
+    if format is TableFormat.CSV:
+        print_csv([{"image": p.image, "label": p.label, "confidence": p.confidence} for p in found])
         return
     from petlas.search.reports.tables import drawn, show
     from petlas.search.reports.text import percent

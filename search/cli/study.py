@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from petlas.search.cli.arguments import Format, FormatOption, Run
-from petlas.search.cli.output import print_json
+from typing import Annotated
+
+import typer
+
+from petlas.search.cli.arguments import Run, TableFormat, TableFormatOption
+from petlas.search.cli.output import print_csv, print_json
 
 
-def study(run: Run, format: FormatOption = Format.TABLE) -> None:
+def study(
+    run: Run,
+    top: Annotated[int | None, typer.Option(min=1, help="Only as many trials, the best first.")] = None,
+    format: TableFormatOption = TableFormat.TABLE,
+) -> None:
     """Show the trials of a run, its Pareto front and its best design.
 
     Example: petlas study runs/demo --format json
@@ -15,8 +23,13 @@ def study(run: Run, format: FormatOption = Format.TABLE) -> None:
     from petlas.search.run_folder import find_run
 
     report = api.study(find_run(run))
-    if format is Format.JSON:
+    if top is not None:
+        report = report.top(top)
+    if format is TableFormat.JSON:
         print_json(report.to_dict())
+        return
+    if format is TableFormat.CSV:
+        print_csv(report.rows())
         return
     from petlas.search.reports.sections import sections
     from petlas.search.reports.tables import show

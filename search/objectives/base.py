@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -168,3 +169,13 @@ def ranked(confidences: Sequence[float], classes: Sequence[str]) -> list[tuple[s
         classes: Their names.
     """
     return sorted(zip(classes, confidences, strict=True), key=lambda pair: -pair[1])
+
+
+def ppt(value: float, params: int) -> float:
+    """A value weighed by what it takes: PPT = value * exp(-log10(params / 10^7 + 1)) (V-PETL Bench, 2024).
+
+    Args:
+        value: A share, such as an accuracy.
+        params: Trainable parameters, head excluded.
+    """
+    return value * math.exp(-math.log10(params / 1e7 + 1))

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.objectives import Metric
 from petlas.search.reports.provenance import provenance
@@ -15,6 +16,9 @@ from petlas.search.reports.text import error_text, shown, spread, unit
 from petlas.search.selection import Pooled
 
 _CARD = """\
+---
+{front}
+---
 # {task}: {backbone} with a design found by petlas
 
 | | |
@@ -36,6 +40,11 @@ model = load_adapter("adapter.safetensors")  # checkpoint=... if the backbone's 
 ```
 or `petlas predict adapter.safetensors IMAGE...`
 
+## Training
+| | |
+|---|---|
+{training}
+
 ## Made with
 | | |
 |---|---|
@@ -54,6 +63,7 @@ def model_card(
     *,
     pooled: Pooled | None = None,
     readings: int = 1,
+    licence: str | None = None,
 ) -> str:
     """The card's Markdown, filled from the run.
 
@@ -64,6 +74,7 @@ def model_card(
         metric: What val and test are values of.
         pooled: The value over all folds, where finalists were compared on them.
         readings: How often the test split was read for this run.
+        licence: Of the backbone's weights, as timm names it; None where it is not known.
     """
     seeds, settings = outcome["seeds"], outcome.get("settings") or {}
     test = spread(metric, outcome["test_mean"], outcome["test_std"], len(seeds)) + unit(metric).strip()
@@ -85,6 +96,8 @@ def model_card(
     facts.append(("classes", ", ".join(map(markdown, classes[:_NAMED])) + more))
     design = dict(outcome["design"]) | ({"settings": dict(settings)} if settings else {})
     return _CARD.format(
+        front=_front(config, outcome, metric, licence),
+        training=_rows(_training(config, settings)),
         task=markdown(config.task.name),
         backbone=config.backbone.name,
         facts=_rows(facts),
@@ -94,6 +107,35 @@ def model_card(
         design=yaml.safe_dump(design, sort_keys=False).rstrip(),
         made=_rows(_made_with(config, seeds)),
     )
+
+
+def _front(config: RunConfig, outcome: Mapping[str, Any], metric: Metric, licence: str | None) -> str:
+    """What the Hub reads of a card."""
+    name = config.backbone.name
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"name": shown(config.task.name), "type": "other", "split": "test"},
+        "metrics": [{"type": metric.name, "value": outcome["test_mean"]}],
+    }
+    front: dict[str, Any] = {
+        "license": licence or "other",
+        "library_name": "petlas",
+        "pipeline_tag": "image-classification",
+        "tags": ["petlas", "timm", *Design.from_dict(outcome["design"]).by_method],
+        "metrics": [metric.name],
+        "model-index": [{"name": shown(f"{config.task.name} on {name}"), "results": [result]}],
+    }
+    if licence is not None:  # else it is no model of the Hub's that timm knows
+        front["base_model"] = f"timm/{name}"
+    else:
+        front["license_name"] = "that of the weights of the backbone"
+    return yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _training(config: RunConfig, settings: Mapping[str, float]) -> list[tuple[str, str]]:
+    """How it was trained: the run's settings, and in their place the candidate's own."""
+    known = {name: value for name, value in config.train.model_dump(mode="json").items() if value is not None}
+    return [(name, markdown(str(value))) for name, value in (known | dict(settings)).items()]
 
 
 def _made_with(config: RunConfig, seeds: Sequence[int]) -> list[tuple[str, str]]:

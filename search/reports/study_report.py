@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from petlas.search.objectives import Metric
-from petlas.search.reports.text import USUAL
+from petlas.search.reports.text import USUAL, candidate_text
 from petlas.search.selection import Agreement, Pooled
 from petlas.search.study import StudyRecord, TrialRow, row_of
 
@@ -64,6 +64,28 @@ class StudyReport:
         if self.pooled:
             data["folds"] = [self._pooled_dict(key) for key in self.by_pooled]
         return data
+
+    def top(self, count: int) -> StudyReport:
+        """The same with the best trials alone, the best first; those that came to their end stand before others.
+
+        Args:
+            count: How many.
+        """
+        sign = -1 if self.metric.maximize else 1
+
+        def rank(row: TrialRow) -> tuple[bool, bool, float]:
+            lost = row.val is None or math.isnan(row.val)
+            return row.state != "COMPLETE", lost, 0.0 if row.val is None or lost else sign * row.val
+
+        return replace(self, trials=sorted(self.trials, key=rank)[:count])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The trials as flat rows, for a spreadsheet."""
+        kept = ("number", "state", "stage", "val", "params", "epochs", "fold", "seconds", "key")
+        return [
+            {name: getattr(row, name) for name in kept} | {"design": candidate_text(row.design, row.settings)}
+            for row in self.trials
+        ]
 
     @property
     def by_pooled(self) -> list[str]:

@@ -192,4 +192,5 @@ def evaluation_tables(found: Mapping[str, Any]) -> list[RenderableType]:
         drawn(columns, cells, title),
         *told,
         f"expected calibration error {percent(found['calibration']['ece'])}%",
+        f"PPT {percent(found['ppt'])}% with {found['params']:,} parameters",
     ]

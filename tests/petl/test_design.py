@@ -282,3 +282,13 @@ def test_the_public_names_all_exist():
     assert all(hasattr(petlas.petl, name) for name in petlas.petl.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = petlas.petl.nothing
+
+
+def test_a_long_design_of_which_all_blocks_are_alike_is_told_shortly():
+    def told(*sizes, method="lora"):
+        return str(Design.of(Placement(method, block, size) for block, size in enumerate(sizes)))
+
+    assert told(*[21] * 12) == "lora 21 x12"
+    assert told(*[None] * 12, method="ssf") == "ssf x x12"
+    assert told(*[6] * 6) == "lora 6,6,6,6,6,6"
+    assert told(*[6] * 7, 5) == "lora 6,6,6,6,6,6,6,5"

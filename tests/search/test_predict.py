@@ -9,8 +9,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from petlas.datasets import DataError, FileSource, Task, View, open_task
-from petlas.petl import AdapterError, apply, load_backbone, save_adapter
+from petlas.petl import AdapterError, apply, load_backbone, read_adapter_info, save_adapter
 from petlas.petl.design import Design
+from petlas.search.given import Given
 from petlas.search.predict import predict
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import Fidelity
@@ -51,7 +52,7 @@ def images(tmp_path: Path) -> list[Path]:
 def test_images_are_labelled_as_the_trained_model_labels_the_decoded_view(
     run: TrainingRun, adapter: Path, images: list[Path], batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict_module, "EVAL_BATCH", batch)
+    monkeypatch.setattr("petlas.search.given.EVAL_BATCH", batch)
     data = run.bench.batches(open_task("digits").views["val"])
     with torch.no_grad():
         shares = run.model.eval()(data.batch(slice(0, 7))[0]).softmax(1).numpy()
@@ -119,7 +120,7 @@ def test_a_folder_in_place_of_a_file_is_told_and_the_file_that_is_meant(
     for given in (run_folder, run_folder / "best"):
         with pytest.raises(AdapterError, match=f"give {meant}"):
             predict(given, images)
-    with pytest.raises(DataError, match="runs is a folder; give the files in it"):
+    with pytest.raises(DataError, match=r"a folder must hold images, and .*runs has none"):
         predict(adapter, [tmp_path / "runs"])
 
 
@@ -155,3 +156,41 @@ def test_deep_images_are_read_with_the_range_of_the_training_images(run: Trainin
     save_adapter(run.model, file, classes=CLASSES)
     with pytest.raises(DataError, match=r"deep\.png"):
         predict(file, [tmp_path / "deep.png"])
+
+
+def test_images_in_any_form_are_labelled_alike(adapter: Path, images: list[Path], tmp_path: Path) -> None:
+    expected = [(p.label, p.confidence) for p in predict(adapter, images)]
+    opened = [Image.open(path) for path in images]
+    arrays = [np.asarray(image) for image in opened]
+    size = read_adapter_info(adapter).input.size
+    batches = [batch for _, batch in Given(read_adapter_info(adapter).input).parts(images)]
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.cat(batches), torch.zeros(7)), 7)
+    assert batches[0].shape[1:] == (3, size, size)
+    for given in (opened, arrays, np.stack(arrays), loader, batches, iter(opened), [opened[0], *images[1:]]):
+        found = predict(adapter, given)
+        assert [p.label for p in found] == [label for label, _ in expected]
+        assert [p.confidence for p in found] == pytest.approx([share for _, share in expected], abs=1e-6)
+    assert [p.image for p in predict(adapter, arrays)] == [str(number) for number in range(7)]
+    for one in (images[0], str(images[0]), opened[0], arrays[0]):
+        assert [p.label for p in predict(adapter, one)] == [expected[0][0]]
+    folder = tmp_path / "deep/er"
+    folder.mkdir(parents=True)
+    for path in images[:2]:
+        path.rename(folder / path.name)
+    (folder / "notes.txt").touch()
+    found = predict(adapter, tmp_path / "deep")
+    assert [p.image for p in found] == [str(folder / "0.png"), str(folder / "1.png")]
+    assert [p.label for p in found] == [label for label, _ in expected[:2]]
+
+
+def test_what_is_no_image_is_told(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for given, text in (
+        ([np.zeros((4, 4, 3))], "uint8 of the shape .*got float64 .4, 4, 3. as number 0"),
+        ([np.zeros((4, 4, 4), np.uint8)], "uint8 of the shape"),
+        ([None], "got a NoneType as number 0"),
+        ([torch.zeros(1, 3, 5, 5)], "normalised images of floats .B, 3, 32, 32., got torch.float32 .1, 3, 5, 5."),
+        (tmp_path / "empty", "a folder must hold images"),
+    ):
+        with pytest.raises(DataError, match=text):
+            predict(adapter, given)

@@ -1,11 +1,12 @@
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from petlas.search.run_log import Naming, about, logging_to
+from petlas.search.run_log import Naming, about, logging_to, printing
 
 log = logging.getLogger("petlas")
 
@@ -51,3 +52,24 @@ def test_a_single_run_is_not_named(tmp_path: Path, terminal: list[str]) -> None:
     assert "hello" in (tmp_path / "log.txt").read_text()
     assert "afterwards" not in (tmp_path / "log.txt").read_text()
     assert terminal == ["hello", "afterwards"]
+
+
+def test_lines_are_printed_in_a_notebook_unless_logging_was_set_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers, root = log.handlers[:], logging.getLogger().handlers[:]
+    try:
+        log.handlers[:] = logging.getLogger().handlers[:] = []
+        monkeypatch.delattr(sys, "ps1", raising=False)
+        with printing():
+            log.info("silent")
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+        with printing():
+            log.info("told")
+        log.info("after")
+        log.handlers[:] = [logging.NullHandler()]
+        with printing():
+            log.info("by others")
+    finally:
+        log.handlers[:], logging.getLogger().handlers[:] = handlers, root
+    assert capsys.readouterr().out == "told\n"

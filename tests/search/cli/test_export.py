@@ -44,3 +44,21 @@ def test_what_the_user_can_mend_ends_with_status_2_and_a_difference_with_1(
     assert result.status == 1
     assert "nothing was written" in result.err
     assert not Path("out").exists()
+
+
+def test_a_push_without_a_token_ends_with_status_2_before_anything_is_written(
+    petlas: Petlas, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    result = petlas("export", adapter, "--to", "timm", "out", "--push", "flowers")
+    assert result.status == 2
+    assert "set HF_TOKEN" in result.err
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    (adapter.parent / "card.md").write_text("card")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    result = petlas("export", adapter, "--to", "timm", "out", "--push", "flowers")
+    assert result.status == 2
+    assert "check the network" in result.err
+    assert "secret" not in result.out + result.err
+    assert not Path("out").exists()

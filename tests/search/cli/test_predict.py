@@ -1,3 +1,5 @@
+import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,3 +38,13 @@ def test_a_run_without_an_adapter_is_told_with_what_makes_one(petlas: Petlas, tm
         assert result.status == 2
         assert "petlas retrain" in result.err
         assert "os error" not in result.err
+
+
+def test_rows_for_a_spreadsheet(petlas: Petlas, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from petlas.search.predict import Prediction
+
+    found = [Prediction('a,"b".png', "cat", 0.5, [("cat", 0.5)])]
+    monkeypatch.setattr(api, "predict", lambda adapter, images, checkpoint: found)
+    (tmp_path / "x.safetensors").touch()
+    rows = list(csv.DictReader(io.StringIO(petlas("predict", "x.safetensors", "a.png", "-f", "csv").out)))
+    assert rows == [{"image": 'a,"b".png', "label": "cat", "confidence": "0.5"}]

@@ -1,3 +1,5 @@
+import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,3 +48,18 @@ def test_a_study_is_shown_without_torch(
     petlas("search", write(), "search.trials=1")
     for form in ("table", "json"):
         assert not imported("study", "runs/run", "-f", form) & {"torch", "timm", "ray", "sklearn"}
+
+
+def test_the_best_alone_and_rows_for_a_spreadsheet(petlas: Petlas, write: Write, training: Any) -> None:
+    training.curve = lambda design, epoch: sum(p.size or 0 for p in design.placements) / 10
+    petlas("search", write())
+    everything = petlas("study", "run", "-f", "json").json["trials"]
+    assert len(everything) > 2
+    top = petlas("study", "run", "--top", 2, "-f", "json").json["trials"]
+    ended = sorted((row["val"] for row in everything if row["state"] == "COMPLETE"), reverse=True)
+    assert [row["val"] for row in top] == ended[:2]
+    rows = list(csv.DictReader(io.StringIO(petlas("study", "run", "--format", "csv").out)))
+    assert [int(row["number"]) for row in rows] == [row["number"] for row in everything]
+    assert [float(row["val"]) if row["val"] else None for row in rows] == [row["val"] for row in everything]
+    assert any("lora" in row["design"] for row in rows)
+    assert petlas("study", "run", "--top", 0).status == 2

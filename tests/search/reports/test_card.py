@@ -25,7 +25,7 @@ OUTCOME: dict[str, Any] = {
 
 def test_the_card_states_the_figures_and_the_design(make: Callable[..., RunConfig]) -> None:
     card = model_card(make(train={"epochs": 17}), OUTCOME, ["cat", "dog"], ACCURACY)
-    assert card.startswith("# digits: vit_mini_patch16_64 ")
+    assert "\n---\n# digits: vit_mini_patch16_64 " in card
     for fact in ("| 12,345 |", "| 87.5% |", "test, 3 seed(s) | 83.3 ± 1.2% |", "| cat, dog |", "for 17 epochs"):
         assert fact in card
     assert "accuracy on the selection split" in card
@@ -91,3 +91,22 @@ def test_a_class_with_marks_leaves_the_table_whole(make: Callable[..., RunConfig
     card = model_card(make(), OUTCOME, ["a|b", "c\nd"], ACCURACY)
     (line,) = [line for line in card.splitlines() if line.startswith("| classes |")]
     assert line.replace("\\|", "").count("|") == 3
+
+
+def test_the_hub_and_people_read_licence_versions_and_training_settings(make: Callable[..., RunConfig]) -> None:
+    outcome = OUTCOME | {"settings": {"lr": 0.003}}
+    card = model_card(make(train={"epochs": 17}), outcome, ["cat"], ACCURACY, licence="apache-2.0")
+    _, front, text = card.split("---\n", 2)
+    read = yaml.safe_load(front)
+    assert (read["license"], read["base_model"]) == ("apache-2.0", "timm/vit_mini_patch16_64")
+    assert read["pipeline_tag"] == "image-classification"
+    assert read["tags"] == ["petlas", "timm", "lora"]
+    (result,) = read["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.8333}]
+    assert "| epochs | 17 |" in text
+    assert "| lr | 0.003 |" in text
+    assert "| weight_decay | " in text
+    unknown = yaml.safe_load(model_card(make(), OUTCOME, ["cat"], ACCURACY).split("---\n", 2)[1])
+    assert unknown["license"] == "other"
+    assert unknown["license_name"]
+    assert "base_model" not in unknown
