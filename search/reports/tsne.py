@@ -40,7 +40,7 @@ def write_tsne(found: Plane, path: Path) -> None:
         axis.set_xticks([])
         axis.set_yticks([])
     if len(classes) <= _NAMED:
-        figure.legend(handles=axes[0].get_legend_handles_labels()[0], loc="outside right", fontsize=8)
+        figure.legend(handles=axes[0].get_legend_handles_labels()[0], loc="outside right center", fontsize=8)
     title = shown(f"{found.task}, {found.view}: {len(found.labels):,} images")
     figure.suptitle(title, fontsize=10, parse_math=False)
     write_picture(figure, path)
