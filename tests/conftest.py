@@ -5,6 +5,15 @@ from collections.abc import Generator
 import pytest
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for Ray comes first: in one of several processes, which starts it once, beside all that only computes.
+
+    pytest-xdist gives each process a part of the tests in their order, and moves the last of a part where it ends late.
+    """
+    items.sort(key=lambda item: "runners" not in item.path.parts)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -99,7 +99,7 @@ TESTED_TOGETHER = {
 }
 """Modules without a test file of their own: other tests of their room cover them."""
 
-ACROSS = {"conformance", "counts", "documented"}
+ACROSS = {"conformance", "counts", "documented", "drivers"}
 """Test files that hold for all modules of a folder, not for one."""
 
 ISOLATED = {"petl/tuning.py": {"torch._dynamo"}}

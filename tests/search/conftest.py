@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from petlas.search.training import EpochResult
 
 if TYPE_CHECKING:
     from petlas.search.workbench import Workbench
+
+sys.path.insert(0, str(Path(__file__).parent))  # For `study_cases`, in every import mode.
 
 BACKBONE = "vit_mini_patch16_64"
 BASE: dict[str, Any] = {
@@ -45,16 +48,15 @@ def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a tiny configuration; groups that are given are merged into it, None takes one out."""
+def writes(folder: Path) -> Callable[..., Path]:
+    """Writes tiny configurations into a folder; groups that are given are merged into them, None takes one out."""
 
     def write(file: str = "config.yaml", **groups: Any) -> Path:
-        data = BASE | {"runs": str(tmp_path / "runs")}
+        data = BASE | {"runs": str(folder / "runs")}
         for key, value in groups.items():
             merge = isinstance(value, dict) and key in ("search", "train", "protocol", "resources")
             data[key] = BASE[key] | value if merge else value
-        path = tmp_path / file
+        path = folder / file
         path.write_text(yaml.safe_dump({key: value for key, value in data.items() if value is not None}))
         return path
 
@@ -62,8 +64,21 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a tiny configuration."""
+    return writes(tmp_path)
+
+
+@pytest.fixture
 def make(write: Callable[..., Path]) -> Callable[..., RunConfig]:
     """The checked configuration that `write` writes."""
+    return lambda **groups: load_config(str(write(**groups)))
+
+
+@pytest.fixture(scope="module")
+def module_make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
+    """`make` for searches that several tests of a module look at."""
+    write = writes(tmp_path_factory.mktemp("module"))
     return lambda **groups: load_config(str(write(**groups)))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from study_cases import by_size, trials, tried
 
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig
@@ -14,27 +15,6 @@ from petlas.search.stages.training_run import TrainingRun
 from petlas.search.study import StudyRecord, is_interrupted
 
 Make = Callable[..., RunConfig]
-
-
-def by_size(design: Design, epoch: int) -> float:
-    return sum(p.size or 0 for p in design.placements) / 10 + epoch / 100
-
-
-def record_of(config: RunConfig) -> StudyRecord:
-    return StudyRecord.read(config.folder, config.storage)
-
-
-def trials(config: RunConfig) -> list[Any]:
-    return record_of(config).trials()
-
-
-def tried(config: RunConfig) -> list[tuple[Any, ...]]:
-    """What came of every candidate, in the order in which they began: without the clock, and without what was cut."""
-    return [
-        (t.user_attrs["key"], t.state.name, t.values, t.intermediate_values, t.params)
-        for t in trials(config)
-        if not is_interrupted(t)
-    ]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -56,7 +36,7 @@ def test_wherever_a_search_is_cut_off_it_ends_as_if_it_had_not_been(make: Make, 
     whole, cut = (make(name=name, **options) for name in ("whole", "cut"))
     training.curve = by_size
     search(whole)
-    assert {state for _, state, *_ in tried(whole)} == {"COMPLETE", "PRUNED"}
+    assert {found.state for found in tried(whole)} == {"COMPLETE", "PRUNED"}
     training.started.clear()
     for trial, epoch in ((4, 2), (11, 1), (13, 1), (17, 1)):
 
@@ -130,8 +110,8 @@ def test_a_search_that_is_killed_in_an_epoch_ends_as_if_it_had_not_been(
         whole = make(name="whole", **options)
         search(whole)
         uninterrupted["tried"] = tried(whole)
-    assert {state for _, state, *_ in uninterrupted["tried"]} == {"COMPLETE", "PRUNED"}
-    states = [found for _, found, *_ in uninterrupted["tried"]]
+    assert {found.state for found in uninterrupted["tried"]} == {"COMPLETE", "PRUNED"}
+    states = [found.state for found in uninterrupted["tried"]]
     trial = states.index(state, 1)
     cut = make(name="cut", **options)
     with monkeypatch.context() as patch:

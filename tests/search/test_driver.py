@@ -12,6 +12,7 @@ import optuna
 import pytest
 import yaml
 from PIL import Image
+from study_cases import Tried, by_size, record_of, trials, tried
 
 from petlas.datasets import DataError
 from petlas.errors import UserError
@@ -23,33 +24,12 @@ from petlas.search.driver import search, search_together
 from petlas.search.run_folder import RunError
 from petlas.search.stages.base import SearchStopped
 from petlas.search.stages.training_run import TrainingRun
-from petlas.search.study import FOLDS, StudyRecord, candidate_of, design_of, is_interrupted
+from petlas.search.study import FOLDS, StudyRecord, candidate_of, design_of
 from petlas.search.training import EpochResult
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate, SpaceError
 
 Make = Callable[..., RunConfig]
-
-
-def by_size(design: Design, epoch: int) -> float:
-    return sum(p.size or 0 for p in design.placements) / 10 + epoch / 100
-
-
-def record_of(config: RunConfig) -> StudyRecord:
-    return StudyRecord.read(config.folder, config.storage)
-
-
-def trials(config: RunConfig) -> list[Any]:
-    return record_of(config).trials()
-
-
-def tried(config: RunConfig) -> list[tuple[Any, ...]]:
-    """What came of every candidate, in the order in which they began: without the clock, and without what was cut."""
-    return [
-        (t.user_attrs["key"], t.state.name, t.values, t.intermediate_values, t.params)
-        for t in trials(config)
-        if not is_interrupted(t)
-    ]
 
 
 def test_a_search_returns_its_best_trial_and_writes_its_design(make: Make, training: Any) -> None:
@@ -496,7 +476,7 @@ def test_a_design_that_is_no_longer_the_best_is_named_where_its_adapter_lies(
 # Several searches at once
 
 
-def one_by_one(make: Make, runs: dict[str, dict[str, Any]]) -> dict[str, list[tuple[Any, ...]]]:
+def one_by_one(make: Make, runs: dict[str, dict[str, Any]]) -> dict[str, list[Tried]]:
     """What each run tries when it is searched on its own."""
     for name, options in runs.items():
         search(make(name=f"{name}-alone", **options))
@@ -534,26 +514,6 @@ def test_searches_at_once_take_turns_and_try_what_they_try_one_after_the_other(
         assert Design.load(config.folder / "best" / "design.yaml") == design_of(each.best)
         assert (config.folder / "study.db").exists()
         assert not (config.folder / "checkpoints").exists()
-
-
-def test_searches_of_every_strategy_at_once_with_real_training_have_the_values_of_searches_alone(make: Make) -> None:
-    """To the digit, though the process trains one after the other what differs in task, space, rate and seed."""
-    few = {
-        "train": {"epochs": 2, "batch_size": 400},
-        "supernet": {"epochs": 1, "warmup_epochs": 0},
-        "sensitivity": {"batches": 1, "batch_size": 10, "budgets": [600, 2000]},
-        "search": {"trials": 2, "scores": 3, "finalists": 2},
-    }
-    runs = {
-        "trials": few | {"strategy": "trials", "seed": 1},
-        "rate": few | {"strategy": "trials", "train": {"epochs": 1, "batch_size": 200, "lr": 5e-3}},
-        "supernet": few | {"strategy": "supernet", "task": {"name": "digits", "metric": "mean_per_class"}},
-        "sensitivity": few | {"strategy": "sensitivity", "seed": 2},
-    }
-    alone = one_by_one(make, runs)
-    found = search_together([make(name=name, **options) for name, options in runs.items()])
-    assert [each.error for each in found] == [None] * 4
-    assert {name: tried(make(name=name)) for name in runs} == alone
 
 
 def test_each_of_several_searches_has_its_own_log(make: Make, training: Any) -> None:

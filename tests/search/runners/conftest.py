@@ -1,4 +1,4 @@
-"""One local Ray for the tests of a module: it takes seconds to start."""
+"""One local Ray for all tests: it takes seconds to start."""
 
 import logging
 from collections.abc import Iterator
@@ -6,18 +6,19 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[str]:
+    """The address of a Ray of this process with room for two trials."""
     from petlas.search.runners.ray.cluster import ray  # with what petlas sets for Ray's import
 
     # The workers inherit the environment, and with it the cache of the decoded images.
     ray.init(
         address="local",
-        num_cpus=1,
+        num_cpus=2,
         include_dashboard=False,
-        object_store_memory=100 * 2**20,
+        object_store_memory=200 * 2**20,
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    yield
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()

@@ -6,9 +6,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from study_cases import Tried, tried
 
 from petlas.search.config import RunConfig
-from petlas.search.driver import search
+from petlas.search.driver import search, search_together
 from petlas.search.plan import plan
 from petlas.search.runners import RUNNERS
 from petlas.search.stages import WORKS, open_work
@@ -16,7 +17,7 @@ from petlas.search.stages.base import Proposal, Stage
 from petlas.search.stages.train import TrainStage
 from petlas.search.strategies import STRATEGIES, get_strategy
 from petlas.search.strategies.base import Prices, Search, StageCost, Strategy
-from petlas.search.study import StudyRecord, is_interrupted
+from petlas.search.study import StudyRecord
 from petlas.search.training import EpochResult, Work
 from petlas.search.workbench import Workbench
 
@@ -26,42 +27,43 @@ FEW = {
     "supernet": {"epochs": 1, "warmup_epochs": 0},
     "sensitivity": {"batches": 1, "batch_size": 10, "budgets": [600, 2000]},
     "search": {"trials": 2, "scores": 3, "finalists": 2},
-    "resources": {"runner": "inline"},
 }
-CASES = [(strategy, runner) for strategy in STRATEGIES for runner in RUNNERS]
-
-
-def tried(config: RunConfig) -> list[tuple[Any, ...]]:
-    """What came of every candidate, without the clock and without what was cut off."""
-    return [
-        (t.user_attrs["stage"], t.user_attrs["key"], t.state.name, t.values, t.intermediate_values)
-        for t in StudyRecord.read(config.folder).trials()
-        if not is_interrupted(t)
-    ]
+OPTIONS: dict[str, dict[str, Any]] = {strategy: {"strategy": strategy} | FEW for strategy in STRATEGIES}
+OPTIONS["trials"] |= {"seed": 1}
+OPTIONS["supernet"] |= {"task": {"name": "digits", "metric": "mean_per_class"}}
+OPTIONS["sensitivity"] |= {"seed": 2, "train": {"epochs": 1, "batch_size": 200, "lr": 5e-3}}
+"""Different in task, rate and seed."""
 
 
 @pytest.fixture(scope="module")
-def whole() -> dict[str, list[tuple[Any, ...]]]:
-    """What came of each strategy's search that was not interrupted, in this process."""
-    return {}
-
-
-@pytest.mark.parametrize(("strategy", "runner"), CASES)
-def test_a_search_ends_and_goes_on_after_an_interruption(
-    make: Make,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-    whole: dict[str, list[tuple[Any, ...]]],
-    strategy: str,
-    runner: str,
-) -> None:
-    """With the numbers that it would have had, whichever runner does what is left."""
-    if strategy not in whole:
-        config = make(name="whole", strategy=strategy, **FEW)
+def whole(module_make: Make) -> dict[str, list[Tried]]:
+    """What came of each strategy's search that was neither interrupted nor beside others, in this process."""
+    found = {}
+    for strategy, options in OPTIONS.items():
+        config = module_make(name=f"{strategy}-whole", **options)
         assert search(config) is not None
-        whole[strategy] = tried(config)
-        assert {state for _, _, state, *_ in whole[strategy]} <= {"COMPLETE", "PRUNED"}
+        found[strategy] = tried(config)
+        assert {each.state for each in found[strategy]} <= {"COMPLETE", "PRUNED"}
+    return found
 
+
+@pytest.fixture(scope="module", params=RUNNERS)
+def resumed(request: pytest.FixtureRequest, module_make: Make) -> dict[str, RunConfig]:
+    """Each strategy's run: it was cut off in its second trial, and all of them went on at once on one runner."""
+    configs: dict[str, RunConfig] = {}
+    for strategy, options in OPTIONS.items():
+        name = f"{strategy}-{request.param}"
+        cut_off_in_the_second_trial(module_make(name=name, **options))
+        configs[strategy] = module_make(name=name, **options, resources={"runner": request.param, "concurrent": 1})
+    if request.param == "ray":
+        request.getfixturevalue("local_ray")
+    for found in search_together(list(configs.values())):
+        assert found.error is None
+        assert found.best is not None
+    return configs
+
+
+def cut_off_in_the_second_trial(config: RunConfig) -> None:
     opened: list[Proposal] = []
 
     def end_at_the_second(bench: Workbench, proposal: Proposal) -> Work:
@@ -71,16 +73,18 @@ def test_a_search_ends_and_goes_on_after_an_interruption(
             raise KeyboardInterrupt
         return open_work(bench, proposal)
 
-    cut = make(name="cut", strategy=strategy, **FEW)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("petlas.search.runners.inline.open_work", end_at_the_second)
-        search(cut)
-    assert len(tried(cut)) == 1
+        search(config)
+    assert len(tried(config)) == 1
 
-    if runner == "ray":
-        request.getfixturevalue("local_ray")
-    cut = make(name="cut", strategy=strategy, **FEW | {"resources": {"runner": runner}})
-    assert search(cut) is not None
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_searches_end_and_go_on_after_an_interruption_as_each_would_have_been_alone(
+    resumed: dict[str, RunConfig], whole: dict[str, list[Tried]], strategy: str
+) -> None:
+    """To the digit, whichever runner does what is left, and though it does one after the other what is of others."""
+    cut = resumed[strategy]
     assert tried(cut) == whole[strategy]
     assert (cut.folder / "best" / "design.yaml").exists()
     assert not StudyRecord.read(cut.folder).cut_off()
@@ -88,7 +92,8 @@ def test_a_search_ends_and_goes_on_after_an_interruption(
     assert tried(cut) == whole[strategy]
 
 
-@pytest.mark.parametrize(("strategy", "runner"), CASES)
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_search_is_planned(make: Make, strategy: str, runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["petlas.search.plan"], "_measure", lambda bench: (0.01, 0.03, 10**9, 3072))
     found = plan(make(strategy=strategy, **FEW | {"resources": {"runner": runner, "gpus": 0}}))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from optuna.trial import TrialState
+from study_cases import by_size, record_of, searched
 
 from petlas.datasets import DataError
 from petlas.petl.design import Design
@@ -21,15 +22,6 @@ from petlas.search.workbench import Workbench
 Make = Callable[..., RunConfig]
 
 
-def searched(config: RunConfig) -> StudyRecord:
-    search(config)
-    return record_of(config)
-
-
-def record_of(config: RunConfig) -> StudyRecord:
-    return StudyRecord.read(config.folder)
-
-
 def states(record: StudyRecord) -> list[str]:
     return [trial.state.name for trial in record.trials()]
 
@@ -40,10 +32,6 @@ def untimed(record: StudyRecord) -> dict[str, Any]:
     for row in data["trials"]:
         row.pop("seconds")
     return {"trials": data["trials"], "best": data["best"]["number"], "pareto": [r["number"] for r in data["pareto"]]}
-
-
-def by_size(design: Design, epoch: int) -> float:
-    return sum(p.size or 0 for p in design.placements) / 10 + epoch / 100
 
 
 def test_trials_that_fall_behind_are_pruned_and_the_others_complete(make: Make, training: Any) -> None:

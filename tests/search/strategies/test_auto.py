@@ -3,12 +3,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from study_cases import tried
 
 from petlas.petl import Design
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
 from petlas.search.plan import plan
-from petlas.search.study import HALVING, PORTFOLIO, VARIED, StudyRecord, candidate_of, is_interrupted, result_of
+from petlas.search.study import HALVING, PORTFOLIO, VARIED, StudyRecord, candidate_of, result_of
 
 Make = Callable[..., RunConfig]
 SPACE = {
@@ -30,14 +31,6 @@ OPTIONS: dict[str, Any] = {
 def by_size(design: Design, epoch: int) -> float:
     """More adapters are better, and nothing else matters."""
     return 0.5 + epoch / 100 + sum(p.size or 0 for p in design.by_method.get("adapter", ())) / 200
-
-
-def tried(config: RunConfig) -> list[tuple[Any, ...]]:
-    return [
-        (t.user_attrs["stage"], t.user_attrs["key"], t.user_attrs["fold"], t.state.name, t.intermediate_values)
-        for t in StudyRecord.read(config.folder).trials()
-        if not is_interrupted(t)
-    ]
 
 
 def test_the_best_go_on_for_more_epochs_on_other_folds_within_the_cost(make: Make, training: Any) -> None:

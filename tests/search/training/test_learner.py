@@ -95,9 +95,18 @@ def test_an_epoch_depends_on_its_number_and_not_on_what_was_drawn_before(bench: 
 
 
 def test_a_checkpoint_of_another_stamp_is_not_taken_up(bench: Bench, tmp_path: Path) -> None:
-    work = bench(train={"epochs": 2, "batch_size": 800})
-    learner(work, checkpoint=Folder(tmp_path).file("c"), a=1).train_epoch()
-    assert learner(work, checkpoint=Folder(tmp_path).file("c"), a=2).progress.epochs == 0
+    """Nothing of it is: neither weights nor moments. The next one takes its place."""
+    work, file = bench(train={"epochs": 2, "batch_size": 800}), Folder(tmp_path).file("c")
+    learner(work, checkpoint=file, a=1).train_epoch()
+    assert learner(work, checkpoint=file, a=1).progress.epochs == 1
+    other, fresh = learner(work, checkpoint=file, a=2), learner(work)
+    assert other.progress.epochs == 0
+    assert torch.equal(head(other), head(fresh))
+    for run in (other, fresh):
+        run.train_epoch()
+    assert other.progress == fresh.progress
+    assert torch.equal(head(other), head(fresh))
+    assert [learner(work, checkpoint=file, a=a).progress.epochs for a in (1, 2)] == [0, 1]
 
 
 def test_gradients_are_clipped_only_where_asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
