@@ -322,7 +322,7 @@ def test_a_search_that_the_surroundings_stopped_goes_on_with_all_its_trials(make
     assert record_of(config).count_trained() == 0
     training.curve = by_size
     search(config)
-    assert [name for _, name, *_ in tried(config)] == ["COMPLETE"] * 3
+    assert [each.state for each in tried(config)] == ["COMPLETE"] * 3
 
 
 # Settings that are searched with the design

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
+import petlas.search.runners.ray  # noqa: F401 (before any test imports Ray, which reads what this sets)
+
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[str]:
     """The address of a Ray of this process with room for two trials."""
-    from petlas.search.runners.ray.cluster import ray  # with what petlas sets for Ray's import
+    import ray
 
     # The workers inherit the environment, and with it the cache of the decoded images.
     ray.init(
