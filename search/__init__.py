@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         tsne,
     )
     from petlas.search.config import ConfigError, RunConfig, load_config, load_configs
+    from petlas.search.reports.readable import readable_study
     from petlas.search.run_folder import RunError, find_run
     from petlas.search.workbench import Workbench
 
@@ -50,6 +51,7 @@ _HOME = {
         "tsne",
     ),
     "config": ("ConfigError", "RunConfig", "load_config", "load_configs"),
+    "reports.readable": ("readable_study",),
     "run_folder": ("RunError", "find_run"),
     "workbench": ("Workbench",),
 }
@@ -70,6 +72,7 @@ __all__ = [
     "load_configs",
     "plan",
     "predict",
+    "readable_study",
     "report",
     "retrain",
     "score",

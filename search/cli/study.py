@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from petlas.search.cli.arguments import Run, TableFormat, TableFormatOption
 from petlas.search.cli.output import print_csv, print_json
 
+if TYPE_CHECKING:
+    from petlas.search.config import RunConfig
+
+Dashboard = Annotated[bool, typer.Option("--dashboard", help="Serve Optuna's dashboard of it, on this machine alone.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Where the dashboard listens; 0 for any that is free.")]
+
 
 def study(
     run: Run,
     top: Annotated[int | None, typer.Option(min=1, help="Only as many trials, the best first.")] = None,
     format: TableFormatOption = TableFormat.TABLE,
+    dashboard: Dashboard = False,
+    port: Port = 8080,
 ) -> None:
     """Show the trials of a run, its Pareto front and its best design.
 
@@ -22,7 +30,11 @@ def study(
     from petlas.search import api
     from petlas.search.run_folder import find_run
 
-    report = api.study(find_run(run))
+    config = find_run(run)
+    if dashboard:
+        _serve(config, port)
+        return
+    report = api.study(config)
     if top is not None:
         report = report.top(top)
     if format is TableFormat.JSON:
@@ -35,3 +47,16 @@ def study(
     from petlas.search.reports.tables import show
 
     show(*sections(report))
+
+
+def _serve(config: RunConfig, port: int) -> None:
+    """Until Ctrl-C, which is how it is meant to end."""
+    from petlas.search.reports.dashboard import HOST, dashboard
+    from petlas.search.reports.tables import show
+
+    with dashboard(config, port) as server:
+        show(f"{config.folder} as it is now: http://{HOST}:{server.server_port} (Ctrl-C ends it)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return
