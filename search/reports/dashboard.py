@@ -18,7 +18,8 @@ from petlas.search.reports.readable import readable_studies
 from petlas.search.run_folder import LOG, RunError
 from petlas.search.study import StudyRecord
 
-_HOST = "127.0.0.1"
+HOST = "127.0.0.1"
+"""Where it can be reached: from this machine alone."""
 _SHOWN = ("best/design.yaml", "best/metrics.json", "best/card.md", "config.yaml", LOG, "sensitivity.png")
 """Files of the run folder that the dashboard offers, where they are there."""
 
@@ -56,7 +57,7 @@ def dashboard(config: RunConfig, port: int) -> Iterator[WSGIServer]:
     with tempfile.TemporaryDirectory(prefix="petlas-dashboard-") as scratch:
         _offer(config, studies[0], storage, store := FileSystemArtifactStore(scratch))
         try:
-            server = make_server(_HOST, port, wsgi(storage, store), _Server, _Quiet)
+            server = make_server(HOST, port, wsgi(storage, store), _Server, _Quiet)
         except OSError as error:
             raise RunError(f"--port must be one that is free, got {port} ({error}); 0 takes any") from error
         with server:

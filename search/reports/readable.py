@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from petlas.search.config import LR_FACTOR, RunConfig
@@ -73,10 +74,12 @@ def _copied(
     usual = {name: 0 for row in rows for name in row} | {name: _usual(config, name) for name in settings}
     whole = [usual | row for row in rows]
     distributions = {name: _distribution([row[name] for row in whole], name in settings) for name in sorted(usual)}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    best = StudyDirection.MAXIMIZE if record.maximize else StudyDirection.MINIMIZE
     study = optuna.create_study(
         storage=storage,
         study_name=f"{record.name}: {kind}" if kind else record.name,
-        directions=["maximize" if record.maximize else "minimize", *["minimize"] * (record.objectives - 1)],
+        directions=[best, *[StudyDirection.MINIMIZE] * (record.objectives - 1)],
     )
     metric = record.about.get("metric", {}).get("name", config.search.objectives[0])
     with warnings.catch_warnings():
