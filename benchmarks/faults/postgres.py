@@ -11,7 +11,9 @@ machine, must go on. In the end each study must hold the trials and values of th
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from petlas.search import load_config, search
 from petlas.search.study import StorageError, StudyRecord, is_interrupted
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "search" / "study"))
@@ -29,24 +32,35 @@ from postgres_server import missing, server
 
 COMMAND = [sys.executable, "-c", "from petlas.search.cli import main; main()", "search"]
 NAMES = ("a", "b", "c", "d")
+VICTIM, EPOCHS = NAMES[0], 10
+"""Whose driver is killed, and how long its trainings are: a second driver starts in the meantime."""
 CONFIG: dict[str, Any] = {
     "task": "digits",
     "backbone": {"name": "vit_mini_patch16_64", "img_size": 32},
     "space": {"methods": {"lora": {"blocks": "all", "sizes": [0, 2, 4]}}, "settings": {"lr": [1e-3, 3e-3, 1e-2]}},
     "strategy": "trials",
     "search": {"baselines": False, "sampler": "tpe"},
-    "train": {"epochs": 3, "batch_size": 100, "warmup_epochs": 0, "amp": "off"},
+    "train": {"epochs": 2, "batch_size": 100, "warmup_epochs": 0, "amp": "off"},
     "resources": {"runner": "inline", "gpus": 0},
 }
 
 
-def start(folder: Path, name: str, place: str, trials: int, url: str | None) -> subprocess.Popen[str]:
-    """A search; its run folder is in `place`."""
+def write_config(folder: Path, name: str, place: str, trials: int, url: str | None) -> Path:
+    """The configuration of a search, whose run folder is in `place`."""
     few = CONFIG["search"] | {"trials": trials}
-    run = CONFIG | {"name": name, "seed": NAMES.index(name), "search": few, "runs": place}
+    train = CONFIG["train"] | {"epochs": EPOCHS if name == VICTIM else CONFIG["train"]["epochs"]}
+    run = CONFIG | {"name": name, "seed": NAMES.index(name), "search": few, "train": train, "runs": str(folder / place)}
     path = folder / f"{place}-{name}.yaml"
     path.write_text(yaml.safe_dump(run | ({} if url is None else {"storage": url})))
-    return subprocess.Popen([*COMMAND, str(path)], cwd=folder, stdout=-1, stderr=subprocess.STDOUT, text=True)
+    return path
+
+
+def start(folder: Path, name: str, place: str, trials: int, url: str) -> subprocess.Popen[str]:
+    """A search in a process of its own."""
+    command = [*COMMAND, str(write_config(folder, name, place, trials, url))]
+    driver = subprocess.Popen(command, cwd=folder, stdout=-1, stderr=subprocess.STDOUT, text=True)
+    atexit.register(driver.kill)  # where this script is interrupted
+    return driver
 
 
 def finish(*drivers: subprocess.Popen[str]) -> None:
@@ -74,32 +88,29 @@ def values(trials: list[Any]) -> list[tuple[Any, ...]]:
 def scene(folder: Path, url: str, trials: int) -> tuple[list[str], bool]:
     """The four drivers; the lines of the table, and whether all went well."""
     drivers = {name: start(folder, name, "runs", trials, url) for name in NAMES}
-    victim, elsewhere = NAMES[0], folder / "elsewhere" / NAMES[0]
-    while sum(trial.state.is_finished() for trial in trials_of(folder / "runs" / victim, url)) < trials // 2:
+    victim, elsewhere = VICTIM, folder / "elsewhere" / VICTIM
+    while not any(trial.state.is_finished() for trial in trials_of(folder / "runs" / victim, url)):
         if drivers[victim].poll() is not None:
             raise RuntimeError(f"the driver ended before it was killed: {drivers[victim].communicate()[0]}")
-        time.sleep(0.05)
+        time.sleep(0.5)
     began = time.monotonic()
     second = start(folder, victim, "elsewhere", trials, url)
     told, _ = second.communicate(timeout=300)
-    refused, reason = (
-        second.returncode == 2 and "one process at a time" in told,
-        " ".join(told.split()).replace(str(folder), "..."),
-    )
+    refused = second.returncode == 2 and "one process at a time" in told
+    reason = " ".join(told.split()).replace(str(folder), "...")
     waited = time.monotonic() - began
     drivers.pop(victim).kill()
+    print(f"refused: {refused}; {victim} is killed", flush=True)
     known = [trial for trial in values(trials_of(folder / "runs" / victim, url)) if trial[1] != "RUNNING"]
     began = time.monotonic()
     heir = start(folder, victim, "elsewhere", trials, url)
     finish(heir)
     took = time.monotonic() - began
     finish(*drivers.values())
-    lines, well = (
-        ["| study | driver | trials | cut off | as in a folder of its own |", "|---|---|---|---|---|"],
-        refused,
-    )
+    lines = ["| study | driver | trials | cut off | as in a folder of its own |", "|---|---|---|---|---|"]
+    well = refused and len(known) < trials
+    search([load_config(str(write_config(folder, name, "alone", trials, None))) for name in NAMES])
     for name in NAMES:
-        finish(start(folder, name, "alone", trials, None))
         found, alone = trials_of(folder / "runs" / name, url), values(trials_of(folder / "alone" / name))
         same = values(found) == alone and (name != victim or values(found)[: len(known)] == known)
         well &= same and len(alone) == trials
@@ -119,6 +130,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=6, help="of each search")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if reason := missing():
         sys.exit(reason)
     os.environ.update(OMP_NUM_THREADS="1", COLUMNS="1000")

@@ -41,7 +41,7 @@ from petlas.search.study import StorageError, StudyRecord, is_interrupted
 KINDS = ("worker", "raylet", "node", "driver")
 _LATER = 1.5
 """Seconds within which a kill comes when it may."""
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 """Seconds to wait for what the last kill hit to recover, before the next one comes all the same."""
 TOGETHER = 2
 CONFIG: dict[str, Any] = {
@@ -163,6 +163,11 @@ class Lane:
         return False
 
 
+def heed_signals() -> None:
+    """Let SIGTERM be as Ctrl-C is: each node that Ray starts takes it over."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 class Nodes:
     """The cluster: a head without work, and nodes of one CPU.
 
@@ -177,11 +182,13 @@ class Nodes:
         self._options = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
         self._cluster = Cluster(initialize_head=True, head_node_args=self._options | {"num_cpus": 0})
         self.address: str = self._cluster.address
+        heed_signals()
         for _ in range(count):
             self._add()
 
     def _add(self) -> None:
         self._cluster.add_node(**self._options)
+        heed_signals()
 
     def _pick(self, rng: random.Random) -> Any:
         return rng.choice(sorted(self._cluster.worker_nodes, key=lambda node: str(node.unique_id)))
@@ -394,5 +401,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heed_signals()
     main()
