@@ -97,11 +97,12 @@ class RetrainResult:
         return data | ({"baselines": [asdict(other) for other in self.baselines]} if self.baselines else {})
 
 
-def search(configs: Sequence[RunConfig]) -> list[SearchResult]:
+def search(configs: Sequence[RunConfig], report: bool = False) -> list[SearchResult]:
     """Run or resume the search of each configuration, all of them at once.
 
     Args:
         configs: The runs, as `petlas.search.load_configs` reads them.
+        report: Whether `report.html` in each run folder is written anew behind every stage.
 
     Raises:
         UserError: When a configuration, its data, its backbone or the machine is at fault; with several runs, only
@@ -112,12 +113,16 @@ def search(configs: Sequence[RunConfig]) -> list[SearchResult]:
     for config in configs:
         check_address(config)
         check_same(config)
+    if report:
+        from petlas.search.reports.page import check_drawing
+
+        check_drawing()
     with printing(), starting(configs) as start:
         for config in configs:
             log.info("searching %s in %s", config.task.name, config.folder)
         from petlas.search.driver import search_together  # in the meantime: it takes seconds, too
 
-        found = search_together(configs, start)
+        found = search_together(configs, start, _refresh if report else lambda config: None)
     results = [
         SearchResult(config.folder, row_of(each.best) if each.best else None, each.error)
         for config, each in zip(configs, found, strict=True)
@@ -128,6 +133,16 @@ def search(configs: Sequence[RunConfig]) -> list[SearchResult]:
     if errors:
         raise SearchesStopped(results)
     return results
+
+
+def _refresh(config: RunConfig) -> None:
+    """Write a run's page anew; a search does not end because its page cannot be written."""
+    from petlas.search.reports.page import write_page
+
+    try:
+        write_page([str(config.folder)])
+    except UserError as error:
+        log.warning("%s", error)
 
 
 def study(config: RunConfig) -> StudyReport:

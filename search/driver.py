@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ from petlas.errors import UserError
 from petlas.files import write_text
 from petlas.search.config import RunConfig
 from petlas.search.identity import claim
-from petlas.search.plan import outline
+from petlas.search.live import watched
+from petlas.search.plan import most, outline
 from petlas.search.run_folder import clear_checkpoints, opened
 from petlas.search.runners import check_resources, check_together, open_runner
 from petlas.search.sensitivity import with_pruned_space
@@ -69,13 +70,18 @@ def search(config: RunConfig) -> FrozenTrial | None:
     return found.best
 
 
-def search_together(configs: Sequence[RunConfig], start: Start | None = None) -> list[Found]:
+def search_together(
+    configs: Sequence[RunConfig],
+    start: Start | None = None,
+    after_stage: Callable[[RunConfig], None] = lambda config: None,
+) -> list[Found]:
     """Run or resume the searches of several configurations, all at once; one that stops does not take others along.
 
     Args:
         configs: Of the runs. Whatever can be wrong with them, their data, their backbones or the machine is found
             before a run folder is made.
         start: Of Ray, if it has begun.
+        after_stage: Told a run's configuration behind each of its stages, and when its search is over.
 
     Raises:
         UserError: When something is wrong with any of them at the start.
@@ -85,11 +91,12 @@ def search_together(configs: Sequence[RunConfig], start: Start | None = None) ->
     _check(benches)
     with ExitStack() as stack:
         several = len(benches) > 1
-        runs = [_Run(bench, stack.enter_context(opened(bench.config)), several) for bench in benches]
+        holdings = [stack.enter_context(opened(bench.config)) for bench in benches]
+        runs = [_Run(*each, several, after_stage) for each in zip(benches, holdings, strict=True)]
         rounds = Rounds([run.turns for run in runs])
         try:
             if not rounds.over:  # Ray starts only if something is left to run
-                with open_runner(benches, start) as runner:
+                with watched([run.turns for run in runs], most=most), open_runner(benches, start) as runner:
                     runner.run(rounds)
         finally:
             for run in runs:
@@ -119,15 +126,18 @@ class _Run:
         bench: Its workbench.
         holding: Its folder, held by this process.
         several: Whether there are others.
+        after_stage: Told its configuration behind each stage, and when its search is over.
     """
 
-    def __init__(self, bench: Workbench, holding: Holding, several: bool) -> None:
-        self._bench, self._folder = bench, holding.folder
+    def __init__(
+        self, bench: Workbench, holding: Holding, several: bool, after_stage: Callable[[RunConfig], None]
+    ) -> None:
+        self._bench, self._folder, self._after_stage = bench, holding.folder, after_stage
         mend_journal(self._folder)
         objectives, maximize = objectives_of(bench)
         self._record = StudyRecord.create(self._folder, bench.config.storage, objectives, maximize, holding.check)
         claim(self._record, bench)
-        self.turns = Turns(bench, self._stages, bench.config.name if several else "")
+        self.turns = Turns(bench, self._stages, bench.config.name if several else "", self._record)
         with self.turns.at_work():
             if stale := self._record.recover():
                 log.info("%d interrupted trials are tried again, from where they stood", stale)
@@ -142,6 +152,7 @@ class _Run:
                     log.info("%s", outline(self._bench))
                 started = True
                 yield stage
+                self._after_stage(self._bench.config)
         if not started:
             log.info("%s has all its trials; raise search.trials to go on", self._folder)
 
@@ -178,6 +189,7 @@ class _Run:
             _write_best(candidate_of(best), self._folder / "best")
         if self._bench.config.storage is None:
             export_database(self._record.storage, self._record.name, self._folder / DATABASE)
+        self._after_stage(self._bench.config)
         return best
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -10,7 +11,11 @@ from petlas.search.cli.arguments import Configs, Format, FormatOption, load_conf
 from petlas.search.cli.output import print_json_of
 
 
-def search(arguments: Configs, format: FormatOption = Format.TABLE) -> None:
+def search(
+    arguments: Configs,
+    format: FormatOption = Format.TABLE,
+    report: Annotated[bool, typer.Option("--report", help="Write report.html anew behind every stage.")] = False,
+) -> None:
     """Run or resume the search of each configuration, all of them at once. Repeating the command resumes.
 
     A group or a list of tasks is several runs. Example: petlas search demo search.trials=40
@@ -25,7 +30,7 @@ def search(arguments: Configs, format: FormatOption = Format.TABLE) -> None:
 
     stopped: api.SearchesStopped | None = None
     try:
-        results = api.search(configs)
+        results = api.search(configs, report)
     except api.SearchesStopped as error:
         stopped, results = error, error.results
     if format is Format.JSON:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 
+from petlas.search.live import watched
 from petlas.search.runners import open_runner
 from petlas.search.stages.base import Stage
 from petlas.search.stages.rounds import Rounds, Turns
@@ -26,7 +27,8 @@ def do_stages(stages: Sequence[Stage], jobs: int) -> None:
     rounds = Rounds(runs)
     if not rounds.over:
         views = dict.fromkeys(view for stage in stages for view in stage.views)
-        with open_runner([stage.bench for stage in stages], views=tuple(views), jobs=jobs) as runner:
+        benches = [stage.bench for stage in stages]
+        with watched(runs, jobs), open_runner(benches, views=tuple(views), jobs=jobs) as runner:
             runner.run(rounds)
     for run in runs:
         if run.error is not None:

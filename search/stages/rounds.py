@@ -12,6 +12,7 @@ from typing import Protocol
 
 from petlas.search.run_log import about
 from petlas.search.stages.base import SearchStopped, Stage
+from petlas.search.study.reading import StudyReader
 from petlas.search.training import EpochResult
 from petlas.search.workbench import Workbench
 
@@ -32,12 +33,21 @@ class Turns:
         bench: The run's workbench.
         stages: Makes its stages; each is asked for when the one before is done. What is wrong with one ends this run.
         name: What to call the run beside others; empty where it is the only one.
+        record: Its study; None where nothing is written down in one.
     """
 
-    def __init__(self, bench: Workbench, stages: Callable[[], Iterator[Stage]], name: str = "") -> None:
-        self.bench = bench
+    def __init__(
+        self,
+        bench: Workbench,
+        stages: Callable[[], Iterator[Stage]],
+        name: str = "",
+        record: StudyReader | None = None,
+    ) -> None:
+        self.bench, self.record = bench, record
         self.error: Exception | None = None
         """Why the run stopped before its end."""
+        self.on_change: Callable[[Turns], None] = lambda turns: None
+        """Told after a job of it began, had an epoch, or ended."""
         self._name = name
         self._stages = self._opened(stages)
         self._stage: Stage | None = None
@@ -67,6 +77,16 @@ class Turns:
     def running(self) -> int:
         """How many of its jobs were handed out and have not come to their end."""
         return len(self._jobs)
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """Its jobs that were handed out and have not come to their end."""
+        return tuple(self._jobs)
+
+    @property
+    def done(self) -> int:
+        """How many of its jobs came to their end in this process."""
+        return self._done
 
     def ready(self) -> bool:
         """Whether it has anything to hand out now; stages that are done give way to the next."""
@@ -117,12 +137,19 @@ class Job:
         self.proposal = stage.propose()
         self.seconds = 0.0
         """What it took so far."""
+        self.epoch = 0
+        """How many epochs it had; 0 before the first."""
         self._begun = False
 
     @property
     def bench(self) -> Workbench:
         """The workbench that it is done on."""
         return self._stage.bench
+
+    @property
+    def begun(self) -> bool:
+        """Whether a worker began with it."""
+        return self._begun
 
     @property
     def limit(self) -> float | None:
@@ -155,14 +182,16 @@ class Job:
             self._begun = True
             with self._turns.at_work():
                 self.proposal = self._stage.begin(self.proposal)
+            self._turns.on_change(self._turns)
 
     def on_epoch(self, result: EpochResult) -> bool:
         """Take note of an epoch; whether the work goes on."""
-        self.seconds = result.seconds
+        self.seconds, self.epoch, goes_on = result.seconds, result.epoch, False
         if not self.stopped:
             with self._turns.at_work():
-                return self._stage.on_epoch(self.proposal.number, result)
-        return False
+                goes_on = self._stage.on_epoch(self.proposal.number, result)
+            self._turns.on_change(self._turns)
+        return goes_on
 
     def on_end(self, result: EpochResult | None, error: str = "", device: str | None = None) -> None:
         """Take note of the end.
@@ -197,6 +226,7 @@ class Job:
                 told(self.proposal.number)
             if self._stage.fault:
                 raise SearchStopped(self._stage.fault)
+        self._turns.on_change(self._turns)
 
 
 class Rounds:

@@ -78,6 +78,7 @@ class StudyRecord(StudyReader):
         Raises:
             StorageError: When the storage cannot be opened.
         """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = open_storage(folder, url)
         name = _name_in(storage, folder, url)
         if name in optuna.get_all_study_names(storage):
@@ -87,7 +88,6 @@ class StudyRecord(StudyReader):
             storage.delete_study(storage.get_study_id_from_name(name))  # without trials: it may be of other settings
         best = StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE
         directions = [best if objective == ACCURACY else StudyDirection.MINIMIZE for objective in objectives]
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         optuna.create_study(storage=storage, study_name=name, directions=directions)
         return cls(storage, name, check)
 

@@ -35,6 +35,16 @@ PAGE_SECTIONS: dict[str, str] = {
 """By their titles, in their order."""
 
 
+def check_drawing() -> None:
+    """Let it be told at once that no report can be drawn.
+
+    Raises:
+        UserError: When plotly is missing.
+    """
+    if find_spec("plotly") is None:
+        raise RunError("a report draws with plotly, which is not installed; pip install 'petlas[report]'")
+
+
 def write_page(runs: Sequence[str], out: Path | None = None) -> Path:
     """Write the page.
 
@@ -45,8 +55,7 @@ def write_page(runs: Sequence[str], out: Path | None = None) -> Path:
     Raises:
         UserError: When there is no such run, plotly is missing, or the page cannot be written.
     """
-    if find_spec("plotly") is None:
-        raise RunError("a report draws with plotly, which is not installed; pip install 'petlas[report]'")
+    check_drawing()
     from petlas.search.reports.page.comparison import comparison
     from petlas.search.reports.page.run import RunView
     from petlas.search.reports.page.template import document
@@ -86,4 +95,4 @@ def _of_run(view: RunView, several: bool) -> str:
     return f"<details><summary>{text(view.name)}</summary>{body}</details>" if several else body
 
 
-__all__ = ["PAGE_SECTIONS", "Section", "write_page"]
+__all__ = ["PAGE_SECTIONS", "Section", "check_drawing", "write_page"]

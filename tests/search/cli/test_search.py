@@ -102,3 +102,22 @@ def test_a_run_that_stops_among_others_decides_the_status_and_the_others_are_sho
     assert "/b: OSError: [Errno 28] No space left on device" in result.err
     assert "COMPLETE" in result.out
     assert [each["best"] is None for each in petlas("search", *paths, "-f", "json").json] == [False, True]
+
+
+def test_the_report_is_written_behind_every_stage(
+    petlas: Petlas, write: Write, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr("petlas.search.reports.page.write_page", lambda runs: written.append(Path(runs[0]).name))
+    path = write(protocol={"folds": 2, "finalists": 1})
+    assert petlas("search", path, "search.trials=1", "--report").status == 0
+    assert written == ["run"] * 3  # the trials, the folds, and the end
+
+
+def test_a_report_that_cannot_be_written_ends_no_search(
+    petlas: Petlas, write: Write, training: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "runs/run/report.html").mkdir(parents=True)
+    result = petlas("search", write(), "search.trials=1", "--report")
+    assert result.status == 0
+    assert "the page cannot be written" in result.err

@@ -1,0 +1,244 @@
+"""How far runs are: a table that is kept up to date on a terminal, and nothing beside the log's lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from petlas.search.reports.text import duration, measured, shown, standard_error, unit
+from petlas.search.stages.rounds import Turns
+from petlas.search.study import SCORE, is_interrupted, result_of
+from petlas.search.workbench import Workbench
+
+log = logging.getLogger("petlas")
+
+_READS_EVERY = 0.5  # seconds between readings of the study, beside those when a trial ends
+_NAMED = 4
+"""Of so many trainings the epochs are told one by one."""
+
+
+@contextmanager
+def watched(
+    runs: Sequence[Turns],
+    jobs: int | None = None,
+    most: Callable[[Workbench], float] = lambda bench: 0.0,
+    console: Console | None = None,
+) -> Iterator[None]:
+    """Show how far runs are while they are done in here, where somebody looks on.
+
+    On a terminal that is a table below the lines of the log.
+
+    Args:
+        runs: Of which none has begun.
+        jobs: How many pieces of work there are in all, where that is known.
+        most: What a search costs at most, in R.
+        console: Where the table is drawn; by default on the terminal of standard error, if it is one.
+    """
+    where = console or Console(stderr=True, markup=False, emoji=False)
+    drawn = where.is_interactive and not (where.is_dumb_terminal or where.is_jupyter)
+    with ExitStack() as stack:
+        if drawn and (console or sys.stderr.isatty()):
+            stack.enter_context(_table_shown([_Watch(run, jobs, most) for run in runs], where))
+        yield
+
+
+@contextmanager
+def _table_shown(watches: Sequence[_Watch], console: Console) -> Iterator[None]:
+    """The table below all that is printed; it is gone at the end, however that comes."""
+    raw = {"stderr": sys.stderr, "stdout": sys.stdout}
+    live = Live(
+        get_renderable=lambda: table([watch.state for watch in watches], time.monotonic()),
+        console=console,
+        refresh_per_second=2,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    handlers = [
+        (handler, name, stream)
+        for handler in log.handlers
+        for name, stream in raw.items()
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stream
+    ]
+    for watch in watches:
+        watch.start()
+    try:
+        with live:
+            for handler, name, _ in handlers:
+                handler.setStream(getattr(sys, name))  # which writes above the table now
+            yield
+    finally:
+        for handler, _, stream in handlers:
+            handler.setStream(stream)
+        for watch in watches:
+            watch.stop()
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run is.
+
+    Args:
+        name: The run's.
+        began: When this process began with it, by the monotonic clock.
+        stage: What is done now; empty before anything is.
+        done: How many trials, or pieces of work, came to their end.
+        running: How many are running.
+        total: How many there will be; None where that is open.
+        epochs: For each that is running, its number, its epochs so far and all of them; 0 where it has none.
+        best: The best value so far with its standard error, in words.
+        used: What the search has cost so far, in R, with what is running; None where no R is counted.
+        before: What of that was spent before this process.
+        most: What it costs at most, in R.
+        limit: After how many seconds nothing more begins.
+    """
+
+    name: str
+    began: float
+    stage: str = ""
+    done: int = 0
+    running: int = 0
+    total: int | None = None
+    epochs: tuple[tuple[int, int, int], ...] = ()
+    best: str = "-"
+    used: float | None = None
+    before: float = 0.0
+    most: float = 0.0
+    limit: float | None = None
+
+    def left(self, now: float) -> float | None:
+        """Seconds to the end at the pace of this process so far; None as long as there is no pace.
+
+        Args:
+            now: By the monotonic clock.
+        """
+        took = now - self.began
+        if self.used is not None:
+            made, missing = self.used - self.before, max(0.0, self.most - self.used)
+        else:
+            parts = sum(epoch / of for _, epoch, of in self.epochs if of)
+            made, missing = self.done + parts, max(0.0, (self.total or 0) - self.done - parts)
+        found = took / made * missing if made > 0 and (self.used is not None or self.total) else None
+        if self.limit is None:
+            return found
+        rest = max(0.0, self.limit - took)
+        return rest if found is None else min(found, rest)
+
+
+def table(states: Sequence[State], now: float) -> RenderableType:
+    """The table of runs.
+
+    Args:
+        states: How far each is.
+        now: By the monotonic clock.
+    """
+    counted = any(state.used is not None for state in states)
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    columns = ["run", "stage", "done", "running", *(["best", "R used", "R left"] if counted else []), "time", "left"]
+    for column in (*columns, "epochs"):
+        drawn.add_column(column, no_wrap=column != "run", overflow="ellipsis")
+    for state in states:
+        left = state.left(now)
+        of_search = [state.best, f"{state.used or 0:.1f}", f"{max(0.0, state.most - (state.used or 0)):.1f}"]
+        drawn.add_row(
+            shown(state.name),
+            state.stage or "starting",
+            f"{state.done}" if state.total is None else f"{state.done}/{state.total}",
+            f"{state.running}",
+            *(of_search if counted else []),
+            duration(now - state.began),
+            "-" if left is None else f"~{duration(left)}",
+            _epochs(state.epochs),
+        )
+    return drawn
+
+
+def _epochs(running: Sequence[tuple[int, int, int]]) -> str:
+    named = [f"#{number} {epoch}/{of}" for number, epoch, of in running if of]
+    return " ".join(named[:_NAMED]) + (f" +{len(named) - _NAMED}" if len(named) > _NAMED else "")
+
+
+class _Watch:
+    """Keeps the state of a run as its work goes on; what goes wrong with that is no fault of the search.
+
+    Args:
+        turns: The run.
+        jobs: How many pieces of work there are in all, where that is known.
+        most: What a search costs at most, in R.
+    """
+
+    def __init__(self, turns: Turns, jobs: int | None, most: Callable[[Workbench], float]) -> None:
+        self._turns, self._read_at, self._spent, self._best, self._ended = turns, 0.0, 0.0, "-", 0
+        self._known = 0  # of its jobs that came to their end, those whose ends were read
+        config, record = turns.bench.config, turns.record
+        if record is None:
+            self.state = State(config.name, time.monotonic(), total=jobs)
+            return
+        self._read()
+        limit = None if config.search.seconds is None else max(0.0, config.search.seconds - record.elapsed)
+        self.state = State(
+            config.name, time.monotonic(), done=self._ended, best=self._best, used=self._spent, before=self._spent,
+            most=most(turns.bench), limit=limit,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._turns.on_change = self._look
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._turns.on_change = lambda turns: None
+
+    def _look(self, turns: Turns) -> None:
+        try:
+            self._update()
+        except Exception:
+            log.debug("the table could not be made", exc_info=True)
+
+    def _update(self) -> None:
+        before, running = self.state, [job for job in self._turns.jobs if job.begun]
+        entries = [(job, job.proposal.entry) for job in running]
+        stages = dict.fromkeys(entry.stage if entry else job.proposal.work for job, entry in entries)
+        epochs = tuple(
+            (job.proposal.number, min(job.epoch, entry.fidelity.epochs), entry.fidelity.epochs)
+            for job, entry in entries
+            if entry is not None
+        )
+        due = self._known != self._turns.done or time.monotonic() - self._read_at >= _READS_EVERY
+        if self._turns.record is not None and due:
+            self._read()
+        record = self._turns.record
+        self.state = State(
+            before.name, before.began, ", ".join(stages) or before.stage,
+            self._turns.done if record is None else self._ended,
+            len(running), before.total, epochs, self._best,
+            None if record is None else self._spent, before.before, before.most, before.limit,
+        )  # fmt: skip
+
+    def _read(self) -> None:
+        """What the study says: trials that ended, what they cost, and the best of those with the most epochs."""
+        record = self._turns.record
+        assert record is not None, "only a search has a study to read"
+        self._read_at, self._known = time.monotonic(), self._turns.done
+        counted = [trial for trial in record.trials() if not is_interrupted(trial)]
+        self._ended = sum(trial.state.is_finished() for trial in counted)
+        self._spent = sum(map(record.cost, counted))
+        metric = self._turns.bench.objective.metric
+        values = [
+            (trial.user_attrs["of_epochs"], value, trial.user_attrs.get("images"))
+            for trial in counted
+            if trial.user_attrs["stage"] != SCORE and (value := result_of(trial)) is not None
+        ]
+        longest = max((epochs for epochs, *_ in values), default=0)
+        ranked = [(value if metric.maximize else -value, value, images) for n, value, images in values if n == longest]
+        if ranked:
+            _, value, images = max(ranked, key=lambda each: each[0])
+            error = standard_error(metric, value, images)
+            self._best = f"{measured(metric, value)}{'' if error is None else f' ± {100 * error:.1f}'}{unit(metric)}"

@@ -1,0 +1,121 @@
+import io
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from petlas.search.config import RunConfig
+from petlas.search.driver import search
+from petlas.search.live import State, table, watched
+
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A terminal that `watched` takes for that of standard error."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, force_interactive=True, width=160, _environ={"TERM": "xterm"})
+
+    def on_terminal(runs: Any, **more: Any) -> Any:
+        return watched(runs, console=console, **more)
+
+    monkeypatch.setattr("petlas.search.driver.watched", on_terminal)
+    return file
+
+
+def text(drawn: Any) -> str:
+    file = io.StringIO()
+    Console(file=file, width=160).print(drawn)
+    return file.getvalue()
+
+
+def test_a_row_says_how_far_a_run_is() -> None:
+    state = State("demo", 0.0, "search", 3, 2, None, ((3, 1, 4), (4, 2, 4)), "81.0 ± 2.8 %", 4.0, 1.0, 10.0)
+    told = text(table([state], 60.0))
+    assert re.search(r"demo +search +3 +2 +81\.0 ± 2\.8 % +4\.0 +6\.0 +60 s +~2\.0 min +#3 1/4 #4 2/4", told), told
+
+
+def test_the_time_left_is_by_the_pace_of_this_process() -> None:
+    assert State("r", 10.0, used=3.0, before=1.0, most=7.0).left(30.0) == 40.0  # 2 R in 20 s, 4 R are left
+    assert State("r", 10.0, used=1.0, before=1.0, most=7.0).left(30.0) is None
+    assert State("r", 10.0, used=3.0, before=1.0, most=7.0, limit=25.0).left(30.0) == 5.0
+    assert State("r", 0.0, done=1, total=4, epochs=((1, 5, 10),)).left(15.0) == 25.0  # 1.5 in 15 s, 2.5 are left
+    assert State("r", 0.0, done=1).left(15.0) is None
+
+
+def test_a_retraining_has_no_columns_of_a_search() -> None:
+    told = text(table([State("r", 0.0, "retrain", 1, 1, 3)], 1.0))
+    assert "1/3" in told
+    assert "R used" not in told
+
+
+def test_many_trainings_are_counted_beyond_some() -> None:
+    told = text(table([State("r", 0.0, epochs=tuple((n, 1, 2) for n in range(6)))], 1.0))
+    assert "#3 1/2 +2" in told
+
+
+def test_a_search_on_a_terminal_is_followed_and_leaves_its_log_alone(
+    make: Make, training: Any, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petlas.search.live._READS_EVERY", 0.0)
+
+    def curve(design: Any, epoch: int) -> float:
+        time.sleep(0.6 if epoch == 2 else 0.0)  # so that the table is drawn
+        return 0.5
+
+    training.curve = curve
+    config = make(search={"trials": 2})
+    before = sys.stderr
+    assert search(config) is not None
+    seen = re.findall(r"run +search +\d.*", terminal.getvalue())
+    assert any(re.search(r"1 +1 +50\.0 .*#1 1/2", line) for line in seen), terminal.getvalue()
+    assert "\x1b" not in (config.folder / "log.txt").read_text()
+    assert sys.stderr is before
+    assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1  # the cursor is back
+
+
+def test_an_interrupt_ends_the_table(make: Make, training: Any, terminal: io.StringIO) -> None:
+    def curve(design: Any, epoch: int) -> float:
+        raise KeyboardInterrupt
+
+    training.curve, before = curve, sys.stderr
+    with pytest.raises(KeyboardInterrupt):
+        search(make(search={"trials": 2}))
+    assert sys.stderr is before
+    assert "\x1b[?25h" in terminal.getvalue()  # the cursor is back
+
+
+def test_lines_of_the_log_go_above_the_table() -> None:
+    log, file = logging.getLogger("petlas"), io.StringIO()
+    console = Console(file=file, force_terminal=True, force_interactive=True, width=80, _environ={"TERM": "xterm"})
+    handler = logging.StreamHandler(sys.stderr)
+    log.addHandler(handler)
+    raw = handler.stream
+    try:
+        with watched([], console=console):
+            assert handler.stream is not raw
+            log.warning("a line [red] :smile:")
+        assert handler.stream is raw
+    finally:
+        log.removeHandler(handler)
+    assert "a line [red] :smile:" in file.getvalue()
+
+
+def test_without_a_terminal_nothing_is_drawn(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with watched([]):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_has_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    with watched([], console=Console(force_jupyter=True)):
+        pass
+    assert capsys.readouterr() == ("", "")
