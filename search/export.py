@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from petlas.datasets import INTERPOLATIONS, open_task
-from petlas.petl import Exported, InputConfig, export_adapter, read_adapter_info
+from petlas.petl import Exported, export_adapter, read_adapter_info
 from petlas.search.predict import check_adapter
 from petlas.search.training.batches import ImageBatches
 
@@ -42,12 +42,19 @@ def export(
     check_adapter(adapter)
     images, source = None, "noise"
     if task is not None:
-        images, source = _images(task, root, read_adapter_info(adapter).input), f"task {task}"
+        images, source = task_images(task, root, adapter), f"task {task}"
     return export_adapter(adapter, target, out, images, source, checkpoint)
 
 
-def _images(name: str, root: Path | None, inputs: InputConfig) -> Tensor:
-    """Some training images of a task, (B, 3, S, S), normalised."""
+def task_images(name: str, root: Path | None, adapter: Path) -> Tensor:
+    """Some training images of a task, as an adapter takes them, (B, 3, S, S), normalised.
+
+    Args:
+        name: The task's name or folder.
+        root: The folder that holds the task's data.
+        adapter: The adapter file.
+    """
+    inputs = read_adapter_info(adapter).input
     view = open_task(name, root=root).views["train"].sample(IMAGES, seed=0)
     size, resample = (inputs.size, inputs.size), INTERPOLATIONS[inputs.interpolation]
     pixels = [np.asarray(view.source.image(int(index)).resize(size, resample)) for index in view.indices]

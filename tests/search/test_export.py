@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from petlas.datasets import open_task
-from petlas.petl import AdapterError, read_adapter_info, save_adapter
+from petlas.petl import AdapterError, save_adapter
 from petlas.petl.design import Design
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import Fidelity
@@ -32,7 +32,7 @@ def test_training_images_of_the_task_are_compared_as_they_are_trained_on(
 ) -> None:
     done = module.export(adapter, "timm", tmp_path / "out", task="digits")
     assert (done.images, done.source) == (module.IMAGES, "task digits")
-    images = module._images("digits", None, read_adapter_info(adapter).input)
+    images = module.task_images("digits", None, adapter)
     view = open_task("digits").views["train"].sample(module.IMAGES, seed=0)
     assert torch.equal(images, run.bench.batches(view).batch(slice(None))[0].cpu())
 
