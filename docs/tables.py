@@ -22,6 +22,9 @@ EXAMPLES = {
     "swin": "swin_tiny_patch4_window7_224",
     "swinv2": "swinv2_tiny_window8_256",
     "convnext": "convnext_tiny",
+    "resnet": "resnet50",
+    "resnet_clip": "resnet50_clip",
+    "efficientnet": "tf_efficientnet_lite0",
 }
 """A model of each family."""
 _MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.base import Family
+from petlas.petl.backbones.still import BATCH_NORMS, is_still
 from petlas.petl.design import Design
 from petlas.petl.parts.handles import ForwardOverride
 from petlas.petl.parts.side import Side
 from petlas.petl.tuning import methods_of, tuning_of
 
 _DRAWS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, DropPath)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def untouched(design: Design, depth: int) -> int:
 def _varies(module: nn.Module) -> bool:
     """Whether a module gives other outputs for the same input in training, by chance or by the rest of the batch."""
     drops = isinstance(module, _DRAWS) and any(bool(getattr(module, rate, False)) for rate in ("p", "drop_prob"))
-    return drops or isinstance(module, _BATCH_NORMS)
+    return drops or (isinstance(module, BATCH_NORMS) and not is_still(module))
 
 
 @torch.no_grad()

@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+LINEAR_SITES = {
+    **{"q": "attn.q", "k": "attn.k", "v": "attn.v", "proj": "attn.proj"},
+    **{"fc1": "mlp.fc1", "gate": "mlp.gate", "fc2": "mlp.fc2"},
+}
+"""The linear layers that methods ask for by name, whatever a family calls them, and their sites."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -264,6 +270,13 @@ class BackboneShape:
         for layer in self.layers:
             groups.setdefault(layer.block, []).append(layer)
         return {block: tuple(layers) for block, layers in groups.items()}
+
+    def sites_at(self, block: int | None) -> frozenset[str]:
+        """The names of the sites of one block, whose layers may be others than those of the next; of all for None."""
+        if block is None:
+            return self.sites
+        known = {name for layer in self.blocks[block].linears for name in layer.names}
+        return self.sites - {site for name, site in LINEAR_SITES.items() if name not in known}
 
     def layers_of(self, block: int | None) -> tuple[Layer, ...]:
         """The layers of one block, or of the whole backbone for None."""

@@ -18,6 +18,9 @@ FAMILIES: dict[str, str] = {
     "beit": "petlas.petl.backbones.eva:Beit",
     "swin": "petlas.petl.backbones.swin:Swin",
     "convnext": "petlas.petl.backbones.convnext:ConvNeXt",
+    "resnet": "petlas.petl.backbones.resnet:ResNet",
+    "resnet_clip": "petlas.petl.backbones.resnet:ClipResNet",
+    "efficientnet": "petlas.petl.backbones.efficientnet:EfficientNet",
     "swinv2": "petlas.petl.backbones.swin:SwinV2",
 }
 
@@ -59,11 +62,10 @@ def family_of(model: nn.Module, name: str | None = None) -> Family:
     *others, last = (get_family(name).summary for name in FAMILIES)
     known = f"{', '.join(others)} or {last}"
     why = next(filter(None, reasons), "")
-    what = f"a {type(model).__name__}"
-    hint = f"with {why}; take one without" if why else "; take a vit_*, deit_*, eva*, beit*, swin* or convnext* model"
-    raise BackboneError(
-        f"backbone must be {known}, and {name or backbone_name(model)} is {what}{' ' * bool(why)}{hint}"
-    )
+    known_names = "vit_*, eva*, beit*, swin*, convnext*, resnet* or efficientnet*"
+    hint = f" with {why}; take one without" if why else f"; take a {known_names} model"
+    given = f"{name or backbone_name(model)} is a {type(model).__name__}"
+    raise BackboneError(f"backbone must be {known}, and {given}{hint}")
 
 
 __all__ = ["FAMILIES", "family_of", "get_family"]

@@ -9,13 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from petlas.petl.backbones.site import Side
-from petlas.petl.shape import BackboneShape, Layer, Other, Scale, Stage
-
-LINEAR_SITES = {
-    **{"q": "attn.q", "k": "attn.k", "v": "attn.v", "proj": "attn.proj"},
-    **{"fc1": "mlp.fc1", "gate": "mlp.gate", "fc2": "mlp.fc2"},
-}
-"""The linear layers that methods ask for by name, whatever a family calls them, and their sites."""
+from petlas.petl.shape import LINEAR_SITES, BackboneShape, Layer, Other, Scale, Stage
 
 
 class Anatomy(ABC):

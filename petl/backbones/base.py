@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from petlas.errors import UserError
 from petlas.petl.backbones.anatomy import Anatomy
 from petlas.petl.backbones.called import CalledLayer
-from petlas.petl.backbones.site import Layout, Site
+from petlas.petl.backbones.site import Layout, Side, Site
+from petlas.petl.backbones.still import Still, batch_norms
 from petlas.petl.parts.handles import Handle
 from petlas.petl.shape import BlockShape, Layer
 
@@ -86,6 +87,8 @@ class Family(Anatomy):
     """What its models are, for messages: "a plain pre-norm timm VisionTransformer"."""
     layouts: ClassVar[Mapping[str, Layout]] = {}
     """How what flows at a site lies in memory; tokens (B, N, C) where nothing is said."""
+    grid_site: ClassVar[str] = "block.in"
+    """Where in a block maps have the rows and columns of what methods see in it."""
     recomputed: ClassVar[frozenset[str]] = frozenset()
     """Names of parameters, the last parts of their paths, that are computed anew for an image size.
 
@@ -157,11 +160,17 @@ class Family(Anatomy):
         return y
 
     def exposed(self, model: nn.Module) -> Iterator[Handle]:
-        """Let layers be called whose weights the backbone uses without, so that what is hooked on them acts."""
+        """Have a frozen model behave as one: see `CalledLayer` and `Still`.
+
+        Layers are called whose weights the backbone uses without, so that what is hooked on them acts; batch norms keep
+        their statistics.
+        """
         for layer in self.shape(model).layers:
             if layer.shadowed:
                 parent = model.get_submodule(layer.path.rpartition(".")[0])
                 yield CalledLayer(parent, model.get_submodule(layer.path))
+        for norm in batch_norms(model):
+            yield Still(model, norm)
 
     def bias(self, model: nn.Module, layer: Layer) -> Tensor | None:
         """The bias (O,) of a layer as the backbone uses it; None where there is none.
@@ -315,9 +324,19 @@ class Family(Anatomy):
         if block is None:
             path, side = self.in_model[name]
         else:
-            place, side = self.in_block[name]
+            place, side = self.place(model, name, block)
             path = ".".join(filter(None, (self.block_paths(model)[block], place)))
         return Site(name, model.get_submodule(path), side, self.width(model), self.site_layout(model, name, block))
+
+    def place(self, model: nn.Module, name: str, block: int) -> tuple[str, Side]:
+        """Where in a block a site is: a module by its place in the block, and which side of it.
+
+        Args:
+            model: The model.
+            name: Of the site.
+            block: The block's index.
+        """
+        return self.in_block[name]
 
     def site_layout(self, model: nn.Module, name: str, block: int | None) -> Layout:
         """How what flows at a site of a model lies in memory.

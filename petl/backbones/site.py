@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from petlas.petl.parts.handles import Counted, Handle, Inside, untouched
@@ -106,6 +107,8 @@ def to_tokens(x: Tensor, layout: Layout) -> Tensor:
 def to_maps(tokens: Tensor, layout: Layout, like: Tensor) -> Tensor:
     """Tokens (B, H W, C) to maps, row by row.
 
+    Those (B, C, H, W) are copies that lie as they lay: convolutions round by how a map lies, and ResNets add in place.
+
     Args:
         tokens: The tokens.
         layout: Of the maps.
@@ -115,7 +118,7 @@ def to_maps(tokens: Tensor, layout: Layout, like: Tensor) -> Tensor:
         (tokens.transpose(1, 2), 2, like.shape[2:]) if layout == "NCHW" else (tokens, 1, like.shape[1:3])
     )
     maps: Tensor = first.unflatten(axis, sides)
-    return maps
+    return maps.clone(memory_format=torch.contiguous_format) if layout == "NCHW" and like.is_contiguous() else maps
 
 
 def _see_tokens(see: Callable[[Tensor], None], layout: Layout, x: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers.norm import LayerNorm
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
@@ -91,7 +92,7 @@ class SSF(Method[Options]):
         return tree
 
     def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[Options]]) -> Iterator[Handle]:
-        """In each linear layer's and layer norm's own product; else on the layer's output."""
+        """In each linear layer's and norm's own product; else on the layer's output."""
         family = family_of(model)
         for layer, _ in self._layers(family.shape(model), placements):
             site, item = family.layer_site(model, layer), module.get_submodule(layer.key)
@@ -133,9 +134,18 @@ def _scaled_norm(item: ScaleShift, norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return F.layer_norm(x, norm.normalized_shape, item.scale * norm.weight, shift, norm.eps)
 
 
+def _scaled_batch_norm(item: ScaleShift, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Its statistics are the frozen backbone's; timm has norms that end in an activation, which comes behind."""
+    weight, shift = item.scale * norm.weight, torch.addcmul(item.shift, item.scale, norm.bias)
+    z = F.batch_norm(x, norm.running_mean, norm.running_var, weight, shift, training=False, eps=norm.eps)
+    return norm.act(norm.drop(z)) if isinstance(norm, BatchNormAct2d) else z
+
+
 INSIDE: dict[type[nn.Module], Callable[[Any, Any, Tensor], Tensor]] = {
     nn.Linear: _scaled_linear,
     nn.LayerNorm: _scaled_norm,
     LayerNorm: _scaled_norm,
+    nn.BatchNorm2d: _scaled_batch_norm,
+    BatchNormAct2d: _scaled_batch_norm,
 }
 """By the exact type of a layer: what computes it with its scale and shift in it."""

@@ -52,9 +52,10 @@ class TokenGrid(nn.Module):
         return torch.cat((others[:, : self.first], grid, others[:, self.first :]), dim=1)
 
     def follow(self, model: nn.Module) -> Handle:
-        """Take the grid from the images of each forward pass of a model, or from the maps that enter the block."""
+        """Take the grid from the images of each forward pass of a model, or from the maps of the block."""
         family = family_of(model)
-        maps = family.site(model, "block.in", self.block) if "block.in" in family.sites else None
+        name = family.grid_site
+        maps = family.site(model, name, self.block) if name in family.sites else None
         if maps is not None and maps.layout != "NLC":
             return replace(maps, raw=True).read(partial(_look_at, self, maps.layout))
         return family.site(model, "images").read(partial(_measure, self, family, model))

@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
-from petlas.petl.backbones.anatomy import LINEAR_SITES
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.products import reduce, widen
-from petlas.petl.shape import BackboneShape, BlockShape, Layer
+from petlas.petl.shape import LINEAR_SITES, BackboneShape, BlockShape, Layer
 
 
 class LowRank(Elastic):
@@ -94,13 +93,14 @@ class TargetsMethod(BlockMethod[TargetsT]):
         return tuple(site for name, site in LINEAR_SITES.items() if name in names)
 
     def baseline(self, shape: BackboneShape, size: int | None) -> tuple[Placement, ...]:
-        """The usual targets where the blocks have all of them; else all linear layers that they have."""
-        known = tuple(dict.fromkeys(name for block in shape.blocks for layer in block.linears for name in layer.names))
+        """The usual targets where the blocks have all of them; else, in each block, all linear layers that it has."""
+        known = [[name for layer in block.linears for name in layer.names] for block in shape.blocks]
         usual = super().baseline(shape, size)
         wanted = self.placed(usual[0]).options.names if usual else []
-        if set(wanted) <= set(known) or not known:
+        if set(wanted) <= {name for names in known for name in names} or not any(known):
             return usual
-        return tuple(replace(p, options=(("targets", ",".join(known)),)) for p in usual)
+        own = [(placement, known[placement.block or 0]) for placement in usual]
+        return tuple(replace(p, options=(("targets", ",".join(names)),)) for p, names in own if names)
 
     def sides(self, block: BlockShape, placement: Placed[TargetsT]) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of each target.

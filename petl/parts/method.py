@@ -290,16 +290,20 @@ class Method(ABC, Generic[OptionsT]):
             raise DesignError(f"{self.name} needs a size ({self.size_means}), for example size: {self.default_size}")
         placed = self.placed(placement)
         if lacking := self._lacking(shape, placement):
-            why = next((f": {shape.lacks[site]}" for site in lacking if site in shape.lacks), "")
+            blocks_differ = shape.sites.issuperset(lacking)
+            where = f"block {placement.block} of {shape.name}" if blocks_differ else shape.name
+            reasons = [shape.lacks[site] for site in lacking if site in shape.lacks]
+            why = f": {reasons[0]}" if reasons else ": its layers are others" if blocks_differ else ""
             at = f"{self.name} acts at {', '.join(lacking)}"
-            raise DesignError(f"{at}, which {shape.name} does not have{why}; choose another method")
+            raise DesignError(f"{at}, which {where} does not have{why}; choose another method")
         self.check_fit(shape, placed)
 
     def _lacking(self, shape: BackboneShape, placement: Placement) -> list[str]:
         """The sites that a placement cannot do without and that the backbone does not have."""
         own = self.sites_of(placement)
-        lacking = [site for site in dict.fromkeys((*own, *self.needs)) if site not in shape.sites]
-        if not self.any_site or not shape.sites & set(own):
+        sites = shape.sites_at(placement.block)
+        lacking = [site for site in dict.fromkeys((*own, *self.needs)) if site not in sites]
+        if not self.any_site or not sites & set(own):
             return lacking
         absent = {"attn", "mlp"} - set(shape.branches)
         return [site for site in lacking if site in self.needs and site.partition(".")[0] not in absent]

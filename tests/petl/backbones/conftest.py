@@ -9,9 +9,19 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import nn
 
 from petlas.petl import get_family
+
+
+def _bottlenecks(**arguments: Any) -> nn.Module:
+    """As CLIP's ResNets are, whose sizes no argument changes."""
+    blocks = (ByoBlockCfg("bottle", d=2, c=32, s=1, br=0.25), ByoBlockCfg("bottle", d=1, c=64, s=2, br=0.25))
+    stem: dict[str, Any] = {"stem_chs": (8, 8, 16), "stem_type": "", "stem_pool": "avg2"}
+    config = ByoModelCfg(blocks, **stem, downsample="avg", aa_layer="avg", head_type="attn_abs")
+    return ByobNet(config, img_size=32, **arguments)
+
 
 SMALL: dict[str, dict[str, Any]] = {
     # Separate q, k and v and a gated MLP with norms; the other kinds are in test_eva.py.
@@ -32,6 +42,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "model_name": "swinv2_tiny_window8_256",
         **{"img_size": 32, "window_size": 3, "embed_dim": 32, "depths": (2, 1), "num_heads": (2, 4)},
     },
+    "resnet": {"model_name": "resnet26", "layers": (2, 1, 1, 1), "channels": (8, 8, 16, 16), "size": 32},
+    "resnet_clip": {"make": _bottlenecks, "size": 32},
+    "efficientnet": {"model_name": "test_efficientnet", "size": 32},
     "convnext": {"model_name": "convnext_tiny", "depths": (1,) * 4, "dims": (32, 32, 64, 64), "size": 32},
 }
 """For each family that `vit` and the tests beside this folder do not cover."""
@@ -57,7 +70,7 @@ def small(_small_models: dict[str, nn.Module]) -> Callable[..., nn.Module]:
             torch.manual_seed(0)
             given = {"num_classes": CLASSES, "drop_path_rate": 0.0} | SMALL[family] | arguments
             size = given.pop("size", None)
-            model = timm.create_model(**given)
+            model = given.pop("make", timm.create_model)(**given)
             if size:
                 assert get_family(family).resize(model, size)
             _small_models[name] = _wake(model).eval()

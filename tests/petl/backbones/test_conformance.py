@@ -78,7 +78,8 @@ def test_a_method_does_on_a_family_what_it_does(name, family, small, usual, inse
     before, flags = state_of(model), {path: p.requires_grad for path, p in model.named_parameters()}
     pixels, design = images(model), usual(name, model, 1 if name == "partial" else 4)
     if refusal := refusal_of(design, shape_of(model)):
-        assert re.match(rf"{name} acts at .*, which .* does not have: .*; choose another method$", refusal)
+        lacks = r"acts at .*, which .* does not have: .*; choose another method$"
+        assert re.match(rf"{name} (cuts every weight into squares .*; take a backbone whose MLP|{lacks})", refusal)
         return
     with torch.no_grad():
         expected = model(pixels)

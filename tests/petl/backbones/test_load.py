@@ -248,13 +248,12 @@ def test_an_unknown_tag_is_refused():
 @pytest.mark.parametrize(
     "name",
     [
-        "resnet18",
+        "regnetx_002",
         "deit_tiny_distilled_patch16_224",
         "vit_tiny_r_s16_p8_224",
         "vit_base_patch16_rpn_224",
         "vit_base_patch16_xp_224",
         "vit_small_patch16_18x2_224",
-        "vit_small_patch16_dinov3",
         "vit_dlittle_patch16_reg1_gap_256",
     ],
 )
