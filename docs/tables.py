@@ -36,7 +36,8 @@ def methods() -> list[list[str]]:
     for row in list_methods("vit_base_patch16_224"):
         size = f"{row['size_means']} {row['size']}" if row["size_means"] else ""
         told = [("yes" if row[key] else "no") for key in ("zero_start", "mergeable")]
-        rows.append([f"`{row['method']}`", size, f"{row['params']:,}", *told, row["summary"], row["paper"]])
+        count = "-" if row["params"] is None else f"{row['params']:,}"
+        rows.append([f"`{row['method']}`", size, count, *told, row["summary"], row["paper"]])
     return rows
 
 

@@ -30,6 +30,7 @@ class Layer:
             that is nothing else; empty where no method asks for it by name.
         connections: Weights of each output.
         shadowed: Whether the backbone uses its weight without calling it, so that no hook on it ever runs.
+        kernel: Side of its filters, of a convolution.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Layer:
     names: tuple[str, ...] = ()
     connections: int = 1
     shadowed: bool = False
+    kernel: int = 1
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from petlas.petl import (
     shape_of,
 )
 from petlas.search.config import TrainConfig, find_config
+from petlas.search.reports.listing import list_methods
 from petlas.search.training.numerics import autocast_dtype, precision
 from petlas.spaces import Budget, load_space
 
@@ -195,7 +196,8 @@ def steps(where: Setting, methods: tuple[str, ...] = tuple(METHODS)) -> Iterator
     yield "bare", partial(step, bare)
     if find_spec("peft"):
         yield "peft: LoRA r8 on qkv", partial(step, peft_lora)
-    for name in methods:
+    refused = {row["method"] for row in list_methods(shape_of(model).name) if row["refused"]}
+    for name in (name for name in methods if name not in refused):
         size = get_method(name).default_size
         yield name if size is None else f"{name} {size}", partial(step, partial(with_method, name))
     if shape_of(model).depth == len(NOAH_CIFAR100["vpt"]):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl import METHODS, Design, apply, count_params, family_of, get_method, load_backbone, remove, shape_of
+from petlas.search.reports.listing import list_methods
 
 
 def step(model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -45,7 +46,8 @@ def main() -> None:
     images, labels = torch.randn(args.batch, 3, *size), torch.zeros(args.batch, dtype=torch.long)
     print("| method | size | parameters | share of the backbone | PPT weight | mergeable | step / linear probing |")
     print("|---|---|---|---|---|---|---|")
-    for name in args.methods:
+    refused = {row["method"] for row in list_methods(shape.name) if row["refused"]}
+    for name in (name for name in args.methods if name not in refused):
         method = get_method(name)
         design = Design.of(method.baseline(shape, method.default_size))
         apply(model, design).train()

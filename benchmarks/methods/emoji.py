@@ -22,6 +22,7 @@ import torch
 from petlas.files import write_json
 from petlas.petl import METHODS, Design, get_method
 from petlas.search.config import RunConfig
+from petlas.search.reports.listing import list_methods
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
@@ -69,7 +70,8 @@ def main() -> None:
     done: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     print("| method | size | parameters | test % | training loss | seconds |")
     print("|---|---|---|---|---|---|")
-    for name in args.methods:
+    refused = {row["method"] for row in list_methods(bench.shape.name) if row["refused"]}
+    for name in (name for name in args.methods if name not in refused):
         method = get_method(name)
         design = Design.of(method.baseline(bench.shape, method.default_size), bench.shape.name)
         if name not in done:

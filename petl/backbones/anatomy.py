@@ -157,6 +157,7 @@ def _layer(anatomy: Anatomy, model: nn.Module, blocks: Sequence[str], path: str,
         linear = anatomy.is_linear(module)
         sides = (weight[0].numel(), len(weight)) if linear else _conv_sides(module)
         where |= {"connections": weight[0].numel(), "shadowed": anatomy.is_shadowed(model, path)}
+        where |= {"kernel": module.kernel_size[0]} if isinstance(module, nn.Conv2d) else {}
         return Layer(path, "linear" if linear else "conv", *sides, bias, **where)
     if anatomy.is_norm(path, module):
         return Layer(path, "norm", len(weight), len(weight), bias, **where)

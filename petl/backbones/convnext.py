@@ -43,6 +43,7 @@ class ConvNeXt(MapFamily):
     }
     in_block = {
         "block.in": ("", "in"),
+        **{"conv.in": ("conv_dw", "in"), "conv.out": ("conv_dw", "out")},
         "mlp.stream": ("", "in"),
         "mlp.normed": ("norm", "out"),
         "mlp.in": ("mlp.fc1", "in"),
@@ -55,7 +56,7 @@ class ConvNeXt(MapFamily):
     in_model = {"images": ("stem", "in"), "head.in": ("head.fc", "in"), "head.out": ("head.fc", "out")}
     layouts: ClassVar[dict[str, Layout]] = {
         **{"block.in": "NCHW", "block": "NCHW", "block.out": "NCHW", "mlp.stream": "NCHW"},
-        **{"mlp.out": "NCHW", "mlp.residual": "NCHW"},
+        **{"mlp.out": "NCHW", "mlp.residual": "NCHW", "conv.in": "NCHW", "conv.out": "NCHW"},
     }
     other_sites = frozenset(("backbone", "head", "patch_embed", "norm2", "norm", "shortcut2"))
     lacks: ClassVar[dict[str, str]] = {

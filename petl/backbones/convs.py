@@ -30,6 +30,7 @@ class ConvFamily(MapFamily):
     grid_site = "block.out"
     in_block: ClassVar[dict[str, tuple[str, Side]]] = {
         "block.in": ("", "in"),
+        **{"conv.in": ("conv2", "in"), "conv.out": ("bn2", "out")},
         "mlp.out": ("", "out"),  # found in each block, see `branch_end`
         "block": ("", "out"),
         "block.out": ("", "out"),

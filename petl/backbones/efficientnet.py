@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BackboneError
 from petlas.petl.backbones.convs import ConvFamily
+from petlas.petl.backbones.site import Side
 
 
 class EfficientNet(ConvFamily):
@@ -21,7 +22,7 @@ class EfficientNet(ConvFamily):
     stages_path = "blocks"
     names = {
         **{"conv_pw": ("fc1",), "bn1": ("norm1",), "conv_dw": ("conv",), "bn2": ("norm2",)},
-        **{"conv_pwl": ("fc2",), "bn3": ("norm3",)},
+        **{"conv_pwl": ("fc2",), "bn3": ("norm3",), "conv_exp": ("conv",), "conv": ("conv",)},
     }
     in_model = {
         "images": ("conv_stem", "in"),
@@ -45,6 +46,14 @@ class EfficientNet(ConvFamily):
         own = [key for key in model.state_dict() if not key.startswith(f"{self.head_path}.")]
         given = [value for key, value in state.items() if not key.startswith(self.other_heads)]
         return dict(zip(own, given, strict=True))
+
+    def place(self, model: nn.Module, name: str, block: int) -> tuple[str, Side]:
+        """Blocks have a depthwise convolution, or a dense one in its place."""
+        if name not in ("conv.in", "conv.out"):
+            return super().place(model, name, block)
+        own = [child for child, _ in self.blocks(model)[block].named_children()]
+        host = next(child for child in ("conv_dw", "conv_exp", "conv") if child in own)
+        return host, "in" if name == "conv.in" else "out"
 
     def leave(self, model: nn.Module, x: Tensor) -> Tensor:
         """timm's last convolution with its norm, and `forward_head`."""

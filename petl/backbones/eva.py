@@ -69,7 +69,7 @@ class Eva(_Positioned):
     summary = "a pre-norm timm Eva"
     timm_module: ClassVar[ModuleType] = eva
     other_sites = TokenFamily.other_sites - {"attn.queries"}
-    lacks: ClassVar[dict[str, str]] = {"attn.queries": NO_QUERIES}
+    lacks: ClassVar[dict[str, str]] = TokenFamily.lacks | {"attn.queries": NO_QUERIES}
 
     def why_not(self, model: nn.Module) -> str | None:
         """What of a plain one a model has otherwise."""
@@ -125,7 +125,10 @@ class Beit(_Positioned):
     timm_module: ClassVar[ModuleType] = beit
     recomputed = frozenset({"pos_embed", "relative_position_bias_table"})
     other_sites = TokenFamily.other_sites - {"attn.queries", "attn.keys", "tokens"}
-    lacks: ClassVar[dict[str, str]] = dict.fromkeys(("tokens", "attn.keys", "attn.queries"), OWN_TABLE)
+    lacks: ClassVar[dict[str, str]] = {
+        **TokenFamily.lacks,
+        **dict.fromkeys(("tokens", "attn.keys", "attn.queries"), OWN_TABLE),
+    }
 
     def why_not(self, model: nn.Module) -> str | None:
         """Whether it is of the class."""

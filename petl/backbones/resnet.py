@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from timm.models.byobnet import BottleneckBlock, ByobNet
 from timm.models.resnet import ResNet as TimmResNet
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BackboneError
 from petlas.petl.backbones.convs import ConvFamily
+from petlas.petl.backbones.site import Side
 
 
 class ResNet(ConvFamily):
@@ -59,6 +61,10 @@ class ClipResNet(ConvFamily):
     names = {
         **{"conv1_1x1.conv": ("fc1",), "conv1_1x1.bn": ("norm1",), "conv2_kxk.conv": ("conv",)},
         **{"conv2_kxk.bn": ("norm2",), "conv3_1x1.conv": ("fc2",), "conv3_1x1.bn": ("norm3",)},
+    }
+    in_block: ClassVar[dict[str, tuple[str, Side]]] = {
+        **ConvFamily.in_block,
+        **{"conv.in": ("conv2_kxk.conv", "in"), "conv.out": ("conv2_kxk.conv", "out")},
     }
     in_model = {"images": ("stem", "in"), "head.in": ("head.proj", "in"), "head.out": ("head.proj", "out")}
     drop_paths = {"mlp": "drop_path"}

@@ -44,7 +44,7 @@ class WindowFamily(StageFamily):
     layouts: ClassVar[dict[str, Layout]] = {
         **{"block.in": "NHWC", "block": "NHWC", "block.out": "NHWC", "norm.in": "NHWC", "norm.out": "NHWC"},
         **{"attn.stream": "NHWC", "attn.normed": "NHWC", "attn.out": "NHWC", "attn.residual": "NHWC"},
-        **{"attn.in": "windows", "attn": "windows"},
+        **{"attn.in": "windows", "attn": "windows", "conv.in": "NHWC", "conv.out": "NHWC"},
     }
     other_sites = frozenset(
         (
@@ -137,7 +137,7 @@ class Swin(WindowFamily):
 
     name = "swin"
     summary = "a timm SwinTransformer"
-    in_block = SITES
+    in_block = {**SITES, "conv.in": ("norm1", "out"), "conv.out": ("drop_path1", "in")}
     model_type: ClassVar[type[nn.Module]] = SwinTransformer
     timm_module: ClassVar[ModuleType] = swin_transformer
 
@@ -162,6 +162,7 @@ class SwinV2(SeparateBias, WindowFamily):
         **SITES,
         **{"attn.stream": ("", "in"), "attn.normed": ("", "in")},
         **{"mlp.stream": ("mlp", "in"), "mlp.normed": ("mlp", "in")},
+        **{"conv.in": ("", "in"), "conv.out": ("drop_path1", "in")},
     }
     model_type: ClassVar[type[nn.Module]] = SwinTransformerV2
     timm_module: ClassVar[ModuleType] = swin_transformer_v2

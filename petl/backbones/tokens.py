@@ -15,6 +15,8 @@ from petlas.petl.backbones.site import Side
 from petlas.petl.backbones.transformer import DROP_PATHS, NAMES
 from petlas.petl.parts.handles import ForwardOverride, Handle
 
+NO_MAPS = "it computes on tokens, which convolutions do not see as maps"
+
 
 class TokenFamily(Family):
     """Blocks one behind the other on tokens (B, N, D), with class and register tokens in front of the patches."""
@@ -35,6 +37,7 @@ class TokenFamily(Family):
             *("shortcut1", "shortcut2", "attn.qkv", "attn.keys", "attn.queries"),
         )
     )
+    lacks: ClassVar[dict[str, str]] = dict.fromkeys(("conv.in", "conv.out"), NO_MAPS)
     drop_paths = DROP_PATHS
     attention = "attn"
     recomputed = frozenset({"pos_embed"})

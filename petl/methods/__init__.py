@@ -36,6 +36,7 @@ METHODS: dict[str, str] = {
     "houlsby": "petlas.petl.methods.houlsby:Houlsby",
     "convpass": "petlas.petl.methods.convpass:Convpass",
     "convpass_attn": "petlas.petl.methods.convpass:ConvpassAttn",
+    "conv_adapter": "petlas.petl.methods.conv_adapter:ConvAdapter",
     "sct": "petlas.petl.methods.sct:SCT",
     "adaptformer": "petlas.petl.methods.adaptformer:AdaptFormer",
     "pfeiffer": "petlas.petl.methods.pfeiffer:Pfeiffer",

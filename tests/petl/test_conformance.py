@@ -161,20 +161,23 @@ LARGEST = 4
 KINDS = (*TINY, "toy")
 
 every_kind = pytest.mark.parametrize("kind", TINY)
-every_method = pytest.mark.parametrize("name", METHODS)
-combining = [name for name in METHODS if get_method(name).combines]
+ON_TOKENS = [name for name in METHODS if "conv.in" not in get_method(name).needs]
+"""What a vision transformer takes."""
+
+every_method = pytest.mark.parametrize("name", ON_TOKENS)
+combining = [name for name in ON_TOKENS if get_method(name).combines]
 pairs = pytest.mark.parametrize(
     "pair", [(name, other) for name in combining for other in ("lora", "adapter", "vpt") if name != other], ids="+".join
 )
 
 
 def those(wanted):
-    return pytest.mark.parametrize("name", [name for name in METHODS if wanted(get_method(name))])
+    return pytest.mark.parametrize("name", [name for name in ON_TOKENS if wanted(get_method(name))])
 
 
 def everywhere(wanted=lambda method: True, kinds=KINDS):
     """All methods on all kinds of backbones that have their sites."""
-    pairs = [(n, k) for k in kinds for n in METHODS if wanted(get_method(n)) and allowed(n, k)]
+    pairs = [(n, k) for k in kinds for n in ON_TOKENS if wanted(get_method(n)) and allowed(n, k)]
     return pytest.mark.parametrize(("name", "kind"), pairs)
 
 
@@ -196,7 +199,7 @@ def compatible_groups(most=6):
     """All methods, in groups that can stand together in a design."""
     shape = shape_by_name("vit_tiny_patch16_224")
     groups = []
-    for name in METHODS:
+    for name in ON_TOKENS:
         placements = get_method(name).baseline(shape, get_method(name).default_size)
         for names, design in groups:
             more = Design.of((*design, *placements))

@@ -85,12 +85,13 @@ def test_the_formula_gives_the_published_count_on_vit_base(name, size, options, 
     assert count_params(design(name, size, options), SHAPE) == count
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [n for n in METHODS if "conv.in" not in get_method(n).needs])
 def test_the_default_size_can_be_placed_on_vit_base(name):
     method = get_method(name)
     check_design(Design.of(method.baseline(SHAPE, method.default_size)), SHAPE)
 
 
 def test_every_method_with_a_published_count_is_in_the_table():
-    unpublished = {"pfeiffer"}  # AdapterHub's own placement: the tables that name it count another one
+    # pfeiffer is AdapterHub's own placement: the tables that name it count another one. conv_adapter is on no ViT.
+    unpublished = {"pfeiffer", "conv_adapter"}
     assert set(METHODS) - unpublished <= {name for name, *_ in PUBLISHED}

@@ -11,7 +11,7 @@ from petlas.petl import Design, Placement, Streams, apply, get_method, prefix_of
 from petlas.petl.methods import METHODS
 
 SIZED = {"partial": 1, "prefix": 2}
-AT_BLOCKS = [name for name in METHODS if get_method(name).in_blocks]
+AT_BLOCKS = [name for name in METHODS if get_method(name).in_blocks and "conv.in" not in get_method(name).needs]
 
 
 def at(name: str, *blocks: int | None) -> list[Placement]:

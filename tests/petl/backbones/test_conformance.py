@@ -132,7 +132,7 @@ def merges_or_is_refused(model, method, pixels, expected):
         torch.testing.assert_close(model(pixels), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["lora", "adapter", "mona", "fact_tt"])
+@pytest.mark.parametrize("name", ["lora", "adapter", "mona", "fact_tt", "conv_adapter"])
 @every_family
 def test_a_narrowed_module_is_a_narrower_one(name, family, small, usual, images, shake):
     if refusal_of(usual(name, small(family)), shape_of(small(family))):
