@@ -133,10 +133,17 @@ class FakeRun:
 
 
 @pytest.fixture
-def training(monkeypatch: pytest.MonkeyPatch) -> Training:
-    """Replaces training in the runner of this process."""
+def exported() -> None:
+    """For a test that reads the copy of a study for Optuna's tools, beside `training`."""
+
+
+@pytest.fixture
+def training(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Training:
+    """Replaces training in the runner of this process, and the copy of the study, which would take longest then."""
     fake = Training()
     monkeypatch.setattr("petlas.search.runners.inline.open_work", fake)
+    if "exported" not in request.fixturenames:
+        monkeypatch.setattr("petlas.search.driver.export_database", lambda storage, name, path: path.touch())
     return fake
 
 

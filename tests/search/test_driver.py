@@ -43,7 +43,7 @@ def test_a_search_returns_its_best_trial_and_writes_its_design(make: Make, train
     assert (config.folder / "log.txt").read_text().count("trial ") == 9
 
 
-def test_the_study_is_copied_to_a_database_that_optunas_tools_read(make: Make, training: Any) -> None:
+def test_the_study_is_copied_to_a_database_that_optunas_tools_read(make: Make, training: Any, exported: None) -> None:
     config = make(search={"trials": 3})
     search(config)
     copy = optuna.load_study(study_name=None, storage=f"sqlite:///{config.folder / 'study.db'}")
@@ -461,7 +461,7 @@ def test_nothing_is_started_where_nothing_is_left(make: Make, training: Any, mon
 
 
 def test_a_design_that_is_no_longer_the_best_is_named_where_its_adapter_lies(
-    make: Make, training: Any, caplog: pytest.LogCaptureFixture
+    make: Make, training: Any, exported: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     training.curve = by_size
     config = make(search={"trials": 1})
