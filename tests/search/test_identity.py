@@ -49,7 +49,7 @@ def test_a_study_without_trials_binds_nobody(make: Make, tmp_path: Path, data: P
         check_identity(record, Workbench(make()))
 
 
-def test_what_was_selected_on_other_data_is_not_retrained(make: Make, data: Path, training: Any) -> None:
+def test_what_was_selected_on_other_data_is_not_retrained(make: Make, data: Path) -> None:
     """Test images of now may be among those that it was selected on."""
     config = make(task={"name": str(data)}, search={"trials": 1})
     search(config)
