@@ -13,6 +13,9 @@ LINEAR_SITES = {
 }
 """The linear layers that methods ask for by name, whatever a family calls them, and their sites."""
 
+GATE = "gate"
+"""That of gated MLPs alone: no family is refused for being without."""
+
 
 @dataclass(frozen=True)
 class Layer:

@@ -17,7 +17,7 @@ from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.products import reduce, widen
-from petlas.petl.shape import LINEAR_SITES, BackboneShape, BlockShape, Layer
+from petlas.petl.shape import GATE, LINEAR_SITES, BackboneShape, BlockShape, Layer
 
 
 class LowRank(Elastic):
@@ -85,7 +85,7 @@ class TargetsMethod(BlockMethod[TargetsT]):
     The option `targets` names those layers, in any order; the modules stand in the order of the forward pass.
     """
 
-    sites = tuple(LINEAR_SITES.values())
+    sites = tuple(site for name, site in LINEAR_SITES.items() if name != GATE)
 
     def sites_of(self, placement: Placement) -> tuple[str, ...]:
         """The layers that are targets."""
