@@ -24,8 +24,8 @@ from audit import CONFIG, Found, command, result, start, write_data
 STAGES = {
     "supernet": ("search", "supernet  epoch 1"),
     "scores": ("search", "scored 50"),
-    "finalists": ("search", "finalist"),
-    "folds": ("search", "folds"),
+    "finalists": ("search", "COMPLETE finalist"),
+    "folds": ("search", "COMPLETE folds"),
     "retraining": ("retrain", ""),
 }
 _OUTLIVE = 90  # seconds: Ray's two agents of a node look for its GCS for a minute before they end
