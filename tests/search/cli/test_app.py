@@ -30,7 +30,7 @@ def test_help_names_every_command(petlas: Petlas) -> None:
     assert result.status == 0
     assert set(COMMANDS) == {
         "search", "score", "study", "retrain", "predict", "validate", "plan", "methods", "datasets",
-        "evaluate", "export", "report",
+        "evaluate", "export", "report", "attention", "tsne",
     }  # fmt: skip
     for command in COMMANDS:
         assert f" {command} " in result.out
@@ -103,7 +103,7 @@ def test_markup_in_what_the_user_wrote_is_printed_as_it_is(petlas: Petlas, write
 def test_a_fault_of_the_program_ends_with_status_1_and_a_traceback_only_with_debug(
     petlas: Petlas, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(configs: object) -> None:
+    def fail(*given: object) -> None:
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(api, "search", fail)
@@ -133,7 +133,7 @@ class SomeRoomsError(UserError):
 def test_faults_are_told_apart_by_their_base_class(
     petlas: Petlas, write: Write, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
 ) -> None:
-    def fail(configs: object) -> None:
+    def fail(*given: object) -> None:
         raise error
 
     monkeypatch.setattr(api, "search", fail)

@@ -50,7 +50,7 @@ def test_a_signal_that_was_ignored_stays_ignored(signals: None) -> None:
 def test_ctrl_c_ends_with_status_130_and_says_how_to_go_on(
     petlas: Petlas, write: Write, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    def interrupt(configs: object) -> None:
+    def interrupt(*given: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(api, command, interrupt)
