@@ -1,9 +1,9 @@
 # make demo  - set everything up and run a real search
-# make test  - set everything up and run the tests, JOBS at a time
+# make test  - set everything up and run the tests, JOBS at a time (those that go through Ray mostly wait)
 # make bench - set everything up and time the engine; make bench -- --quick for a short run
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 2
+JOBS ?= 3
 BIN := $(VENV)/bin
 
 .PHONY: demo test bench --quick check docs clean
