@@ -13,7 +13,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What waits for Ray comes first, beside all that only computes; that of several drivers first in another process.
 
-    pytest-xdist gives each process an equal part of the tests in their order, and moves the last of a part that ends late.
+    pytest-xdist gives each process an equal part of the tests in order, and moves the last of a part that ends late.
     """
     items.sort(key=lambda item: "runners" not in item.path.parts)
     drivers = [item for item in items if item.path.name == "test_drivers.py"]
