@@ -11,15 +11,11 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What waits for Ray comes first, beside all that only computes; that of several drivers first in another process.
+    """What waits for Ray comes first: in one of several processes, which starts it once, beside all that only computes.
 
-    pytest-xdist gives each process an equal part of the tests in order, and moves the last of a part that ends late.
+    pytest-xdist gives each process a part of the tests in their order, and moves the last of a part where it ends late.
     """
     items.sort(key=lambda item: "runners" not in item.path.parts)
-    drivers = [item for item in items if item.path.name == "test_drivers.py"]
-    second = len(items) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    others = [item for item in items if item not in drivers]
-    items[:] = [*others[:second], *drivers, *others[second:]]
 
 
 @pytest.hookimpl(wrapper=True)
