@@ -69,7 +69,7 @@ def attention(adapter: Path, image: Path, block: int = -1, checkpoint: str | Non
     if image.is_dir():
         raise DataError(f"attention is shown of one image, and {image} is a folder; give a file in it")
     info = read_adapter_info(adapter)
-    ((_, batch),) = Given(info.input).parts([image])
+    ((_, batch),) = Given.of(info).parts([image])
     models = {"backbone": plain_backbone(info, checkpoint).float(), "design": load_adapter(adapter, None, checkpoint)}
     depth = len(family_of(models["design"]).blocks(models["design"]))
     if not -depth <= block < depth:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 from petlas.datasets import INTERPOLATIONS, SUFFIXES, DataError, ValueRange, read_image, to_rgb
 from petlas.datasets.split import Indices
 from petlas.datasets.stores.decoding import decoded
-from petlas.petl import InputConfig
+from petlas.petl import AdapterInfo, InputConfig
 from petlas.search.reports.text import shown
 from petlas.search.training.batches import EVAL_BATCH, ImageBatches
 
@@ -36,6 +37,16 @@ class Given:
         self.inputs, self.value_range = inputs, value_range
         self._count = 0
         self._waiting = _Waiting([], value_range)
+
+    @classmethod
+    def of(cls, info: AdapterInfo) -> Given:
+        """For an adapter: prepared as its training images were.
+
+        Args:
+            info: The header of its file.
+        """
+        value_range = json.loads(info.task.get("value_range", "null"))
+        return cls(info.input, value_range and tuple(value_range))
 
     def parts(self, items: Iterable[Any]) -> Iterator[Part]:
         """The batches.

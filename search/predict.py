@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +60,8 @@ def predict(adapter: Path, images: Images, checkpoint: str | None = None) -> lis
     check_adapter(adapter)
     info = read_adapter_info(adapter)
     objective = get_objective(info.kind)
-    value_range = json.loads(info.task.get("value_range", "null"))
     items = _listed(images)
-    parts = Given(info.input, value_range and tuple(value_range)).parts(items)
+    parts = Given.of(info).parts(items)
     device = pick_device()
     model = load_adapter(adapter, checkpoint=checkpoint).eval().to(device)
 

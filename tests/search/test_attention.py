@@ -35,6 +35,14 @@ def test_the_design_is_shown_beside_the_backbone_alone(adapter: Path, tmp_path: 
     assert np.allclose(first.rollout["design"], found.rollout["design"])
 
 
+def test_an_image_of_16_bits_is_read_as_the_training_images_were(tmp_path: Path) -> None:
+    model = load_backbone("vit_mini_patch16_64", num_classes=3, img_size=64)
+    apply(model, everywhere("lora", model, 2))
+    save_adapter(model, tmp_path / "a.safetensors", task={"value_range": "[0, 4095]"})
+    Image.fromarray(np.full((64, 64), 4095, np.uint16)).save(tmp_path / "white.png")
+    assert attention(tmp_path / "a.safetensors", tmp_path / "white.png").pixels.min() == pytest.approx(1.0)
+
+
 def test_what_cannot_be_shown_is_told(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AdapterError, match=r"--block must be in 0..5 for vit_mini_patch16_64, got 6"):
         attention(adapter, tmp_path / "photo.png", block=6)
