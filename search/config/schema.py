@@ -250,6 +250,16 @@ class TrainConfig(Group):
     amp: Literal["auto", "bf16", "off"] = "auto"
     deterministic: bool = False
 
+    def usual(self, setting: str) -> float:
+        """What a candidate is trained with that has no setting of its own.
+
+        Args:
+            setting: One of `SETTINGS`, or the factor of a method's rate such as `lr.vpt`.
+        """
+        if setting.startswith(LR_FACTOR):
+            return self.lr_factors.get(setting.removeprefix(LR_FACTOR), 1.0)
+        return float(getattr(self, setting))
+
 
 class SupernetConfig(Group):
     """How the supernet is trained; what is not set here is as in `train`.

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from petlas.search.config import LR_FACTOR, RunConfig
+from petlas.search.config import RunConfig
 from petlas.search.study import FOLDS, SCORE, StudyRecord, candidate_of, is_trained
 from petlas.spaces import Candidate
 
@@ -71,7 +71,7 @@ def _copied(
     digits = len(str(max((p.block or 0 for c in candidates for p in c.design.placements), default=0)))
     rows = [_sizes(candidate, digits) | dict(candidate.settings) for candidate in candidates]
     settings = sorted({name for candidate in candidates for name, _ in candidate.settings})
-    usual = {name: 0 for row in rows for name in row} | {name: _usual(config, name) for name in settings}
+    usual = {name: 0 for row in rows for name in row} | {name: config.train.usual(name) for name in settings}
     whole = [usual | row for row in rows]
     distributions = {name: _distribution([row[name] for row in whole], name in settings) for name in sorted(usual)}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -96,13 +96,6 @@ def _sizes(candidate: Candidate, digits: int) -> dict[str, float]:
         p.method if p.block is None else f"{p.method}@{p.block:0{digits}}": 1 if p.size is None else p.size
         for p in candidate.design.placements
     }
-
-
-def _usual(config: RunConfig, setting: str) -> float:
-    """What a candidate trains with that has not the setting of its own."""
-    if setting.startswith(LR_FACTOR):
-        return config.train.lr_factors.get(setting.removeprefix(LR_FACTOR), 1.0)
-    return float(getattr(config.train, setting))
 
 
 def _distribution(values: Sequence[float], setting: bool) -> BaseDistribution:

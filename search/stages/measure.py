@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 
@@ -15,7 +14,8 @@ from petlas.files import json_bytes
 from petlas.petl import apply, input_config, load_backbone, reset_head
 from petlas.search.run_files import Carried
 from petlas.search.stages.base import Chore, Proposal
-from petlas.search.training import EpochResult, Work
+from petlas.search.stages.once import Once
+from petlas.search.training import Work
 from petlas.search.training.numerics import precision
 from petlas.search.workbench import Workbench
 
@@ -46,24 +46,6 @@ class MeasureStage(Chore):
         return forward, step, flops, pixels
 
 
-class Measuring:
-    """The measurement: a single epoch in which nothing is learned.
-
-    Args:
-        bench: The run's workbench.
-    """
-
-    def __init__(self, bench: Workbench) -> None:
-        self._bench, self.finished = bench, False
-
-    def epoch(self) -> EpochResult:
-        """Measure."""
-        start = time.perf_counter()
-        self._bench.files.write(_FILE, json_bytes(measure(self._bench)))
-        self.finished = True
-        return EpochResult(1, 0.0, math.nan, time.perf_counter() - start)
-
-
 def open_prices(bench: Workbench, proposal: Proposal) -> Work:
     """The measurement of what passes take.
 
@@ -71,7 +53,7 @@ def open_prices(bench: Workbench, proposal: Proposal) -> Work:
         bench: The run's workbench.
         proposal: Says no more than that.
     """
-    return Measuring(bench)
+    return Once(lambda: bench.files.write(_FILE, json_bytes(measure(bench))))
 
 
 def measure(bench: Workbench) -> Prices:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import time
-
 from petlas.search.sensitivity import keep_report, kept_report, tell
 from petlas.search.stages.base import Chore, Proposal
+from petlas.search.stages.once import Once
 from petlas.search.training import EpochResult, Work
 from petlas.search.workbench import Workbench
 
@@ -32,29 +30,11 @@ class SensitivityStage(Chore):
         tell(self.found, self.bench)
 
 
-class Measuring:
-    """The measurement: a single epoch in which nothing is trained.
-
-    Args:
-        bench: The run's workbench; its folder keeps the report.
-    """
-
-    def __init__(self, bench: Workbench) -> None:
-        self._bench, self.finished = bench, False
-
-    def epoch(self) -> EpochResult:
-        """Measure."""
-        start = time.perf_counter()
-        keep_report(self._bench)
-        self.finished = True
-        return EpochResult(1, 0.0, math.nan, time.perf_counter() - start)
-
-
 def open_measuring(bench: Workbench, proposal: Proposal) -> Work:
     """The measurement of the sensitivity.
 
     Args:
-        bench: The run's workbench.
+        bench: The run's workbench; its folder keeps the report.
         proposal: Says no more than that.
     """
-    return Measuring(bench)
+    return Once(lambda: keep_report(bench))

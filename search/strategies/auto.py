@@ -20,7 +20,6 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from petlas.petl import Design
-from petlas.search.config import LR_FACTOR
 from petlas.search.selection import Beliefs
 from petlas.search.stages.base import Stage
 from petlas.search.stages.rung import RungStage
@@ -150,10 +149,8 @@ class _Pipeline:
 
     def _opening(self, count: int) -> list[Candidate]:
         """Linear probing, the prior, the portfolio, and what else the space has, each once, by promise."""
-        train, space, budget = self._bench.config.train, self._space, self._bench.budget
-        usual = train.model_dump(include={LR, "weight_decay", "label_smoothing"})
-        usual |= {s.name: train.lr_factors.get(s.name.removeprefix(LR_FACTOR), 1.0) for s in space.settings
-                  if s.name.startswith(LR_FACTOR)}  # fmt: skip
+        space, budget = self._space, self._bench.budget
+        usual = {setting.name: self._bench.config.train.usual(setting.name) for setting in space.settings}
         recipes = [recipe for recipe in (*self._prior(), *portfolio(space)) if recipe.suits(space)]
         linear = Candidate(Design((), self._bench.shape.name), Recipe(()).candidate(space, budget, usual).settings)
         found = [linear, *(recipe.candidate(space, budget, usual) for recipe in recipes)]
@@ -162,8 +159,10 @@ class _Pipeline:
     def _prior(self) -> list[Recipe]:
         """What the user's earlier runs suggest, as it was when this search began."""
         config, kept = self._bench.config, self._record.prior
+        if config.search.prior is None:
+            return []
         if kept is None:
-            own = prior(Path(config.search.prior), config.folder) if config.search.prior else []
+            own = prior(Path(config.search.prior), config.folder)
             self._record.settle(kept := [recipe.to_dict() for recipe in own])
         return [Recipe.from_dict(recipe) for recipe in kept]
 

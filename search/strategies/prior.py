@@ -19,7 +19,7 @@ from petlas.search.run_folder import find_run, runs_in
 from petlas.search.strategies.recipes import LR, Recipe
 from petlas.search.study import StudyRecord, candidate_of
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("petlas")
 
 
 def prior(folder: Path, own: Path) -> list[Recipe]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from petlas.files import write_text
 from petlas.lazy import look_up
-from petlas.search.run_folder import REPORT, RunError, find_run
+from petlas.search.run_folder import REPORT, RunError, find_run, runs_in
 
 if TYPE_CHECKING:
     from petlas.search.config import RunConfig
@@ -76,7 +76,7 @@ def write_page(runs: Sequence[str], out: Path | None = None) -> Path:
 def _configs(run: str) -> list[RunConfig]:
     """The run of that name, or every run in that folder."""
     folder = Path(run)
-    inside = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    inside = runs_in(folder)
     if inside and not (folder / "config.yaml").exists():
         return [find_run(str(path)) for path in inside]
     return [find_run(run)]

@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +8,6 @@ from petlas.search.stages import sensitivity as sensitivity_module
 from petlas.search.stages.base import SearchStopped
 from petlas.search.stages.doing import do_stages
 from petlas.search.stages.sensitivity import SensitivityStage
-from petlas.search.training import EpochResult
 from petlas.search.workbench import Workbench
 
 
@@ -18,19 +16,12 @@ def test_a_run_that_stops_does_not_take_the_others_along_and_is_told_at_the_end(
 ) -> None:
     done: list[str] = []
 
-    class Measuring:
-        finished = True
+    def measure(bench: Workbench) -> None:
+        done.append(bench.config.name)
+        if bench.config.name == "a":
+            raise OSError("no space left")
 
-        def __init__(self, bench: Workbench) -> None:
-            self._name = bench.config.name
-
-        def epoch(self) -> EpochResult:
-            done.append(self._name)
-            if self._name == "a":
-                raise OSError("no space left")
-            return EpochResult(1, 0.0, math.nan, 0.1)
-
-    monkeypatch.setattr(sensitivity_module, "Measuring", Measuring)
+    monkeypatch.setattr(sensitivity_module, "keep_report", measure)
     monkeypatch.setattr(SensitivityStage, "on_end", lambda *args: None)
     configs = [make(name=name) for name in "ab"]
     for config in configs:
