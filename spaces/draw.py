@@ -66,6 +66,40 @@ def repair(
     return _shrink(space, point, steps[:enough])
 
 
+def enlarge(
+    space: DesignSpace,
+    point: Sequence[int],
+    rng: np.random.Generator,
+    budget: Budget,
+    least: int,
+    keep: Collection[int] = (),
+) -> list[int]:
+    """The point, enlarged by random steps until it costs enough: those are taken that the budget allows.
+
+    Args:
+        space: The designs.
+        point: A point of the space that fits the budget.
+        rng: Orders the steps.
+        budget: The hard budget; where it has no cost, the point stays as it is.
+        least: What the point is to cost at least.
+        keep: Coordinates that are enlarged last.
+    """
+    large = list(point)
+    if budget.cost is None or budget.cost(space.at(large)) >= least:
+        return large
+    steps = [i for i, (value, high) in enumerate(zip(point, space.highs, strict=True)) for _ in range(value, high)]
+    rng.shuffle(steps)
+    steps.sort(key=lambda index: index in keep)
+    for index in steps:
+        if large[index] < space.bounds(large, index)[1]:
+            larger = placed(space, large, index, large[index] + 1)
+            if budget.allows(design := space.at(larger)):
+                large = larger
+                if budget.cost(design) >= least:
+                    break
+    return large
+
+
 def _shrink(space: DesignSpace, point: Sequence[int], steps: Sequence[int]) -> list[int]:
     """The point after taking one step down along each of the coordinates listed, as far as they can go."""
     small = list(point)

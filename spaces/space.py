@@ -220,6 +220,7 @@ class Space(DesignSpace):
         probability: float = 0.2,
         depth_probability: float | None = None,
         late: bool = False,
+        least: int = 0,
     ) -> Candidate:
         """Another candidate near the given one, within the budget: see `mutate_design`.
 
@@ -233,13 +234,21 @@ class Space(DesignSpace):
             probability: The probability that a size or a setting moves.
             depth_probability: The probability that a depth moves (NOAH: 0.4); None is the same probability.
             late: Whether a block is drawn before which no size moves.
+            least: What the design is to cost at least, as far as steps within the budget lead there.
 
         Raises:
             SpaceError: When the candidate is not in the space, or no design fits the budget.
         """
         start = self.candidate(chosen)
         design = mutate_design(
-            self, start.design, rng, budget, probability=probability, depth_probability=depth_probability, late=late
+            self,
+            start.design,
+            rng,
+            budget,
+            probability=probability,
+            depth_probability=depth_probability,
+            late=late,
+            least=least,
         )
         movable = [setting.name for setting in self.settings if setting.options is None or len(setting.options) > 1]
         moved = {name for name in movable if rng.random() < probability}
@@ -256,6 +265,7 @@ class Space(DesignSpace):
         budget: Budget,
         *,
         by: CrossoverUnit = "dimension",
+        least: int = 0,
     ) -> Candidate:
         """A child of two candidates, within the budget: see `cross_designs`; each setting is that of a parent.
 
@@ -265,12 +275,13 @@ class Space(DesignSpace):
             rng: The source of randomness.
             budget: The hard budget.
             by: What of the design is inherited from one parent as a whole: `dimension`, `method` or `block`.
+            least: What the design is to cost at least, as far as steps within the budget lead there.
 
         Raises:
             SpaceError: When a parent is not in the space, `by` is unknown, or no design fits the budget.
         """
         first, second = self.candidate(a), self.candidate(b)
-        design = cross_designs(self, first.design, second.design, rng, budget, by=by)
+        design = cross_designs(self, first.design, second.design, rng, budget, by=by, least=least)
         values = dict(first.settings), dict(second.settings)
         return self._of(design, lambda setting: values[rng.integers(2)][setting.name])
 

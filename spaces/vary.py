@@ -12,7 +12,7 @@ from petlas.petl.design import Design
 from petlas.spaces.budget import Budget
 from petlas.spaces.design_space import DesignSpace
 from petlas.spaces.dimension import DepthRule
-from petlas.spaces.draw import draw, placed, repair
+from petlas.spaces.draw import draw, enlarge, placed, repair
 from petlas.spaces.errors import SpaceError
 
 CrossoverUnit = Literal["dimension", "method", "block"]
@@ -75,12 +75,14 @@ def mutate_design(
     probability: float = 0.2,
     depth_probability: float | None = None,
     late: bool = False,
+    least: int = 0,
 ) -> Design:
     """Another design near the given one, within the budget.
 
     Each size moves with the given probability to another one, drawn uniformly; so does each depth, whose new blocks
     get random sizes. A mutant over the budget is shrunk, first where it did not move: enlarging one place takes
-    from others. The result differs from the given design whenever the space has another one within the budget.
+    from others. One below `least` is enlarged in the same way. The result differs from the given design whenever the
+    space has another one within the budget.
 
     Args:
         space: The designs.
@@ -91,6 +93,7 @@ def mutate_design(
         depth_probability: The probability that a depth moves (NOAH: 0.4); None is the same probability.
         late: Whether a block is drawn before which nothing moves: designs that are scored one after the other then
             share what their first blocks compute.
+        least: What the result is to cost at least, as far as steps within the budget lead there.
 
     Raises:
         SpaceError: When the design is not in the space, or no design fits the budget.
@@ -103,7 +106,8 @@ def mutate_design(
         spans = _spans(space, start, int(rng.integers(blocks)) if late else 0)
         changed, moved = _perturb(space, start, rng, chance, spans)
         fixed = {i for i, (low, high) in enumerate(spans) if low == high}
-        point = repair(space, changed, rng, budget, keep=moved | fixed if late else moved)
+        keep = moved | fixed if late else moved
+        point = enlarge(space, repair(space, changed, rng, budget, keep), rng, budget, least, keep)
         if point != start:
             return space.at(point)
     for index, value in _neighbours(space, start, rng):
@@ -121,6 +125,7 @@ def cross_designs(
     budget: Budget,
     *,
     by: CrossoverUnit = "dimension",
+    least: int = 0,
 ) -> Design:
     """A child of two designs, shrunk at random places where it exceeds the budget.
 
@@ -136,6 +141,7 @@ def cross_designs(
             from one parent, the rest from the other; it shares the first parent's blocks up to there, and is shrunk
             there last. A method that ends before that block in the first parent ends there in the child; any other
             ends where it does in the second parent, but no earlier than at the next depth allowed.
+        least: What the child is to cost at least, as far as steps within the budget lead there.
 
     Raises:
         SpaceError: When a parent is not in the space, `by` is unknown, or no design fits the budget.
@@ -156,7 +162,7 @@ def cross_designs(
     # Within the inherited depth at least one parent is present, and beyond it settling removes what was inherited.
     genes = zip(first, second, child, space.ruled, strict=True)
     filled = [max(x, y) if ruled and not gene else gene for x, y, gene, ruled in genes]
-    return space.at(repair(space, space.settle(filled), rng, budget, keep))
+    return space.at(enlarge(space, repair(space, space.settle(filled), rng, budget, keep), rng, budget, least, keep))
 
 
 def _cross_at_block(

@@ -4,8 +4,10 @@
         > benchmarks/portfolio/portfolio.md
 
 The next recipe is the one that adds most to the mean over tasks of the best accuracy so far (Auto-sklearn 2, Feurer et
-al., 2022; Quick-Tune, Arango et al., 2024). Leave one task out: the portfolio of the others, its first recipes, and the
-best of those on the task that was left out. Test accuracy chooses here, and one seed: what is learned is the order.
+al., 2022; Quick-Tune, Arango et al., 2024), and a tenth of its own mean: what adds a little on one recorded task and is
+weak on all others helps no new one. Linear probing is apart, at the rate that is best for it: it is always tried. Leave
+one task out: the portfolio of the others, its first recipes, and the best of those on the task that was left out. Test
+accuracy chooses here, and one seed: what is learned is the order.
 """
 
 from __future__ import annotations
@@ -21,6 +23,14 @@ import yaml
 Table = Mapping[str, Mapping[str, float]]
 """For each task the accuracy of each recipe, by its JSON."""
 LENGTH = 16
+OWN = 0.1
+"""What a recipe's own mean counts for, beside what it adds."""
+
+
+HEAD = """\
+# Recipes in the order in which `auto` tries them, after linear probing: methods with their share of the budget, and the
+# learning rate as a factor of train.lr. Made by benchmarks/portfolio/choose.py of recorded runs: portfolio.md there.
+"""
 
 
 def read(path: Path, tasks: Iterable[str]) -> Table:
@@ -41,13 +51,19 @@ def read(path: Path, tasks: Iterable[str]) -> Table:
 
 
 def greedy(table: Table, length: int) -> list[str]:
-    """Recipes in the order in which they add most; where none adds anything, the best on the mean come first."""
-    names = next(iter(table.values()))
+    """Recipes with methods, in the order in which they add most."""
+    names = [name for name in next(iter(table.values())) if json.loads(name)["methods"]]
     found: list[str] = []
     while len(found) < min(length, len(names)):
         left = [name for name in names if name not in found]
-        found.append(max(left, key=lambda name: (_worth(table, [*found, name]), _worth(table, [name]))))
+        found.append(max(left, key=lambda name: _worth(table, [*found, name]) + OWN * _worth(table, [name])))
     return found
+
+
+def linear(table: Table) -> str:
+    """Linear probing at the rate with the best mean."""
+    names = [name for name in next(iter(table.values())) if not json.loads(name)["methods"]]
+    return max(names, key=lambda name: _worth(table, [name]))
 
 
 def _worth(table: Table, names: Iterable[str]) -> float:
@@ -63,6 +79,10 @@ def told(name: str) -> str:
     return f"{methods}, " + ", ".join(f"{key} x {value:g}" for key, value in recipe["settings"].items())
 
 
+def _line(name: str) -> str:
+    return yaml.safe_dump(json.loads(name), default_flow_style=True, sort_keys=False, width=200).strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
@@ -70,15 +90,15 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=[], help="those that count; by default all")
     args = parser.parse_args()
     table = read(args.results, args.tasks)
-    order = greedy(table, LENGTH)
+    order, probing = greedy(table, LENGTH), linear(table)
     tasks = list(table)
     print(f"{len(next(iter(table.values())))} recipes on {len(tasks)} tasks; test accuracy in percent, one seed.\n")
     print("| place | recipe | " + " | ".join(tasks) + " | mean | best so far |")
     print("|---|---|" + "---|" * (len(tasks) + 2))
-    for place, name in enumerate(order, 1):
+    for place, name in enumerate([probing, *order]):
         own = " | ".join(f"{100 * table[task][name]:.1f}" for task in tasks)
-        mean, best = 100 * _worth(table, [name]), 100 * _worth(table, order[:place])
-        print(f"| {place} | {told(name)} | {own} | {mean:.1f} | {best:.1f} |")
+        mean, best = 100 * _worth(table, [name]), 100 * _worth(table, [probing, *order[:place]])
+        print(f"| {place or ''} | {told(name)} | {own} | {mean:.1f} | {best:.1f} |")
     print("\nLeave one task out: the first of the others' portfolio, the best of its first 4 and 8, and of all.\n")
     print("| task | first | best of 4 | best of 8 | best of all |\n|---|---|---|---|---|")
     rows = []
@@ -89,9 +109,8 @@ def main() -> None:
         print(f"| {task} | " + " | ".join(f"{100 * value:.1f}" for value in rows[-1]) + " |")
     print("| mean | " + " | ".join(f"{100 * fmean(column):.1f}" for column in zip(*rows, strict=True)) + " |")
     if args.out:
-        lines = [yaml.safe_dump(json.loads(name), default_flow_style=True, sort_keys=False).strip() for name in order]
-        head = "# Made by benchmarks/portfolio/choose.py from recorded runs; see portfolio.md beside it.\nrecipes:\n"
-        args.out.write_text(head + "".join(f"  - {line}\n" for line in lines))
+        first, *lines = (_line(name) for name in [probing, *order])
+        args.out.write_text(HEAD + f"linear: {first}\nrecipes:\n" + "".join(f"  - {line}\n" for line in lines))
 
 
 if __name__ == "__main__":

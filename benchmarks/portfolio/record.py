@@ -41,14 +41,19 @@ PASSES = 2400
 SIZES = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64]
 
 METHODS = ("lora", "ssf", "convpass", "adaptformer", "bitfit", "adapter", "vpt", "adapter_plus")
-MIXED: tuple[dict[str, float], ...] = ({"lora": 0.5, "adapter": 0.5},)
+MIXED: tuple[dict[str, float], ...] = (
+    {"convpass": 0.5, "lora": 0.5},
+    {"convpass": 0.55, "bitfit": 0.45},
+    {"lora": 0.5, "adaptformer": 0.5},
+    {"lora": 0.5, "adapter": 0.5},
+)
 
 
 def recipes() -> Iterator[Recipe]:
-    """All recipes, so that a table that is cut off has the strongest methods at all rates."""
+    """All recipes, so that a table that is cut off has all methods at the rate that is best for most."""
     shares: list[dict[str, float]] = [{}, *({method: 1.0} for method in METHODS), *MIXED]
-    for share in shares:
-        for place, factor in enumerate(FACTORS):
+    for place, factor in enumerate(FACTORS):
+        for share in shares:
             settings = PROMPTS[place] if "vpt" in share else {"lr": factor}
             yield Recipe(tuple(share.items()), tuple(settings.items()))
 

@@ -22,13 +22,14 @@ from optuna.trial import FrozenTrial
 from petlas.petl import Design
 from petlas.search.selection import Beliefs
 from petlas.search.stages.base import Stage
+from petlas.search.stages.divergence import diverges
 from petlas.search.stages.rung import RungStage
 from petlas.search.strategies.base import Prices, Search, StageCost, Strategy
 from petlas.search.strategies.ladder import Rung, ladder
 from petlas.search.strategies.prior import prior
-from petlas.search.strategies.recipes import LR, Recipe, portfolio
-from petlas.search.strategies.variation import vary
-from petlas.search.study import HALVING, PORTFOLIO, VARIED, Entry, candidate_of, passes
+from petlas.search.strategies.recipes import LR, Recipe, linear, portfolio
+from petlas.search.strategies.variation import distinct, vary
+from petlas.search.study import FIRST_LOSS, HALVING, PORTFOLIO, VARIED, Entry, candidate_of, passes
 from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate, Range, Space
@@ -121,7 +122,7 @@ class _Pipeline:
         if children := self._children(first.trials - len(opening)):
             yield self._stage(VARIED, first, children, usual)
         for turn, rung in enumerate(others, start=1):
-            leaders = self._leaders([PORTFOLIO, VARIED], turn)[: rung.trials]
+            leaders = distinct(self._leaders([PORTFOLIO, VARIED], turn), rung.trials, self._space)
             yield self._stage(HALVING, rung, leaders, usual=())
 
     def _stage(self, name: str, rung: Rung, candidates: Iterable[Candidate], usual: Sequence[float]) -> RungStage:
@@ -151,9 +152,12 @@ class _Pipeline:
         """Linear probing, the prior, the portfolio, and what else the space has, each once, by promise."""
         space, budget = self._space, self._bench.budget
         usual = {setting.name: self._bench.config.train.usual(setting.name) for setting in space.settings}
-        recipes = [recipe for recipe in (*self._prior(), *portfolio(space)) if recipe.suits(space)]
-        linear = Candidate(Design((), self._bench.shape.name), Recipe(()).candidate(space, budget, usual).settings)
-        found = [linear, *(recipe.candidate(space, budget, usual) for recipe in recipes)]
+        found = [Candidate(Design((), self._bench.shape.name), linear().candidate(space, budget, usual).settings)]
+        for recipe in (*self._prior(), *portfolio(space)):
+            if recipe.suits(space):
+                candidate = recipe.candidate(space, budget, usual)
+                if recipe.methods <= candidate.design.by_method.keys():  # else the budget is too small for it
+                    found.append(candidate)
         return list({candidate.key: candidate for candidate in found}.values())[:count]
 
     def _prior(self) -> list[Recipe]:
@@ -176,11 +180,14 @@ class _Pipeline:
     def _leaders(self, stages: Sequence[str], turn: int) -> list[Candidate]:
         """The candidates by what was believed of them before a rung, the best first."""
         before = {(rung.epochs, *divmod(rung.turn, self._bench.folds)) for rung in self._rungs[1:turn]}
+        usual = self._record.first_losses(PORTFOLIO)[:_ANCHORS]
 
         def counts(trial: FrozenTrial) -> bool:
             own = trial.user_attrs
+            if own["stage"] in stages:  # an anchor was trained before it was known what is usual
+                return not diverges(1, own.get(FIRST_LOSS, 0.0), usual)
             place = (own["of_epochs"], own["seed"] - self._bench.config.seed, own["fold"])
-            return own["stage"] in stages or (own["stage"] == HALVING and place in before)
+            return own["stage"] == HALVING and place in before
 
         longest = self._record.evidence(counts).partly  # whoever was left behind once stays there
         return [leader for leader in self._ranked(self._record.beliefs(counts)) if leader.key in longest]

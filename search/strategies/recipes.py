@@ -14,11 +14,12 @@ import yaml
 from petlas.petl.design import Design
 from petlas.petl.methods import get_method
 from petlas.spaces import Budget, Candidate, Dimension, Space
+from petlas.spaces.draw import placed
 from petlas.spaces.vary import fit_design
 
 PORTFOLIO = "portfolio.yaml"
 """The file of the recipes, beside this one."""
-_RATES = (1.0, 3.0, 0.3)
+_RATES = (3.0, 1.0, 0.3)
 
 LR = "lr"
 """The setting that a recipe gives as a factor of the run's own; the others it gives as they are."""
@@ -27,6 +28,8 @@ LR = "lr"
 @dataclass(frozen=True)
 class Recipe:
     """A candidate of any space that has its methods: each method alike at all its places, as large as its share.
+
+    Where sizes are coarse, what is left of the share makes the last blocks larger by one size.
 
     Args:
         shares: For each method, the part of the parameter budget that it may use up; nothing is linear probing.
@@ -99,11 +102,21 @@ def portfolio(space: Space) -> Iterator[Recipe]:
     Args:
         space: Whose methods are to be covered.
     """
-    data = yaml.safe_load(resources.files("petlas.search.strategies").joinpath(PORTFOLIO).read_text(encoding="utf-8"))
-    yield from map(Recipe.from_dict, data["recipes"])
+    yield from map(Recipe.from_dict, _shipped()["recipes"])
     for rate in _RATES:
         for method in dict.fromkeys(dimension.method for dimension in space.dimensions):
             yield Recipe(((method, 1.0),), ((LR, rate),))
+
+
+def linear() -> Recipe:
+    """Linear probing at the rate that was best for it in the recorded runs; its design need not be in the space."""
+    return Recipe.from_dict(_shipped()["linear"])
+
+
+def _shipped() -> dict[str, Any]:
+    file = resources.files("petlas.search.strategies").joinpath(PORTFOLIO)
+    data: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return data
 
 
 def _filled(space: Space, point: Sequence[int], method: str, budget: Budget) -> Sequence[int]:
@@ -115,10 +128,21 @@ def _filled(space: Space, point: Sequence[int], method: str, budget: Budget) -> 
     for size in sizes:
         larger = _at_size(space, point, method, size)
         if budget.allows(space.at(larger)):
-            return larger
+            return _raised(space, larger, method, budget)
     least = _at_size(space, point, method, sizes[-1])
     params = dict(zip((variable.name for variable in space.variables), least, strict=True))
     return space.point(fit_design(space, params, np.random.default_rng(0), budget))  # not at all places, then
+
+
+def _raised(space: Space, point: Sequence[int], method: str, budget: Budget) -> Sequence[int]:
+    """The point with a method a size larger in single blocks, from the last one on, as far as a budget allows."""
+    if budget.limit is None and not budget.further:
+        return point
+    for index, variable in reversed([*enumerate(space.variables)]):
+        if isinstance(variable, Dimension) and variable.method == method and 0 < point[index] < variable.high:
+            larger = placed(space, point, index, point[index] + 1)
+            point = larger if budget.allows(space.at(larger)) else point
+    return point
 
 
 def _at_size(space: Space, point: Sequence[int], method: str, size: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Variations of a search's leaders, in their settings and in their designs. Torch-free."""
+"""Variations of a search's leaders, in their settings and in their designs, and which are alike. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,10 +8,63 @@ from itertools import count as numbers
 
 import numpy as np
 
-from petlas.spaces import Budget, Candidate, Space
+from petlas.petl.design import Design
+from petlas.spaces import Budget, Candidate, Setting, Space
 
 _TRIES = 10
 """For each child that is wanted."""
+_SHARED = 0.75
+"""Designs that share so much of what they place are alike."""
+_NEAR = 0.15
+"""Settings are alike within this part of their range."""
+
+
+def distinct(ranked: Sequence[Candidate], count: int, space: Space) -> list[Candidate]:
+    """The best candidates that are not alike, and where there are too few of them the best of the others, too.
+
+    What is measured of one of two candidates that are alike says nearly all about the other.
+
+    Args:
+        ranked: The best first.
+        count: How many are wanted.
+        space: Whose settings they have.
+
+    Returns:
+        As many, or all, in their order.
+    """
+    found: list[Candidate] = []
+    for candidate in ranked:
+        if not any(alike(candidate, other, space.settings) for other in found):
+            found.append(candidate)
+    others = [candidate for candidate in ranked if candidate not in found]
+    chosen = [*found, *others][:count]
+    return [candidate for candidate in ranked if candidate in chosen]
+
+
+def alike(one: Candidate, other: Candidate, settings: Sequence[Setting]) -> bool:
+    """Whether two candidates differ too little for their trainings to tell which is better.
+
+    Args:
+        one: A candidate.
+        other: Another one.
+        settings: What they can have been set to.
+    """
+    mine, its = dict(one.settings), dict(other.settings)
+    apart = [abs(s.parameter(mine[s.name]) - s.parameter(its[s.name])) / _width(s) for s in settings]
+    return max(apart, default=0.0) <= _NEAR and _shared(one.design, other.design) >= _SHARED
+
+
+def _width(setting: Setting) -> float:
+    low, high = setting.ends
+    return max(high - low, 1e-12)
+
+
+def _shared(one: Design, other: Design) -> float:
+    """The part of two designs that both place, by sizes (the weighted index of Jaccard)."""
+    mine, its = ({(p.method, p.block): p.size or 1 for p in design.placements} for design in (one, other))
+    places = mine.keys() | its.keys()
+    both = sum(min(mine.get(place, 0), its.get(place, 0)) for place in places)
+    return both / sum(max(mine.get(place, 0), its.get(place, 0)) for place in places) if places else 1.0
 
 
 def vary(
@@ -23,6 +76,9 @@ def vary(
     avoid: Collection[str] = (),
 ) -> list[Candidate]:
     """New candidates near the parents, in turns: other settings, another design of the same methods, a crossing.
+
+    A child costs no less than its parent where steps within the budget lead there: what is taken away at one place is
+    put in at others, since designs that shrink at every turn are no fair trial of another arrangement.
 
     Args:
         parents: Candidates of the space, the best first; it has one child more than others.
@@ -58,7 +114,8 @@ def _children(
             yield _moved(parent, space, rng)
         elif way % 4 == 3 and len(parents) > 1:
             other = parents[(place + 1 + int(rng.integers(len(parents) - 1))) % len(parents)]
-            yield space.crossover(parent, other, rng, budget, by="method")
+            own = _of_methods(space, {*parent.design.by_method, *other.design.by_method})
+            yield own.crossover(parent, other, rng, budget, by="method", least=_cost(parent, budget))
         else:
             yield _redesigned(parent, space, budget, rng)
 
@@ -70,11 +127,22 @@ def _moved(parent: Candidate, space: Space, rng: np.random.Generator) -> Candida
 
 
 def _redesigned(parent: Candidate, space: Space, budget: Budget, rng: np.random.Generator) -> Candidate:
-    """Another design, of the parent's methods and of those that cannot be absent."""
-    kept = {*parent.design.by_method, *(d.method for d in space.dimensions if d.sizes[0])}
-    own = dataclasses.replace(
+    """Another design, of the parent's methods."""
+    own = _of_methods(space, set(parent.design.by_method))
+    return own.mutate(parent, rng, budget, least=_cost(parent, budget))
+
+
+def _of_methods(space: Space, methods: set[str]) -> Space:
+    """The space of some methods and of those that cannot be absent; all of it where that would leave nothing."""
+    kept = methods | {d.method for d in space.dimensions if d.sizes[0]}
+    if not kept:
+        return space
+    return dataclasses.replace(
         space,
         dimensions=tuple(d for d in space.dimensions if d.method in kept),
         rules=tuple(rule for rule in space.rules if rule.method in kept),
     )
-    return (own if own.dimensions else space).mutate(parent, rng, budget)
+
+
+def _cost(parent: Candidate, budget: Budget) -> int:
+    return 0 if budget.cost is None else budget.cost(parent.design)

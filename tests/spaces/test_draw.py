@@ -10,7 +10,7 @@ from space_cases import NOAH, NOAH_DEPTH, Case, cases, cost, quick
 
 from petlas.petl.design import Design
 from petlas.spaces import Budget, Space, SpaceError
-from petlas.spaces.draw import list_designs, repair, sample_design
+from petlas.spaces.draw import enlarge, list_designs, repair, sample_design
 
 
 def chi_square(counts: Counter[str], expected: dict[str, float]) -> float:
@@ -50,6 +50,29 @@ def test_repair_shrinks_no_further_than_its_last_step(case: Case, seed: int):
         assert case.budget.allows(space.at(after))
         assert all(new <= old for new, old in zip(after, before, strict=True))
         assert (tuple(after) == before) == case.budget.allows(design)
+
+
+@quick
+@given(cases(), st.integers(0, 2**32))
+def test_what_is_enlarged_costs_enough_or_has_no_step_left_and_stays_in_the_space(case: Case, seed: int):
+    rng = np.random.default_rng(seed)
+    budget = Budget(max(cost(design) for design in case.feasible), cost)
+    start = list(case.space.point(case.feasible[int(rng.integers(len(case.feasible)))]))
+    least = cost(case.feasible[int(rng.integers(len(case.feasible)))])
+    after = enlarge(case.space, start, rng, budget, least)
+    assert case.space.at(after) in case.space
+    assert cost(case.space.at(start)) <= cost(case.space.at(after)) <= budget.limit
+    if cost(case.space.at(start)) >= least:
+        assert after == start
+
+
+def test_enlarging_stops_where_it_is_enough_and_spares_what_it_is_told():
+    space = Space.from_dict({"methods": {"lora": {"blocks": [0, 1], "sizes": [0, 1, 2, 4]}}}, 2)
+    budget = Budget(100, lambda design: sum(p.size or 0 for p in design.placements))
+    rng = np.random.default_rng(0)
+    assert enlarge(space, [0, 3], rng, budget, 6, keep={1}) == [2, 3]
+    assert enlarge(space, [1, 1], rng, budget, 6, keep={0}) == [2, 3]
+    assert enlarge(space, [1, 1], rng, Budget(), 6) == [1, 1]
 
 
 def test_repair_takes_as_few_steps_as_it_can_and_spares_what_it_is_told():

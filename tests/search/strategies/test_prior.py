@@ -57,7 +57,7 @@ def test_a_search_begins_with_it_and_a_resumed_one_with_the_same(make: Make, tra
     assert list(tried[1].by_method) == ["adapter"]
     plain = make(name="plain", **OPTIONS | {"space": SPACE, "search": {"cost": 4}})
     search(plain)
-    assert list(designs(plain)[1].by_method) == ["lora"]
+    assert set(designs(plain)[1].by_method) == {"adapter", "lora"}
     won(make, training, "b", "lora")
     won(make, training, "c", "lora")
     kept = StudyRecord.read(config.folder).prior

@@ -23,13 +23,22 @@ def budget(limit: int | None) -> Budget:
 
 
 def test_a_method_is_alike_at_all_its_places_and_as_large_as_its_share_allows() -> None:
-    whole, half = (Recipe((("lora", share),)).design(space(), budget(20_000)) for share in (1.0, 0.5))
-    assert str(whole) == "lora 4,4,4,4,4,4"
-    assert str(half) == "lora 2,2,2,2,2,2"
-    assert count_params(whole, SHAPE) <= 20_000
+    whole, half = (Recipe((("lora", share),)).design(space(), budget(round(12_500 / share))) for share in (1.0, 0.5))
+    assert str(whole) == str(half) == "lora 4,4,4,4,4,4"
+    assert count_params(whole, SHAPE) <= 12_500
     mixed = Recipe((("lora", 0.5), ("adapter", 0.5))).design(space(), budget(20_000))
-    assert str(mixed) == "adapter -,-,8,8,8,8 | lora 2,2,2,2,2,2"
+    assert str(mixed) == "adapter -,-,8,8,8,8 | lora 2,2,2,4,4,4"
     assert mixed in space()
+
+
+def test_what_coarse_sizes_leave_of_a_share_makes_the_last_blocks_larger() -> None:
+    whole, half = (Recipe((("lora", share),)).design(space(), budget(20_000)) for share in (1.0, 0.5))
+    assert str(whole) == "lora 4,4,4,8,8,8"
+    assert str(half) == "lora 2,2,2,4,4,4"
+    for design, limit in ((whole, 20_000), (half, 10_000)):
+        assert 0.9 * limit < count_params(design, SHAPE) <= limit
+    deep = Space.from_dict({"methods": {"lora": METHODS["lora"]}, "depth": [2, 4, 6]}, SHAPE.depth)
+    assert str(Recipe((("lora", 1.0),)).design(deep, budget(7500))) == "lora 2,2,2,2,2,4"
 
 
 def test_a_budget_too_small_for_all_places_gives_it_some_of_them() -> None:

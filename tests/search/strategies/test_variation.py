@@ -1,8 +1,8 @@
 import numpy as np
 
-from petlas.petl import MINI, count_params, shape_by_name
+from petlas.petl import MINI, Design, Placement, count_params, shape_by_name
 from petlas.search.strategies.recipes import Recipe
-from petlas.search.strategies.variation import vary
+from petlas.search.strategies.variation import alike, distinct, vary
 from petlas.spaces import Budget, Candidate, Space
 
 SHAPE = shape_by_name(MINI, None)
@@ -39,6 +39,40 @@ def test_children_are_new_within_the_budget_and_near_their_parents() -> None:
 def test_the_same_seed_gives_the_same_children() -> None:
     assert children(6) == children(6)
     assert children(6) != children(6, seed=1)
+
+
+def test_children_are_no_smaller_than_their_parents_where_the_budget_is_full() -> None:
+    methods = {"lora": {"blocks": "all", "sizes": [*range(17)]}}
+    fine = Space.from_dict({"methods": methods}, SHAPE.depth, backbone=MINI)
+    parent = Recipe((("lora", 1.0),)).candidate(fine, BUDGET, {"lr": 1e-3})
+    sizes = []
+    for seed in range(8):
+        found = vary([parent], 5, fine, BUDGET, np.random.default_rng(seed), {parent.key})
+        sizes += [count_params(child.design, SHAPE) for child in found]
+    assert count_params(parent.design, SHAPE) == 19_968
+    assert min(sizes) >= 19_456  # one step of one block, at most, is left
+    assert max(sizes) <= 20_000
+    crossed = [child for child in children(40) if len(child.design.by_method) > 1]
+    assert crossed
+    assert min(count_params(child.design, SHAPE) for child in crossed) > 0.85 * 20_000
+
+
+def test_candidates_are_alike_that_share_most_of_their_design_and_are_set_nearly_the_same() -> None:
+    def lora(sizes: list[int], lr: float) -> Candidate:
+        placed = (Placement("lora", block, size) for block, size in enumerate(sizes))
+        return Candidate(Design.of(placed, MINI), (("lr", lr),))
+
+    one = lora([4, 4, 4, 4, 4, 4], 1e-3)
+    near, moved = lora([4, 4, 8, 4, 4, 4], 1.5e-3), lora([8, 8, 8, 1, 1, 1], 1e-3)
+    faster, linear = lora([4, 4, 4, 4, 4, 4], 4e-3), Candidate(Design((), MINI), (("lr", 1e-3),))
+    assert alike(one, near, SPACE.settings)
+    assert alike(linear, linear, SPACE.settings)
+    assert not any(alike(one, other, SPACE.settings) for other in (moved, faster, linear))
+    ranked = [one, near, faster, linear]
+    assert distinct(ranked, 3, SPACE) == [one, faster, linear]
+    assert distinct(ranked, 2, SPACE) == [one, faster]
+    assert distinct(ranked, 4, SPACE) == ranked
+    assert distinct([one, near], 2, SPACE) == [one, near]
 
 
 def test_a_small_space_has_as_many_as_there_are_and_without_parents_they_are_drawn() -> None:
