@@ -66,11 +66,8 @@ class Adapters(nn.Module):
         self._check_new(name)
         classes = num_classes if isinstance(design, Design) else len(read_adapter_info(design).classes)
         flags = {path: p.requires_grad for path, p in self.backbone.named_parameters()}
-        twin = _twin(self.backbone)
         try:
-            if classes is not None and classes != family_of(twin).outputs(twin):
-                reset_head(twin, classes)
-                family_of(twin).head(twin).to(next(self.backbone.parameters()))
+            twin = self.twin(classes)
             model = apply(twin, design) if isinstance(design, Design) else load_adapter(design, twin)
         except BaseException:
             self._restore(flags)
@@ -81,6 +78,18 @@ class Adapters(nn.Module):
         if self.active is None:
             self.active = name
         return model
+
+    def twin(self, num_classes: int | None = None) -> nn.Module:
+        """The backbone once more: modules of its own, with the same weights.
+
+        Args:
+            num_classes: Outputs of its head, which is a new one where they are not as many; None for as it is.
+        """
+        twin = _twin(self.backbone)
+        if num_classes is not None and num_classes != family_of(twin).outputs(twin):
+            reset_head(twin, num_classes)
+            family_of(twin).head(twin).to(next(self.backbone.parameters()))
+        return twin
 
     def use(self, name: str | None) -> nn.Module:
         """Choose what `forward` computes.

@@ -79,9 +79,9 @@ def prefix_of(model: nn.Module) -> Prefix | None:
     count = untouched(design, depth)
     inside = {id(module) for block in blocks for module in block.modules()}
     inside |= {id(module) for module in tuning_of(model).modules()}
-    if any(_varies(module) for module in model.modules() if id(module) not in inside):
+    if any(varies(module) for module in model.modules() if id(module) not in inside):
         return None
-    count = next((i for i, block in enumerate(blocks[:count]) if any(map(_varies, block.modules()))), count)
+    count = next((i for i, block in enumerate(blocks[:count]) if any(map(varies, block.modules()))), count)
     if not count:
         return None
     asked = frozenset(block for method, placements in methods for block in method.asks(placements) if block < count)
@@ -103,8 +103,12 @@ def untouched(design: Design, depth: int) -> int:
     return min((m.untouched(design.by_method[m.name], depth) for m in methods_of(design)), default=depth)
 
 
-def _varies(module: nn.Module) -> bool:
-    """Whether a module gives other outputs for the same input in training, by chance or by the rest of the batch."""
+def varies(module: nn.Module) -> bool:
+    """Whether a module gives other outputs for the same input in training, by chance or by the rest of the batch.
+
+    Args:
+        module: The module, without those in it.
+    """
     drops = isinstance(module, _DRAWS) and any(bool(getattr(module, rate, False)) for rate in ("p", "drop_prob"))
     return drops or (isinstance(module, BATCH_NORMS) and not is_still(module))
 
@@ -139,16 +143,27 @@ def resume(model: nn.Module, streams: Streams) -> Tensor:
         model: A backbone with a design.
         streams: Of its prefix, or that of a design that leaves fewer blocks alone.
     """
+    family, x = family_of(model), replay(model, streams)
+    for number in range(streams.prefix.blocks, len(family.blocks(model))):
+        x = family.step(model, number, x)
+    return family.leave(model, x)
+
+
+def replay(model: nn.Module, streams: Streams) -> Tensor:
+    """What leaves a model's leading blocks (B, ...), after methods have read what they read between them.
+
+    Args:
+        model: A backbone with a design.
+        streams: Of its prefix, or that of a design that leaves fewer blocks alone.
+    """
     family, prefix, known = family_of(model), streams.prefix, streams.known
     _announce(family, model, streams)
-    blocks, x = family.blocks(model), known[prefix.blocks]
-    for number, block in enumerate(blocks[: prefix.blocks]):
+    x = known[prefix.blocks]
+    for number, block in enumerate(family.blocks(model)[: prefix.blocks]):
         if number in known and number + 1 in known:
             left = _replayed(family, block, known[number], known[number + 1], number in prefix.asked)
             x = left if number + 1 == prefix.blocks else x
-    for number in range(prefix.blocks, len(blocks)):
-        x = family.step(model, number, x)
-    return family.leave(model, x)
+    return x
 
 
 def _announce(family: Family, model: nn.Module, streams: Streams) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from petlas.petl.backbones.site import Side
+from petlas.petl.parts.handles import Side
 from petlas.petl.shape import LINEAR_SITES, BackboneShape, Layer, Other, Scale, Stage
 
 

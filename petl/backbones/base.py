@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from petlas.errors import UserError
 from petlas.petl.backbones.anatomy import Anatomy
 from petlas.petl.backbones.called import CalledLayer
-from petlas.petl.backbones.site import Layout, Side, Site
+from petlas.petl.backbones.site import Layout, Site
 from petlas.petl.backbones.still import Still, batch_norms
-from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.handles import Handle, Side
 from petlas.petl.shape import BlockShape, Layer
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from petlas.petl.backbones.maps import MapFamily, is_dense
-from petlas.petl.backbones.site import Layout, Side
+from petlas.petl.backbones.site import Layout
 from petlas.petl.backbones.still import BATCH_NORMS
+from petlas.petl.parts.handles import Side
 from petlas.petl.shape import Stage
 
 NO_TOKENS = "it computes on maps, which hold pixels and nothing else"
@@ -129,7 +130,8 @@ def _traced(
     hooks = [module.register_forward_hook(look, prepend=True) for module in modules]
     try:
         state = {path: t.to("meta") for path, t in (*model.named_parameters(), *model.named_buffers())}
-        torch.func.functional_call(model, state, (torch.empty(1, 3, *size, device="meta"),))
+        images = torch.empty(1, 3, *size, device="meta", dtype=next(model.parameters()).dtype)
+        torch.func.functional_call(model, state, (images,))
     finally:
         for hook in hooks:
             hook.remove()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BackboneError
 from petlas.petl.backbones.convs import ConvFamily
-from petlas.petl.backbones.site import Side
+from petlas.petl.parts.handles import Side
 
 
 class EfficientNet(ConvFamily):

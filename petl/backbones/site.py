@@ -10,10 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from petlas.petl.parts.handles import Counted, Handle, Inside, untouched
-
-Side: TypeAlias = Literal["in", "out"]
-"""In front of a module, or behind it."""
+from petlas.petl.parts.handles import Handle, Hook, Inside, Side, untouched
 
 Layout: TypeAlias = Literal["NLC", "NHWC", "NCHW", "windows"]
 """How a tensor lies in memory: tokens (B, N, C), maps (B, H, W, C) and (B, C, H, W), windows (B n, w w, C)."""
@@ -56,9 +53,7 @@ class Site:
     def read(self, see: Callable[[Tensor], None]) -> Handle:
         """Let `see` have what flows here, in every forward pass."""
         see = partial(_see_tokens, see, self._maps) if self._maps else see
-        if self.side == "in":
-            return self._counted(self.module.register_forward_pre_hook(partial(_read_input, see)))
-        return self._counted(self.module.register_forward_hook(partial(_read_output, see)))
+        return Hook(self.module, self.side, partial(_READ[self.side], see))
 
     def change(self, make: Callable[[Tensor], Tensor], first: bool = False) -> Handle:
         """Put what `make` makes of it in place of what flows here.
@@ -68,14 +63,12 @@ class Site:
             first: Before what others have registered here.
         """
         make = partial(_make_tokens, make, self._maps) if self._maps else make
-        if self.side == "in":
-            return self._counted(self.module.register_forward_pre_hook(partial(_change_input, make), prepend=first))
-        return self._counted(self.module.register_forward_hook(partial(_change_output, make), prepend=first))
+        return Hook(self.module, self.side, partial(_CHANGE[self.side], make), first)
 
     def around(self, make: Callable[[Tensor, Tensor], Tensor]) -> Handle:
         """Put what `make` makes of the module's input and output in place of its output."""
         make = partial(_make_tokens_around, make, self._maps) if self._maps else make
-        return self._counted(self.module.register_forward_hook(partial(_change_around, make)))
+        return Hook(self.module, "out", partial(_change_around, make))
 
     @property
     def untouched(self) -> bool:
@@ -89,9 +82,6 @@ class Site:
         same holds for what others have attached before, the site must be `untouched`.
         """
         return Inside(self.module, make)
-
-    def _counted(self, hook: Handle) -> Handle:
-        return Counted(self.module, hook)
 
 
 def to_tokens(x: Tensor, layout: Layout) -> Tensor:
@@ -155,3 +145,7 @@ def _change_around(
     make: Callable[[Tensor, Tensor], Tensor], module: nn.Module, args: tuple[Any, ...], output: Tensor
 ) -> Tensor:
     return make(args[0], output)
+
+
+_READ: dict[Side, Callable[..., Any]] = {"in": _read_input, "out": _read_output}
+_CHANGE: dict[Side, Callable[..., Any]] = {"in": _change_input, "out": _change_output}

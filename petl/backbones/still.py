@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -23,9 +23,11 @@ class Still:
         self._model, self._norm = model, norm
         norm.eval()
         vars(norm)["train"] = partial(_stay, norm)
+        self._hook = norm.register_forward_hook(_lay_gradient)
 
     def remove(self) -> None:
         """Let it be in the mode that the model is in."""
+        self._hook.remove()
         del vars(self._norm)["train"]
         self._norm.train(self._model.training)
 
@@ -41,6 +43,18 @@ def is_still(module: nn.Module) -> bool:
 
 def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
     return norm
+
+
+def _lay_gradient(norm: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+    """Have the gradient of a single image come as the output lies: on a CPU, torch 2.14 misreads any other."""
+    if len(output) == 1 and output.requires_grad:
+        output.register_hook(partial(_as_it_lies, output.stride()))
+
+
+def _as_it_lies(stride: tuple[int, ...], gradient: Tensor) -> Tensor:
+    return (
+        gradient if gradient.stride() == stride else gradient.new_empty_strided(gradient.shape, stride).copy_(gradient)
+    )
 
 
 def batch_norms(model: nn.Module) -> Iterator[nn.Module]:

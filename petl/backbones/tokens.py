@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites, Family
-from petlas.petl.backbones.site import Side
 from petlas.petl.backbones.transformer import DROP_PATHS, NAMES
-from petlas.petl.parts.handles import ForwardOverride, Handle
+from petlas.petl.parts.handles import ForwardOverride, Handle, Side
 
 NO_MAPS = "it computes on tokens, which convolutions do not see as maps"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from petlas.petl.backbones.site import Side
+from petlas.petl.parts.handles import Side
 
 NAMES: dict[str, tuple[str, ...]] = {
     "norm1": ("norm1",),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from torch import nn
+
+Side: TypeAlias = Literal["in", "out"]
+"""In front of a module, or behind it."""
 
 
 class Handle(Protocol):
@@ -36,24 +39,49 @@ class ForwardOverride:
         del vars(self._module)[self._name]
 
 
-class Counted:
-    """A hook that its module counts while it is there: torch does not say which hooks a module has.
+class Hook:
+    """A hook that its module knows while it is there: torch does not say which hooks a module has.
 
     Args:
         module: The module.
-        hook: The hook.
+        side: Whether it acts in front of the module or behind it.
+        function: As torch takes it: of the module and its arguments, and behind it of its output as well.
+        first: Before the others on that side.
     """
 
-    def __init__(self, module: nn.Module, hook: Handle) -> None:
-        self._module, self._hook = module, hook
-        vars(module)[_COUNT] = vars(module).get(_COUNT, 0) + 1
+    def __init__(self, module: nn.Module, side: Side, function: Callable[..., Any], first: bool = False) -> None:
+        register = module.register_forward_pre_hook if side == "in" else module.register_forward_hook
+        self._handle = register(function, prepend=first)
+        self._module, self.side, self.function = module, side, function
+        known = vars(module).setdefault(_HOOKS, [])
+        known.insert(0 if first else len(known), self)
 
     def remove(self) -> None:
         """Take the hook off."""
-        self._hook.remove()
-        left = vars(self._module).pop(_COUNT) - 1
-        if left:
-            vars(self._module)[_COUNT] = left
+        self._handle.remove()
+        known = vars(self._module)[_HOOKS]
+        known.remove(self)
+        if not known:
+            del vars(self._module)[_HOOKS]
+
+
+def hooks_of(module: nn.Module, side: Side) -> tuple[Callable[..., Any], ...]:
+    """The functions that are hooked on one side of a module, in the order in which they act.
+
+    Args:
+        module: The module.
+        side: Of the two.
+    """
+    return tuple(hook.function for hook in vars(module).get(_HOOKS, ()) if hook.side == side)
+
+
+def replaced(module: nn.Module) -> bool:
+    """Whether a module computes another function than its class's.
+
+    Args:
+        module: The module.
+    """
+    return "forward" in vars(module)
 
 
 class Inside(ForwardOverride):
@@ -79,13 +107,13 @@ def bare_forward(module: nn.Module) -> Callable[..., Any]:
 
 
 def untouched(module: nn.Module) -> bool:
-    """Whether a module's `forward` is its class's own, and no hook is counted.
+    """Whether a module's `forward` is its class's own, and no hook is known of.
 
     Args:
         module: The module.
     """
-    return "forward" not in vars(module) and _COUNT not in vars(module)
+    return not replaced(module) and _HOOKS not in vars(module)
 
 
-_COUNT = "petl_hooks"
+_HOOKS = "petl_hooks"
 _INSIDE = "petl_inside"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 from petlas.petl import (
     FAMILIES,
     METHODS,
+    Adapters,
     Design,
     DesignError,
+    Pack,
     Placement,
     Streams,
     Supernet,
@@ -23,6 +26,7 @@ from petlas.petl import (
     family_of,
     get_family,
     get_method,
+    groups,
     load_adapter,
     merge,
     prefix_of,
@@ -222,3 +226,30 @@ def test_training_from_the_lowest_placement_on_is_the_same_to_the_digit(family, 
     trained = [p for p in model.parameters() if p.requires_grad]
     ours, theirs = (torch.autograd.grad(logits.square().mean(), trained) for logits in (found, expected))
     assert all(map(torch.equal, ours, theirs))
+
+
+@every_family
+def test_designs_that_are_run_at_once_compute_what_they_compute_alone(family, small, usual, images, shake):
+    adapters = Adapters(small(family).double())
+    for name in ("lora", "ssf", "adapter", "conv_adapter", "bitfit", "hydra", "prefix"):
+        with suppress(DesignError):
+            shake(adapters.add(name, usual(name, adapters.backbone)), 0.05)
+    ((*names,), *others), _ = groups(adapters, adapters)
+    assert len(names) >= 5 and not others
+    models = {name: adapters[name] for name in names}
+    inputs = {name: images(adapters.backbone, 1 + n % 2, seed=n) for n, name in enumerate(names)}
+    expected = {name: gradients_of(model, model(inputs[name])) for name, model in models.items()}
+    logits = Pack(adapters, names)(inputs)
+    sum(value.square().sum() for value in logits.values()).backward()
+    for name, model in models.items():
+        for path, parameter in model.named_parameters():
+            if path in expected[name]:
+                torch.testing.assert_close(parameter.grad, expected[name][path], rtol=1e-7, atol=1e-9)
+
+
+def gradients_of(model, logits):
+    logits.square().sum().backward()
+    found = {path: p.grad for path, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+    model.zero_grad()
+    assert found
+    return found

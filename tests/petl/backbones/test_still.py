@@ -30,3 +30,13 @@ def test_only_the_backbones_own_are_held():
     model = nn.Module()
     model.own, model.petl = nn.BatchNorm2d(2), nn.Sequential(nn.BatchNorm2d(2))
     assert list(batch_norms(model)) == [model.own]
+
+
+def test_the_gradients_of_a_single_image_are_half_those_of_the_same_image_twice(small, images):
+    model = apply(small("resnet").double(), Design.of([Placement("adapter", block, 2) for block in range(3)]))
+    pixels, found = images(model, 1), []
+    for batch in (pixels, pixels.expand(2, -1, -1, -1)):
+        model.zero_grad()
+        model(batch).square().sum().backward()
+        found.append(model.petl.adapter.get_submodule("blocks.0").up_bias.grad)
+    torch.testing.assert_close(2 * found[0], found[1])

@@ -1,0 +1,154 @@
+"""Several designs on one backbone, run at once: its frozen layers see the images of all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from petlas.petl.adapters import Adapters
+from petlas.petl.backbones import family_of
+from petlas.petl.design import DesignError
+from petlas.petl.parts.draws import Draws
+from petlas.petl.parts.handles import ForwardOverride, Handle
+from petlas.petl.prefix import Streams, replay
+from petlas.petl.routing import Flow, Router, Rows, Shapes, part_of, shapes_of, trained_at_root, unlike
+
+Inputs: TypeAlias = Tensor | Streams
+"""Images (B, 3, H, W), or what stands in for them."""
+
+
+class Pack:
+    """Designs of one backbone that are run at once, each on images of its own.
+
+    A frozen layer runs once, on the images of all of them. What a design inserts, and a layer whose parameters it
+    trains, sees the images of that design only, and draws from random numbers of its own. So each computes what it
+    computes alone, up to how products of other sizes are rounded, and one backward pass through the sum of their losses
+    gives each the gradients of its own.
+
+    Args:
+        adapters: Designs on their backbone.
+        names: Those that are run; they stay what they are as long as the pack is used.
+        draws: Of each, where its modules draw in training; without one, from the process's own.
+
+    Raises:
+        DesignError: When they do not go together: see `groups`.
+    """
+
+    def __init__(
+        self, adapters: Adapters, names: Iterable[str] | None = None, draws: Mapping[str, Draws] | None = None
+    ) -> None:
+        self.models = {name: adapters[name] for name in (adapters if names is None else names)}
+        (group, *others), alone = groups(adapters, self.models)
+        if others or len(group) < len(self.models):
+            why = [*alone.values(), "their shapes differ in layers that they share"][0]
+            raise DesignError(f"designs are run at once where they share layers, and {why}; run these one by one")
+        self._draws: Mapping[str, Draws] = draws or {}
+        self._plain, self._flow = _plain(adapters, self.models), Flow()
+        self._handles: list[Handle] = list(family_of(self._plain).exposed(self._plain))
+        for path, module in list(self._plain.named_modules()):
+            found = {name: part_of(self._plain, model, path) for name, model in self.models.items()}
+            parts = {name: part for name, part in found.items() if part is not None}
+            if path and parts:
+                router = Router(self._flow, module.forward, parts, self.drawing)
+                self._handles.append(ForwardOverride(module, router))
+        self.train(adapters.backbone.training)
+
+    def train(self, mode: bool = True) -> None:
+        """Set all of them to training or evaluation.
+
+        Args:
+            mode: Training.
+        """
+        for model in (self._plain, *self.models.values()):
+            model.train(mode)
+
+    def drawing(self, name: str) -> AbstractContextManager[None]:
+        """A `with` block in which a design draws from its own random numbers.
+
+        Args:
+            name: The design's.
+        """
+        return self._draws.get(name, nullcontext())
+
+    def __call__(self, inputs: Mapping[str, Inputs]) -> dict[str, Tensor]:
+        """The logits (B, K) of designs, each on its own images.
+
+        Where a design's leading blocks are known, it joins behind them.
+
+        Args:
+            inputs: By the names of some of the designs, any number of images each.
+
+        Raises:
+            DesignError: On a name that is none of the pack's.
+        """
+        if unknown := [name for name in inputs if name not in self.models]:
+            raise DesignError(f"a pack runs its own designs, {', '.join(self.models)}, got {', '.join(unknown)}")
+        family, blocks = family_of(self._plain), len(family_of(self._plain).blocks(self._plain))
+        order = [name for name, given in inputs.items() if isinstance(given, Tensor)]
+        x: Tensor | None = None
+        if order:
+            with self._flow.of(_rows(inputs, order)):
+                x = family.enter(self._plain, torch.cat([inputs[name] for name in order]))  # type: ignore[misc]
+        for number in range(blocks + 1):
+            for name, given in inputs.items():
+                if isinstance(given, Streams) and given.prefix.blocks == number:
+                    with self.drawing(name):
+                        entering = replay(self.models[name], given)
+                    x = entering if x is None else torch.cat((x, entering))
+                    order.append(name)
+            if x is not None and number < blocks:
+                with self._flow.of(_rows(inputs, order)):
+                    x = family.step(self._plain, number, x)
+        assert x is not None, "a pack is run on the images of at least one design"
+        with self._flow.of(_rows(inputs, order)):
+            logits = family.leave(self._plain, x)
+        return dict(zip(order, logits.split([len(inputs[name]) for name in order]), strict=True))
+
+
+def groups(adapters: Adapters, names: Iterable[str]) -> tuple[list[list[str]], dict[str, str]]:
+    """Which designs can be run at once: those that have the same shapes in all layers that they share.
+
+    So prompts go with as many prompts in the same blocks. A design that trains what the backbone holds outside of its
+    layers shares none of them, as everything comes after that.
+
+    Args:
+        adapters: Designs on their backbone, with as many outputs each.
+        names: Of the designs.
+
+    Returns:
+        The groups, one for each name that is like no other before, and of names that must be alone the reason.
+    """
+    models = {name: adapters[name] for name in names}
+    plain, found, alone = _plain(adapters, models), [], {}
+    known: list[list[Shapes]] = []
+    for name, model in models.items():
+        if trained := trained_at_root(plain, model):
+            alone[name] = f"{name} trains {', '.join(trained)}, which stand outside of all layers"
+            found.append([name])
+            known.append([])
+            continue
+        shapes = shapes_of(plain, model)
+        for group, others in zip(found, known, strict=True):
+            if others and not any(unlike(shapes, other) for other in others):
+                group.append(name)
+                others.append(shapes)
+                break
+        else:
+            found.append([name])
+            known.append([shapes])
+    return found, alone
+
+
+def _plain(adapters: Adapters, models: Mapping[str, nn.Module]) -> nn.Module:
+    """The backbone without a design, with a head as the designs have."""
+    model = next(iter(models.values()))
+    with torch.random.fork_rng(devices=[]):  # a new head draws weights, which nobody uses
+        return adapters.twin(family_of(model).outputs(model))
+
+
+def _rows(inputs: Mapping[str, Inputs], order: Sequence[str]) -> Rows:
+    return tuple((name, len(inputs[name])) for name in order)
