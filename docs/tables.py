@@ -25,6 +25,7 @@ EXAMPLES = {
     "resnet": "resnet50",
     "resnet_clip": "resnet50_clip",
     "efficientnet": "tf_efficientnet_lite0",
+    "generic": "mobilevit_xxs",
 }
 """A model of each family."""
 _MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

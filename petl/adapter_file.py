@@ -117,7 +117,7 @@ def _frozen(model: nn.Module) -> dict[str, Tensor]:
     family = family_of(model)
     tuned = {id(parameter) for _, parameter in tuning_of(model).elsewhere()}
     left_out = {path for path, p in model.named_parameters() if id(p) in tuned or family.recomputes(path)}
-    apart = ("petl.", f"{family.head_path}.")
+    apart = ("petl.", f"{family.head_place(model)}.")
     return {k: v for k, v in model.state_dict().items() if k not in left_out and not k.startswith(apart)}
 
 

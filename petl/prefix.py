@@ -74,6 +74,8 @@ def prefix_of(model: nn.Module) -> Prefix | None:
     Raises:
         DesignError: When the model carries no design.
     """
+    if family_of(model).why_whole(model) is not None:
+        return None
     design, blocks = tuning_of(model).design, family_of(model).blocks(model)
     depth, methods = len(blocks), [(method, design.by_method[method.name]) for method in methods_of(design)]
     count = untouched(design, depth)

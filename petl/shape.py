@@ -225,6 +225,7 @@ class BackboneShape:
         others: The parameters of blocks that belong to none of the layers.
         branches: The residual branches of each block.
         lacks: Why it has not what others have, by the names of the sites.
+        gap: Why it cannot run in parts, so that nothing of it can be kept; None where it can.
     """
 
     name: str
@@ -238,6 +239,7 @@ class BackboneShape:
     others: tuple[Other, ...] = ()
     branches: tuple[str, ...] = ("attn", "mlp")
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
+    gap: str | None = None
 
     @property
     def depth(self) -> int:

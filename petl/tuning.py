@@ -40,7 +40,7 @@ class Tuning(nn.Module):
         self.shape = shape
         self.handles: list[Handle] = []
         self.trainable = {path: p.requires_grad for path, p in model.named_parameters()}
-        head = family_of(model).head_path
+        head = family_of(model).head_place(model)
         self.original_head = TunedCopies(path for path in self.trainable if path.startswith(f"{head}."))
 
     def elsewhere(self) -> Iterator[tuple[str, nn.Parameter]]:

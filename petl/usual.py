@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from petlas.petl.backbones import family_of
@@ -25,7 +27,7 @@ def everywhere(method: str, model: nn.Module | BackboneShape, size: int | None =
     shape = model if isinstance(model, BackboneShape) else family_of(model).shape(model)
     (kind,) = methods_of(Design.of([Placement(method)]))
     size = kind.default_size if size is None else size
-    chosen = tuple(options.items())
-    design = Design.of(Placement(p.method, p.block, p.size, chosen) for p in kind.baseline(shape, size))
+    usual = kind.baseline(shape, size)
+    design = Design.of(replace(p, options=tuple((dict(p.options) | options).items())) for p in usual)
     check_design(design, shape)
     return design

@@ -32,6 +32,7 @@ class Plan:
         stages: What happens one after the other.
         seconds: All of it, with as many workers as there are; `search.seconds` bounds it.
         disk: Bytes at most: decoded images, activations below the lowest placement, and checkpoints.
+        gap: Why the backbone does not run in parts, so that no activations are kept; None where it does.
     """
 
     designs: int
@@ -42,6 +43,7 @@ class Plan:
     stages: list[StageCost]
     seconds: float
     disk: int
+    gap: str | None
 
 
 def plan(config: RunConfig) -> Plan:
@@ -67,11 +69,14 @@ def plan(config: RunConfig) -> Plan:
         stages=stages,
         seconds=round(_seconds_in_all(stages, prices.one, config.search.seconds), 1),
         disk=pixels * (images["trainval"] + images["test"]) + _kept(bench, images["trainval"]) + 12 * largest,
+        gap=bench.shape.gap,
     )
 
 
 def _kept(bench: Workbench, images: int) -> int:
     """Bytes of the activations that are kept for training, at most: of each block, and within `resources.cache_gb`."""
+    if bench.shape.gap is not None:
+        return 0
     blocks = bench.shape.blocks
     numbers = [(block.prefix_tokens + math.prod(block.grid)) * block.width for block in blocks]
     whole = 4 * (numbers[0] + sum(numbers)) * images  # what enters the first block, and what leaves each

@@ -22,6 +22,7 @@ FAMILIES: dict[str, str] = {
     "resnet_clip": "petlas.petl.backbones.resnet:ClipResNet",
     "efficientnet": "petlas.petl.backbones.efficientnet:EfficientNet",
     "swinv2": "petlas.petl.backbones.swin:SwinV2",
+    "generic": "petlas.petl.backbones.generic:Generic",
 }
 
 
@@ -41,7 +42,7 @@ def get_family(name: str) -> Family:
 
 
 def family_of(model: nn.Module, name: str | None = None) -> Family:
-    """The family that a model belongs to.
+    """The family that a model belongs to; one that takes what is left is asked last.
 
     Args:
         model: The model.
@@ -54,7 +55,7 @@ def family_of(model: nn.Module, name: str | None = None) -> Family:
     from petlas.petl.backbones.base import BackboneError
 
     reasons = []
-    for family in map(get_family, FAMILIES):
+    for family in sorted(map(get_family, FAMILIES), key=lambda family: family.fallback):
         reason = family.why_not(model)
         if reason is None:
             return family
@@ -62,8 +63,7 @@ def family_of(model: nn.Module, name: str | None = None) -> Family:
     *others, last = (get_family(name).summary for name in FAMILIES)
     known = f"{', '.join(others)} or {last}"
     why = next(filter(None, reasons), "")
-    known_names = "vit_*, eva*, beit*, swin*, convnext*, resnet* or efficientnet*"
-    hint = f" with {why}; take one without" if why else f"; take a {known_names} model"
+    hint = f" with {why}; take one without" if why else "; take a vit_*, swin*, convnext* or another model of timm"
     given = f"{name or backbone_name(model)} is a {type(model).__name__}"
     raise BackboneError(f"backbone must be {known}, and {given}{hint}")
 

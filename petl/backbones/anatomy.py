@@ -67,6 +67,33 @@ class Anatomy(ABC):
             size: Height and width in pixels.
         """
 
+    def head_place(self, model: nn.Module) -> str:
+        """Where the classifier stands in a model.
+
+        Args:
+            model: The model.
+        """
+        return self.head_path
+
+    def layer_names(self, model: nn.Module, path: str, place: str, block: int | None) -> tuple[str, ...]:
+        """What the outputs of a layer are called, in equal shares.
+
+        Args:
+            model: The model.
+            path: Of the layer.
+            place: Its path in its block, or the whole path outside.
+            block: The index of its block.
+        """
+        return tuple(self.names.get(place, ()))
+
+    def gap(self, model: nn.Module) -> str | None:
+        """Why a model cannot run in parts, by its structure; None where it can.
+
+        Args:
+            model: The model.
+        """
+        return None
+
     def stages(self, model: nn.Module) -> Sequence[Stage]:
         """The blocks in groups of one width and one grid; a single one where a family says nothing else."""
         grid = self.grid(model, self.image_size(model))
@@ -111,11 +138,12 @@ class Anatomy(ABC):
 
     def _measured(self, model: nn.Module) -> BackboneShape:
         paths = tuple(self.block_paths(model))
-        apart = ("petl.", self.head_path, *self.apart)
+        head = self.head_place(model)
+        apart = ("petl.", f"{head}.", *self.apart)
         layers = [
             layer
             for path, module in model.named_modules()
-            if not path.startswith(apart) and (layer := _layer(self, model, paths, path, module)) is not None
+            if not f"{path}.".startswith(apart) and (layer := _layer(self, model, paths, path, module)) is not None
         ]
         found = [
             Scale(f"{path}.{place}", place, index, len(model.get_parameter(f"{path}.{place}")), behind)
@@ -123,7 +151,7 @@ class Anatomy(ABC):
             for place, behind in self.scales.items()
             if _has(model, f"{path}.{place}")
         ]
-        own = {path: p for path, p in model.named_parameters() if not path.startswith(("petl.", f"{self.head_path}."))}
+        own = {path: p for path, p in model.named_parameters() if not path.startswith(("petl.", f"{head}."))}
         known = {path for layer in layers for path in layer.parameters} | {scale.path for scale in found}
         others = [
             Other(path, index, p.numel(), path.endswith(self.biases))
@@ -142,13 +170,14 @@ class Anatomy(ABC):
             others=tuple(others),
             branches=self.branches,
             lacks=self.lacks,
+            gap=self.gap(model),
         )
 
 
 def _layer(anatomy: Anatomy, model: nn.Module, blocks: Sequence[str], path: str, module: nn.Module) -> Layer | None:
     index = _block_of(blocks, path)
     place = path if index is None else path.removeprefix(f"{blocks[index]}.")
-    where: dict[str, Any] = {"block": index, "place": place, "names": tuple(anatomy.names.get(place, ()))}
+    where: dict[str, Any] = {"block": index, "place": place, "names": anatomy.layer_names(model, path, place, index)}
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or (index is not None and place.startswith(anatomy.aside)):
         return None

@@ -99,6 +99,8 @@ class Family(Anatomy):
     """What drops a branch, `attn` or `mlp`, in training, by its place in a block."""
     attention: ClassVar[str | None] = None
     """What attends among all tokens in a block, by its place there: a module as timm's `Attention`; None where none."""
+    fallback: ClassVar[bool] = False
+    """Whether it takes what no other family does."""
     other_heads: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names that stand for classifiers in files of weights, besides the head."""
 
@@ -136,8 +138,8 @@ class Family(Anatomy):
         timm_model: Any = model
         timm_model.reset_classifier(num_classes)
         if num_classes:
-            nn.init.trunc_normal_(model.get_parameter(f"{self.head_path}.weight"), std=0.02)
-            nn.init.zeros_(model.get_parameter(f"{self.head_path}.bias"))
+            nn.init.trunc_normal_(model.get_parameter(f"{self.head_place(model)}.weight"), std=0.02)
+            nn.init.zeros_(model.get_parameter(f"{self.head_place(model)}.bias"))
 
     def resize(self, model: nn.Module, size: int) -> bool:
         """Have a model, made without an image size, take images of that one; False where it cannot.
@@ -212,13 +214,21 @@ class Family(Anatomy):
             handle.remove()
         raise RuntimeError("the forward pass did not reach the first block")
 
+    def why_whole(self, model: nn.Module) -> str | None:
+        """Why a model must not run in parts, by its structure or by what it computes; None where it may.
+
+        Args:
+            model: The model.
+        """
+        return self.gap(model)
+
     def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
         """The blocks, in the order of the forward pass."""
         return [model.get_submodule(path) for path in self.block_paths(model)]
 
     def head(self, model: nn.Module) -> nn.Module:
         """The classifier; `nn.Identity` where there is none."""
-        return model.get_submodule(self.head_path)
+        return model.get_submodule(self.head_place(model))
 
     def outputs(self, model: nn.Module) -> int:
         """How many outputs the head has; 0 where there is no head."""

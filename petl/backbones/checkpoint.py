@@ -52,7 +52,7 @@ def load_file(family: Family, model: nn.Module, name: str, path: Path) -> None:
         raise BackboneError(f"cannot read {path} as weights of {name}: {cause}") from error
     misfits = misfits or _misfits(state, own)
     missing = [key for key in own if key not in state]
-    heads = (f"{family.head_path}.", *family.other_heads)
+    heads = (f"{family.head_place(model)}.", *family.other_heads)
     unexpected = [key for key in state if key not in own and not key.startswith(heads)]
     if missing or unexpected or misfits:
         listed = [

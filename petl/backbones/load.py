@@ -171,15 +171,17 @@ def _create(name: str, img_size: int | None, drop_path_rate: float, pretrained: 
     else:
         more: dict[str, Any] = {"pretrained_cfg_overlay": _from_cache(name)} if pretrained else {}
         try:
-            more |= {"num_classes": 0, "drop_path_rate": drop_path_rate, **(size if fixed else {})}
-            model = timm.create_model(name, pretrained=pretrained, **more)
+            more |= {"num_classes": 0, **(size if fixed else {})}
+            model = _made(name, drop_path_rate, pretrained=pretrained, **more)
         except Exception as error:
             if not pretrained or isinstance(error, AssertionError | TypeError):
                 raise BackboneError(f"cannot create {name} with img_size={img_size}: {error}") from error
             raise _unfetched(name, error) from error
     family = family_of(model, name)
-    if img_size is not None and not fixed and not family.resize(model, img_size):
-        raise BackboneError(f"{name} is made for one image size, got img_size={img_size}; leave it out")
+    if img_size is not None and not family.resize(model, img_size) and not fixed:
+        raise BackboneError(
+            f"{name} takes no images of that size, got img_size={img_size}; leave it out or take another"
+        )
     if img_size is not None and fixed:
         patch = family.patch(model)[0]
         if img_size % patch:
@@ -189,6 +191,16 @@ def _create(name: str, img_size: int | None, drop_path_rate: float, pretrained: 
                 f"take {' or '.join(map(str, near_sizes))}"
             )
     return model
+
+
+def _made(name: str, drop_path_rate: float, **arguments: Any) -> nn.Module:
+    """timm's model; some have no stochastic depth that could be set to 0."""
+    try:
+        return timm.create_model(name, drop_path_rate=drop_path_rate, **arguments)
+    except TypeError as error:
+        if drop_path_rate or "drop_path_rate" not in str(error):
+            raise
+        return timm.create_model(name, **arguments)
 
 
 def _make_mini(size: Mapping[str, Any], drop_path_rate: float) -> nn.Module:

@@ -52,7 +52,7 @@ class Peft(Target):
         plain = plain_backbone(info, info.checkpoint).float()
         whole = [p for p in contents.trained if not p.endswith(".bias")]
         biases = [p for p in contents.trained if p.endswith(".bias")]
-        saved = dict.fromkeys([p.rpartition(".")[0] for p in whole] + [family.head_path])
+        saved = dict.fromkeys([p.rpartition(".")[0] for p in whole] + [family.head_place(model)])
         if not contents.updates:  # PEFT saves biases and heads beside a LoRA only: one that is 0
             first = shape.blocks[0].linears[0]
             contents.updates[first.path] = [_nothing(first.inputs)]

@@ -63,7 +63,7 @@ def _config(model: nn.Module, info: AdapterInfo) -> dict[str, Any]:
         "label_names": list(info.classes),
         "model_args": arguments,
         "pretrained_cfg": {"tag": "petlas", "custom_load": False, "num_classes": outputs}
-        | {"classifier": family_of(model).head_path}
+        | {"classifier": family_of(model).head_place(model)}
         | places
         | prepared,
     }

@@ -19,7 +19,7 @@ class BitFit(SubsetMethod):
     name = "bitfit"
     summary = "the biases are trained"
     paper = "BitFit (Zaken et al., 2022)"
-    sites = ("patch_embed", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "norm")
+    sites = ("patch_embed", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2", "norm", "biases")
     any_site = True
     known_strong = True
 

@@ -21,7 +21,7 @@ class LNTune(SubsetMethod):
     name = "ln_tune"
     summary = "the norm layers are trained"
     paper = "LN-Tune (Basu et al., 2023)"
-    sites = ("norm1", "norm2", "norm")
+    sites = ("norm1", "norm2", "norm", "norms")
     any_site = True
 
     def _layers(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[Layer]:

@@ -79,10 +79,15 @@ class Targets:
 TargetsT = TypeVar("TargetsT", bound=Targets)
 
 
+ALL = "all"
+"""In place of the names of targets: every linear layer of the block that has a name."""
+
+
 class TargetsMethod(BlockMethod[TargetsT]):
     """A method with a module for each of some linear layers of a block, q, k and v apart.
 
-    The option `targets` names those layers, in any order; the modules stand in the order of the forward pass.
+    The option `targets` names those layers, in any order, or is `all`; the modules stand in the order of the forward
+    pass.
     """
 
     sites = tuple(site for name, site in LINEAR_SITES.items() if name != GATE)
@@ -109,13 +114,16 @@ class TargetsMethod(BlockMethod[TargetsT]):
             block: The shape of the placement's block.
             placement: The placement.
         """
-        targets = placement.options.names
-        return {name: (layer.inputs, layer.share) for layer in block.linears for name in layer.names if name in targets}
+        targets, linears = placement.options.names, block.linears
+        known = {name: (layer.inputs, layer.share) for layer in linears for name in layer.names}
+        return {name: sides for name, sides in known.items() if targets == [ALL] or name in targets}
 
     def check_fit(self, shape: BackboneShape, placement: Placed[TargetsT]) -> None:
         """Beyond the common rules, refuse targets that are unknown or named twice."""
         targets = placement.options.names
         known = [name for layer in shape.blocks[placement.block].linears for name in layer.names]
+        if targets == [ALL] and known:
+            return
         if not set(targets) <= set(known) or len(set(targets)) < len(targets):
             raise DesignError(
                 f"option targets of {self.name} must name some of {', '.join(known)}, each once and with commas "

@@ -95,6 +95,11 @@ def plan_tables(name: str, plan: Mapping[str, Any]) -> list[RenderableType]:
         f"designs: {plan['designs']:,}, of {span}; {budget}",
         *(_step_line(name, plan["steps"][name]) for name in plan["steps"]),
         f"backbone: {plan['flops'] / 1e9:.2f} GFLOPs for an image; disk: {plan['disk'] / 1e9:.2f} GB",
+        *(
+            [f"no activations are kept, as the backbone does not run in parts: {plan['gap']}"]
+            if plan.get("gap")
+            else []
+        ),
     ]
 
 

@@ -96,6 +96,7 @@ class Scorer:
     ) -> None:
         self.supernet, self.data, self.objective, self.autocast = supernet, data, objective, autocast
         self._family: Family = family_of(supernet.model)
+        self._whole = self._family.why_whole(supernet.model) is not None
         self._cache = ActivationCache(cache)
 
     @torch.inference_mode()
@@ -120,6 +121,9 @@ class Scorer:
 
     def _logits(self, model: nn.Module, images: Tensor, keys: list[Hashable]) -> Tensor:
         """The model's output from the deepest block whose output is known; `keys[i]` names the input of block i."""
+        if self._whole:
+            logits: Tensor = model(images)
+            return logits
         start, x = len(keys) - 1, None
         while start >= 0 and (x := self._cache.get(keys[start])) is None:
             start -= 1

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from petlas.datasets.stores import cache_folder
-from petlas.petl import Prefix, Streams, prefix_of, run_prefix
+from petlas.petl import Prefix, Streams, family_of, prefix_of, run_prefix, shape_of
 from petlas.search.training.batches import ImageBatches, Inputs
 from petlas.search.training.numerics import precision
 from petlas.search.training.stream_files import StreamFiles
@@ -44,6 +44,7 @@ class PrefixCache:
         self._data, self._limit, self._stamp, self._autocast = data, limit, stamp, autocast
         self._verdicts: dict[str, Verdicts] = {}
         self._too_large: set[tuple[int, ...]] = set()
+        self._told = False
 
     def open(self, model: nn.Module) -> KnownStreams | None:
         """The streams that stand in for the leading blocks of a model; None where there are none, or no room.
@@ -52,6 +53,10 @@ class PrefixCache:
             model: A backbone with a design, on its device.
         """
         prefix = prefix_of(model)
+        why = family_of(model).why_whole(model)
+        if why is not None and not self._told:
+            self._told = True
+            log.info("prefix cache: off, as %s does not run in parts: %s", shape_of(model).name, why)
         if prefix is None or prefix.streams in self._too_large:
             return None
         key = self._key()

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
+from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from petlas.petl import get_family
@@ -46,6 +47,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet_clip": {"make": _bottlenecks, "size": 32},
     "efficientnet": {"model_name": "test_efficientnet", "size": 32},
     "convnext": {"model_name": "convnext_tiny", "depths": (1,) * 4, "dims": (32, 32, 64, 64), "size": 32},
+    # Linear layers over patches and over channels; the other kinds are in test_generic.py.
+    "generic": {"make": MlpMixer, "img_size": 32, "num_blocks": 2, "embed_dim": 32},
 }
 """For each family that `vit` and the tests beside this folder do not cover."""
 

@@ -21,6 +21,7 @@ from petlas.petl import (
     Design,
     Placement,
     apply,
+    family_of,
     input_config,
     load_adapter,
     load_backbone,
@@ -248,13 +249,9 @@ def test_an_unknown_tag_is_refused():
 @pytest.mark.parametrize(
     "name",
     [
-        "regnetx_002",
         "deit_tiny_distilled_patch16_224",
-        "vit_tiny_r_s16_p8_224",
-        "vit_base_patch16_rpn_224",
-        "vit_base_patch16_xp_224",
-        "vit_small_patch16_18x2_224",
-        "vit_dlittle_patch16_reg1_gap_256",
+        "levit_128s",
+        "coat_lite_tiny",
     ],
 )
 def test_an_unsupported_architecture_is_refused(name):
@@ -263,6 +260,12 @@ def test_an_unsupported_architecture_is_refused(name):
         pytest.raises(BackboneError, match=f"must be a plain pre-norm timm VisionTransformer, .* and {name} is a"),
     ):
         load_backbone(name, pretrained=False)
+
+
+@pytest.mark.parametrize("name", ["regnetx_002", "vit_tiny_r_s16_p8_224", "vit_small_patch16_18x2_224"])
+def test_what_is_of_no_family_of_its_own_is_generic(name):
+    with torch.device("meta"):
+        assert family_of(load_backbone(name, pretrained=False)).name == "generic"
 
 
 HUB = r"from the Hub \(ConnectionError: no network\); give a local file .*: backbone\.checkpoint=FILE in a run"

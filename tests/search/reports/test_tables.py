@@ -71,6 +71,8 @@ def test_a_plan_is_told_by_stage_and_in_all(printed: Printed) -> None:
     assert "a training step: 1 to 6 GFLOPs for an image; budget.flops 5" in lines
     assert "a training step: 2.5 to 40.2 ms" in lines
     assert any("2.00 GFLOPs" in line and "3.00 GB" in line for line in lines)
+    assert not any("no activations are kept" in line for line in lines)
+    assert printed(*plan_tables("x", plan | {"gap": "it is none"}))[-1].endswith("does not run in parts: it is none")
 
 
 def test_methods_are_listed_with_what_they_are(printed: Printed) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from petlas.petl import MINI, Design, Placement, input_config, load_backbone
+from petlas.petl.backbones.base import Family
 from petlas.petl.supernet import Supernet
 from petlas.search.objectives.single_label import SingleLabel
 from petlas.search.stages.scoring import ActivationCache, Scorer, _prefixes
@@ -84,6 +85,15 @@ def test_blocks_that_designs_share_run_once(supernet: Supernet, data: ImageBatch
     assert runs == [5] * 2
     for handle in handles:
         handle.remove()
+
+
+def test_a_backbone_that_does_not_run_in_parts_is_scored_whole(
+    supernet: Supernet, data: ImageBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [Scorer(supernet, data, OBJECTIVE, 0).score(design) for design in designs(3)]
+    monkeypatch.setattr(Family, "gap", lambda family, model: "it is one piece")
+    monkeypatch.setattr(Family, "enter", None)
+    assert [Scorer(supernet, data, OBJECTIVE, 2**30).score(design) for design in designs(3)] == expected
 
 
 def test_a_placement_over_the_whole_backbone_is_part_of_every_prefix(data: ImageBatches) -> None:

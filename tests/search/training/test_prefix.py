@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from petlas.petl import Design, Placement, tuned_state_dict
+from petlas.petl.backbones.base import Family
 from petlas.search.run_files import Folder
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import Fidelity
@@ -167,6 +168,18 @@ def test_what_does_not_fit_is_left_out_in_one_line(small: Bench, cache: Path, ca
         runs = [start(work, Placement("lora", 4, 2)) for _ in range(2)]
     assert caplog.text.count("prefix cache: off for designs that leave 4 blocks alone") == 1
     assert isinstance(runs[0].data.batch(slice(0, 40))[0], Tensor)
+    assert not list(cache.glob("*.npy"))
+
+
+def test_a_backbone_that_does_not_run_in_parts_keeps_nothing_and_that_is_said_once(
+    small: Bench, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = small()
+    monkeypatch.setattr(Family, "gap", lambda family, model: "it is one piece")
+    with caplog.at_level(logging.INFO, "petlas"):
+        runs = [start(work, Placement("lora", 4, 2)) for _ in range(2)]
+    assert caplog.text.count("does not run in parts: it is one piece") == 1
+    assert isinstance(runs[1].data.batch(slice(0, 40))[0], Tensor)
     assert not list(cache.glob("*.npy"))
 
 
