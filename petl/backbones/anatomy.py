@@ -86,6 +86,14 @@ class Anatomy(ABC):
         """
         return tuple(self.names.get(place, ()))
 
+    def lacking(self, model: nn.Module) -> Mapping[str, str]:
+        """Why a model has not what others have, by the names of the sites.
+
+        Args:
+            model: The model.
+        """
+        return self.lacks
+
     def gap(self, model: nn.Module) -> str | None:
         """Why a model cannot run in parts, by its structure; None where it can.
 
@@ -169,7 +177,7 @@ class Anatomy(ABC):
             sites=self.sites,
             others=tuple(others),
             branches=self.branches,
-            lacks=self.lacks,
+            lacks=self.lacking(model),
             gap=self.gap(model),
         )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from petlas.petl.backbones import FAMILIES, get_family
 from petlas.petl.backbones.base import Family
 from petlas.petl.backbones.followed import Followed, follow
 from petlas.petl.backbones.maps import is_dense
@@ -156,6 +157,12 @@ class Generic(Family):
         """Whether the model runs in parts is found out while it is bare."""
         yield from super().exposed(model)
         self.why_whole(model)
+
+    def lacking(self, model: nn.Module) -> Mapping[str, str]:
+        """With what keeps a model out of the family that its class is of."""
+        others = (get_family(name) for name in FAMILIES)
+        why = next(filter(None, (other.why_not(model) for other in others if not other.fallback)), None)
+        return self.lacks if why is None else dict.fromkeys(self.lacks, f"it has {why}; {UNKNOWN}")
 
     def gap(self, model: nn.Module) -> str | None:
         """What `follow` has found."""
