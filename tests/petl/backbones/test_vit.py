@@ -72,5 +72,5 @@ def test_tokens_and_position_embeddings_of_a_fully_tuned_backbone_are_not_decaye
 
 def test_dropped_patches_and_a_grid_are_refused():
     model = VisionTransformer(img_size=64, embed_dim=64, depth=2, num_heads=2, num_classes=3, patch_drop_rate=0.5)
-    with pytest.raises(BackboneError, match=r"with patches that are dropped in training \(patch_drop_rate\)"):
+    with pytest.raises(DesignError, match=r"it has patches that are dropped in training \(patch_drop_rate\)"):
         apply(model, Design.of([Placement("convpass", 0, 4)]))
