@@ -158,6 +158,9 @@ def _split(x: Tensor, groups: Sequence[Rows]) -> Sequence[Tensor]:
 def part_of(plain: nn.Module, model: nn.Module, path: str) -> Part | None:
     """What a design has at a module of the backbone; None for nothing.
 
+    A block most of whose weights it uses in a way of its own is its own as a whole: to take its images out and to put
+    them back would cost a copy at each layer.
+
     Args:
         plain: The backbone.
         model: The design's model, which holds the backbone's weights.
@@ -168,6 +171,7 @@ def part_of(plain: nn.Module, model: nn.Module, path: str) -> Part | None:
         _is_own(plain.get_submodule(layer), model.get_submodule(layer)) or _hooked(model.get_submodule(layer))
         for layer in _taken(model, path)
     )
+    whole = whole or (path in family_of(plain).block_paths(plain) and _is_mostly_own(plain.get_submodule(path), own))
     before, after = hooks_of(own, "in"), hooks_of(own, "out")
     return Part(own, whole, before, after) if whole or before or after else None
 
@@ -181,6 +185,15 @@ def _is_own(plain: nn.Module, own: nn.Module) -> bool:
     other = mine.keys() != theirs.keys() or any(mine[name] is not theirs[name] for name in mine)
     drops = any(varies(child) and not isinstance(child, DropPath) for child in own.children())
     return type(own) is not type(plain) or other or replaced(own) or varies(own) or drops
+
+
+def _is_mostly_own(plain: nn.Module, own: nn.Module) -> bool:
+    """Whether a design has more than half of a block's weights in layers that it computes itself."""
+    shared = 0
+    for path, module in plain.named_modules():
+        if not _is_own(module, own.get_submodule(path)):
+            shared += sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    return 2 * shared < sum(parameter.numel() for parameter in plain.parameters())
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from petlas.errors import UserError
-from petlas.petl import apply, fingerprint, prepare, reset_head, tuning_of
+from petlas.petl import Adapters, fingerprint, prepare, tuning_of
 from petlas.petl.methods import METHODS
 from petlas.search.config import HEAD, LR_FACTOR, SETTINGS, TrainConfig
 from petlas.search.run_files import Files
@@ -37,6 +37,8 @@ class TrainingRun(Learner):
         val_view: The view that `epoch` measures on; None for no measurement (NaN). With a fold, what it holds out.
         initial: Tuned values to start from, head included, as `tuned_state_dict` names them.
         files: Where the training is kept, to be taken up again; None for nowhere.
+        host: Designs on the run's backbone, which this one joins; None for a backbone of its own.
+        name: What it is called there.
 
     Raises:
         UserError: When the candidate has a setting that training does not know.
@@ -52,6 +54,8 @@ class TrainingRun(Learner):
         val_view: str | None = "val",
         initial: Mapping[str, Tensor] | None = None,
         files: Files | None = None,
+        host: Adapters | None = None,
+        name: str = "own",
     ) -> None:
         self._start = time.perf_counter()
         self.parts = 1
@@ -59,10 +63,9 @@ class TrainingRun(Learner):
         self.bench, self.candidate, self.fidelity = bench, candidate, fidelity
         train, objective = settings_of(bench.config.train, candidate, fidelity.epochs), bench.objective
         learned, held_out = bench.views(fidelity, train_view, val_view or "val")
-        model = bench.backbone()
+        host = Adapters(bench.backbone().to(bench.device)) if host is None else host  # an empty one is false
         torch.manual_seed(fidelity.seed)  # only here: reading the backbone for the first time draws random numbers
-        reset_head(model, objective.outputs(bench.task.num_classes))
-        apply(model, candidate.design).to(bench.device)
+        model = host.add(name, candidate.design, objective.outputs(bench.task.num_classes))
         if initial is None:
             sample = learned.sample(len(learned), fidelity.seed)  # some methods look at the first batches only
             with deterministic(train.deterministic):
@@ -80,7 +83,8 @@ class TrainingRun(Learner):
         data = bench.training_batches(model, learned, train)
         super().__init__(model, data, objective, train, fidelity.seed, file, stamp)
         self.val_data = None if val_view is None else bench.known_batches(model, held_out)
-        self._unmeasured = self.progress.epochs > 0 and self.val_data is not None
+        self.unmeasured = self.progress.epochs > 0 and self.val_data is not None
+        """Whether it was taken up where nobody has measured it."""
 
     @property
     def images(self) -> int:
@@ -93,9 +97,13 @@ class TrainingRun(Learner):
         A training that was taken up first measures where it stands: it may have been cut off before its last epoch
         was measured, written down, or looked at.
         """
-        if not self._unmeasured:
+        if not self.unmeasured:
             self.train_epoch()
-        self._unmeasured = False
+        return self.measured()
+
+    def measured(self) -> EpochResult:
+        """Measure where the training stands."""
+        self.unmeasured = False
         val = math.nan
         if self.val_data is not None and not self.diverged:
             with deterministic(self.train.deterministic):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         pick_device,
         precision,
     )
+    from petlas.search.training.pack import PackTraining
     from petlas.search.training.work import EpochResult, Work
 
 _HOME = {
@@ -32,6 +33,7 @@ _HOME = {
     "fidelity": ("Fidelity",),
     "learner": ("Learner",),
     "numerics": ("autocast_dtype", "deterministic", "device_name", "full_precision", "pick_device", "precision"),
+    "pack": ("PackTraining",),
     "work": ("EpochResult", "Work"),
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "ImageBatches",
     "Inputs",
     "Learner",
+    "PackTraining",
     "Progress",
     "Stamp",
     "Work",

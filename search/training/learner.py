@@ -53,6 +53,8 @@ class Learner(ABC):
         self._checkpoint, self._stamp = checkpoint, dict(stamp)
         found = load_checkpoint(checkpoint, tuning_of(model), self._optimiser, self._stamp) if checkpoint else None
         self.progress = found or Progress(0, math.nan)
+        self._step = self._steps = 0
+        self._total = torch.zeros((), device=self.device)
 
     @abstractmethod
     def accumulate(self, images: Inputs, targets: Targets) -> Tensor:
@@ -78,27 +80,50 @@ class Learner(ABC):
         if self.finished:
             return
         with deterministic(self.train.deterministic):
-            self.progress = Progress(self.progress.epochs + 1, self._steps(self.progress.epochs))
-        if self._checkpoint and not self.diverged:
-            save_checkpoint(self._checkpoint, tuning_of(self.model), self._optimiser, self.progress, self._stamp)
+            for pick in self.begin_epoch():
+                self.update(self.accumulate(*self.batch(pick)), pick)
+        self.end_epoch()
 
-    def _steps(self, done: int) -> float:
-        """The steps of the epoch after `done` others; their mean loss."""
-        steps = math.ceil(len(self.data) / self.train.batch_size)
-        self.rng = np.random.default_rng([self.seed, done])
+    def begin_epoch(self) -> tuple[Tensor, ...]:
+        """Draw what an epoch begins with; the images of each of its batches, (B,) each."""
+        self.rng = np.random.default_rng([self.seed, self.progress.epochs])
         torch.manual_seed(int(self.rng.integers(2**63)))
         self.model.train()
-        total = torch.zeros((), device=self.device)
+        self._total = torch.zeros((), device=self.device)
         order = torch.randperm(len(self.data)).to(self.device)  # drawn on the CPU, so that it is the same everywhere
-        for step, pick in enumerate(order.split(self.train.batch_size), start=done * steps):
-            self._optimiser.zero_grad()
-            total += self.accumulate(*self.data.batch(pick)) * len(pick)
-            if self.train.clip_grad is not None:
-                nn.utils.clip_grad_norm_(self.parameters, self.train.clip_grad)
-            for group in self._optimiser.param_groups:
-                group["lr"] = self.train.lr * group[LR_FACTOR] * lr_factor(step, self.train, steps)
-            self._optimiser.step()
-        return total.item() / len(self.data)
+        picks: tuple[Tensor, ...] = order.split(self.train.batch_size)
+        self._step, self._steps = self.progress.epochs * len(picks), len(picks)
+        return picks
+
+    def batch(self, pick: Tensor) -> tuple[Inputs, Targets]:
+        """What a step learns from; gradients of the step before are let go.
+
+        Args:
+            pick: The images of its batch (B,).
+        """
+        self._optimiser.zero_grad()
+        return self.data.batch(pick)
+
+    def update(self, loss: Tensor, pick: Tensor) -> None:
+        """The optimiser's step, when the gradients of a batch are there.
+
+        Args:
+            loss: Of the batch, detached.
+            pick: Its images (B,).
+        """
+        self._total += loss * len(pick)
+        if self.train.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.train.clip_grad)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.train.lr * group[LR_FACTOR] * lr_factor(self._step, self.train, self._steps)
+        self._optimiser.step()
+        self._step += 1
+
+    def end_epoch(self) -> None:
+        """Take note of an epoch, and keep it."""
+        self.progress = Progress(self.progress.epochs + 1, self._total.item() / len(self.data))
+        if self._checkpoint and not self.diverged:
+            save_checkpoint(self._checkpoint, tuning_of(self.model), self._optimiser, self.progress, self._stamp)
 
     def loss(self, logits: Tensor, targets: Targets) -> Tensor:
         """The objective's loss with the settings' smoothing; of mixed images that of both, by their shares.

@@ -25,7 +25,7 @@ def test_a_design_has_a_part_where_it_acts_and_nowhere_else(make):
     assert found == {
         "adapter": {"blocks.1.ls2": False, "head": True},
         "lora": {"blocks.1.attn.qkv": True, "head": True},
-        "bitfit": {**{f"blocks.1.{layer}": True for layer in layers}, "head": True},
+        "bitfit": {**{f"blocks.1.{layer}": True for layer in layers}, "blocks.1": True, "head": True},
     }
     assert not any(trained_at_root(plain, adapters[name]) for name in adapters)
 
