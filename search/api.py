@@ -113,10 +113,6 @@ def search(configs: Sequence[RunConfig], report: bool = False) -> list[SearchRes
     for config in configs:
         check_address(config)
         check_same(config)
-    if report:
-        from petlas.search.reports.page import check_drawing
-
-        check_drawing()
     with printing(), starting(configs) as start:
         for config in configs:
             log.info("searching %s in %s", config.task.name, config.folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,16 +34,6 @@ PAGE_SECTIONS: dict[str, str] = {
 """By their titles, in their order."""
 
 
-def check_drawing() -> None:
-    """Let it be told at once that no report can be drawn.
-
-    Raises:
-        UserError: When plotly is missing.
-    """
-    if find_spec("plotly") is None:
-        raise RunError("a report draws with plotly, which is not installed; pip install 'petlas[report]'")
-
-
 def write_page(runs: Sequence[str], out: Path | None = None) -> Path:
     """Write the page.
 
@@ -53,9 +42,8 @@ def write_page(runs: Sequence[str], out: Path | None = None) -> Path:
         out: Where; by default `report.html` in the run's folder, or beside the runs where there are several.
 
     Raises:
-        UserError: When there is no such run, plotly is missing, or the page cannot be written.
+        UserError: When there is no such run, or the page cannot be written.
     """
-    check_drawing()
     from petlas.search.reports.page.comparison import comparison
     from petlas.search.reports.page.run import RunView
     from petlas.search.reports.page.template import document
@@ -95,4 +83,4 @@ def _of_run(view: RunView, several: bool) -> str:
     return f"<details><summary>{text(view.name)}</summary>{body}</details>" if several else body
 
 
-__all__ = ["PAGE_SECTIONS", "Section", "check_drawing", "write_page"]
+__all__ = ["PAGE_SECTIONS", "Section", "write_page"]

@@ -51,6 +51,37 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return tag("div", tag("table", tag("thead", tag("tr", head)) + tag("tbody", body)), kind="wide")
 
 
+def heat(
+    caption: str,
+    rows: Sequence[str],
+    columns: Sequence[object],
+    cells: Sequence[Sequence[tuple[float, str] | None]],
+    corner: str = "",
+) -> str:
+    """A table whose cells are the darker the more they are, which needs no script and prints as it is.
+
+    Args:
+        caption: What it shows.
+        rows: Their names.
+        columns: Their names.
+        cells: For each row as many as there are columns: a share in 0..1 and what is said there, or None.
+        corner: What the columns are.
+    """
+    head = tag("th", text(corner)) + "".join(tag("th", text(name)) for name in columns)
+    body = "".join(
+        tag("tr", tag("th", text(name)) + "".join(map(_heat_cell, own))) for name, own in zip(rows, cells, strict=True)
+    )
+    drawn = tag("table", tag("thead", tag("tr", head)) + tag("tbody", body), kind="heat")
+    return tag("figure", tag("div", drawn, kind="wide") + tag("figcaption", text(caption)))
+
+
+def _heat_cell(cell: tuple[float, str] | None) -> str:
+    if cell is None:
+        return "<td></td>"
+    share = min(1.0, max(0.0, cell[0])) if math.isfinite(cell[0]) else 0.0
+    return f'<td style="--share:{100 * share:.0f}%">{text(cell[1])}</td>'
+
+
 def figure(caption: str, data: Sequence[Mapping[str, Any]], height: int = 380, **layout: Any) -> str:
     """A figure that plotly draws.
 

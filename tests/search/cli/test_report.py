@@ -2,9 +2,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-pytest.importorskip("plotly", reason="the extra report is not installed")
 Petlas = Callable[..., Any]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from petlas.search.reports.page.html import figure, text
+from petlas.search.reports.page.html import heat
 from petlas.search.reports.page.run import RunView
 from petlas.search.reports.text import measured
 
@@ -28,26 +28,11 @@ def section(run: RunView) -> str:
             rows.append((name, told, {block: (size or 1) / largest[method] for block, size in own.items()}))
     if not rows:
         return ""
-    columns = range(blocks)
-    heat = {
-        "type": "heatmap",
-        "x": list(columns),
-        "y": [text(name) for name, _, _ in rows],
-        "z": [[shares.get(block) for block in columns] for _, _, shares in rows],
-        "text": [[told.get(block, "") for block in columns] for _, told, _ in rows],
-        "texttemplate": "%{text}",
-        "hovertemplate": "%{y}<br>block %{x}: size %{text}<extra></extra>",
-        "colorscale": [[0, "#cfe1f5"], [1, "#2563a8"]],
-        "zmin": 0,
-        "showscale": False,
-        "xgap": 2,
-        "ygap": 2,
-    }
-    return figure(
+    return heat(
         f"The sizes of the best {min(_SHOWN, len(run.leaders))} designs by block and method, the chosen one first; in "
         "brackets the value on val. The darker, the nearer to the largest size of that method here.",
-        [heat],
-        height=90 + 30 * len(rows),
-        xaxis={"title": {"text": "block"}, "dtick": 1},
-        yaxis={"autorange": "reversed"},
+        [name for name, _, _ in rows],
+        range(blocks),
+        [[(shares[b], told[b]) if b in told else None for b in range(blocks)] for _, told, shares in rows],
+        corner="block",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from petlas.search.reports.page.html import figure, text
+from petlas.search.reports.page.html import heat
 from petlas.search.reports.page.run import RunView
 
 
@@ -15,20 +15,22 @@ def section(run: RunView) -> str:
         return ""
     operations = list(dict.fromkeys(operation for site in sites for operation in site))
     total = sum(sum(site.values()) for site in sites) or 1.0
-    shares = [[site.get(operation, 0.0) / total for site in sites] for operation in operations]
-    heat = {
-        "type": "heatmap",
-        "x": list(range(len(sites))),
-        "y": [text(operation) for operation in operations],
-        "z": [[math.log10(share) if share > 0 else None for share in row] for row in shares],
-        "text": [[f"{100 * share:.2f}%" for share in row] for row in shares],
-        "hovertemplate": "%{y}, block %{x}: %{text}<extra></extra>",
-        "colorscale": "Viridis",
-        "colorbar": {"title": {"text": "log10"}},
-    }
-    return figure(
-        "The share of each operation of each block in the whole sensitivity of the loss, on a logarithmic scale.",
-        [heat],
-        height=130 + 28 * len(operations),
-        xaxis={"title": {"text": "block"}, "dtick": 1},
+    least = min((share for site in sites for share in site.values() if share > 0), default=1.0)
+    most = max((share for site in sites for share in site.values()), default=1.0)
+    span = math.log(most / least) or 1.0
+
+    def cell(site: dict[str, float], operation: str) -> tuple[float, str] | None:
+        if operation not in site:
+            return None
+        share = site[operation]
+        dark = math.log(share / least) / span if share > 0 else 0.0
+        return dark, f"{100 * share / total:.2f}"
+
+    return heat(
+        "The share of each operation of each block in the whole sensitivity of the loss, in percent; the darker, the "
+        "more, on a logarithmic scale.",
+        operations,
+        range(len(sites)),
+        [[cell(site, operation) for site in sites] for operation in operations],
+        corner="block",
     )

@@ -1,7 +1,7 @@
 import json
 import math
 
-from petlas.search.reports.page.html import figure, paragraph, table, tag, text
+from petlas.search.reports.page.html import figure, heat, paragraph, table, tag, text
 
 EVIL = "</script><script>alert('x')</script>"
 
@@ -25,3 +25,11 @@ def test_columns_of_numbers_are_marked() -> None:
     made = table(["name", "value#"], [["a", 1]])
     assert '<th class="number">value</th>' in made
     assert '<td class="number">1</td>' in made
+
+
+def test_the_more_the_darker_and_what_is_not_known_is_empty() -> None:
+    made = heat("told", [EVIL], ["a", 1], [[(2.0, EVIL), None]], corner="block")
+    assert "<script>" not in made
+    assert 'style="--share:100%"' in made  # never more than all
+    assert "<td></td>" in made
+    assert heat("", ["a"], [0], [[(math.nan, "-")]]).count("--share:0%") == 1

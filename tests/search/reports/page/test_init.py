@@ -12,7 +12,6 @@ from petlas.search.config import RunConfig
 from petlas.search.reports.page import PAGE_SECTIONS, write_page
 from petlas.search.run_folder import RunError
 
-pytest.importorskip("plotly", reason="the extra report is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -57,12 +56,6 @@ def test_a_place_that_cannot_be_written_is_told(searched: Callable[..., RunConfi
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="choose another place with --out"):
         write_page([str(searched("a").folder)], tmp_path / "file" / "page.html")
-
-
-def test_without_plotly_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("petlas.search.reports.page.find_spec", lambda name: None)
-    with pytest.raises(RunError, match=r"pip install 'petlas\[report\]'"):
-        write_page(["a"])
 
 
 def test_a_section_that_is_one_more_line_is_drawn(

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 
 from petlas.search.reports.page.run import RunView
@@ -6,5 +7,9 @@ from petlas.search.reports.page.sections.designs import section
 
 def test_sizes_stand_at_their_blocks_the_chosen_design_first(view: Callable[..., RunView]) -> None:
     told = section(view((0.95,)))
-    assert '"y":["1. lora (95.0)","2. adapter (93.0)"]' in told
-    assert '"text":[["1","","4"],["3","3",""]]' in told
+    told, _, under = told.partition("<figcaption>")
+    assert re.findall(r"<tr><th>(.*?)</th>(.*?)</tr>", told)[1:] == [
+        ("1. lora (95.0)", '<td style="--share:25%">1</td><td></td><td style="--share:100%">4</td>'),
+        ("2. adapter (93.0)", '<td style="--share:100%">3</td>' * 2 + "<td></td>"),
+    ]
+    assert "The sizes of the best 2 designs" in under
