@@ -53,6 +53,10 @@ class Setting(ABC):
         """The value of a parameter of a trial, clipped to what there is."""
 
     @abstractmethod
+    def place(self, value: float) -> float:
+        """Where a value lies between the least, 0, and the largest, 1."""
+
+    @abstractmethod
     def nearest(self, value: float) -> float:
         """The value next to any other that may be chosen."""
 
@@ -128,6 +132,11 @@ class Range(Setting):
         """The parameter, within the range."""
         return min(max(float(parameter), self.low), self.high)
 
+    def place(self, value: float) -> float:
+        """Where it lies along the scale."""
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        return (self._scaled(value) - low) / (high - low)
+
     def nearest(self, value: float) -> float:
         """The value, within the range."""
         return self.value(value)
@@ -138,8 +147,7 @@ class Range(Setting):
 
     def step(self, value: float, rng: np.random.Generator) -> float:
         """A normal step along the scale (log-normal on a log scale), reflected at the ends."""
-        low, high = self._scaled(self.low), self._scaled(self.high)
-        place = (self._scaled(value) - low) / (high - low) + _STEP * rng.standard_normal()
+        place = self.place(value) + _STEP * rng.standard_normal()
         place %= 2
         return self._at(min(place, 2 - place))
 
@@ -200,6 +208,10 @@ class Choices(Setting):
     def value(self, parameter: float) -> float:
         """The value at an index."""
         return self.values[min(max(int(parameter), 0), len(self.values) - 1)]
+
+    def place(self, value: float) -> float:
+        """Its index by the last one."""
+        return self.parameter(value) / max(1, len(self.values) - 1)
 
     def nearest(self, value: float) -> float:
         """The value with the least difference; of two, the lower."""

@@ -50,13 +50,8 @@ def alike(one: Candidate, other: Candidate, settings: Sequence[Setting]) -> bool
         settings: What they can have been set to.
     """
     mine, its = dict(one.settings), dict(other.settings)
-    apart = [abs(s.parameter(mine[s.name]) - s.parameter(its[s.name])) / _width(s) for s in settings]
+    apart = (abs(setting.place(mine[setting.name]) - setting.place(its[setting.name])) for setting in settings)
     return max(apart, default=0.0) <= _NEAR and _shared(one.design, other.design) >= _SHARED
-
-
-def _width(setting: Setting) -> float:
-    low, high = setting.ends
-    return max(high - low, 1e-12)
 
 
 def _shared(one: Design, other: Design) -> float:

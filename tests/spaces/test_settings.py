@@ -149,6 +149,13 @@ def test_the_value_next_to_any_other_may_be_chosen():
     assert [Choices("lr", (1.0, 2.0, 8.0)).nearest(value) for value in (-1.0, 1.5, 4.0, 9.0)] == [1.0, 1.0, 2.0, 8.0]
 
 
+def test_a_place_is_along_the_scale_from_one_end_to_the_other():
+    assert [Range("lr", 1e-4, 1e-2, log=True).place(v) for v in (1e-4, 1e-3, 1e-2)] == pytest.approx([0, 0.5, 1])
+    assert Range("lr", 0.0, 2.0).place(0.5) == 0.25
+    assert [Choices("lr", (1.0, 3.0, 30.0)).place(v) for v in (1.0, 3.0, 30.0)] == [0, 0.5, 1]
+    assert Choices("lr", (1.0,)).place(1.0) == 0
+
+
 def test_a_range_as_narrow_as_rounding_is_refused():
     with pytest.raises(SpaceError, match=r"lr.high: must be above low=1e-05"):
         Range("lr", 1e-5, 1.0000000000000003e-05, log=True)
