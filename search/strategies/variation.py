@@ -9,6 +9,7 @@ from itertools import count as numbers
 import numpy as np
 
 from petlas.petl.design import Design
+from petlas.search.strategies.recipes import LR
 from petlas.spaces import Budget, Candidate, Setting, Space
 
 _TRIES = 10
@@ -116,9 +117,15 @@ def _children(
 
 
 def _moved(parent: Candidate, space: Space, rng: np.random.Generator) -> Candidate:
-    """The same design with every setting moved."""
+    """The same design with every setting moved; the learning rate only down.
+
+    Short trainings flatter high rates, and what is varied was picked by them: rates that move both ways drift upwards.
+    """
     old = dict(parent.settings)
-    return Candidate(parent.design, tuple((s.name, s.step(old[s.name], rng)) for s in space.settings))
+    new = {s.name: s.step(old[s.name], rng) for s in space.settings}
+    if LR in new and new[LR] > old[LR]:
+        new[LR] = old[LR] ** 2 / new[LR]
+    return Candidate(parent.design, tuple((s.name, s.nearest(new[s.name])) for s in space.settings))
 
 
 def _redesigned(parent: Candidate, space: Space, budget: Budget, rng: np.random.Generator) -> Candidate:

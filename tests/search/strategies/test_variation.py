@@ -36,6 +36,17 @@ def test_children_are_new_within_the_budget_and_near_their_parents() -> None:
     assert len({child.design for child in found}) > 4
 
 
+def test_a_rate_that_is_moved_is_lower_and_other_settings_go_both_ways() -> None:
+    both = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "weight_decay": {"low": 1e-5, "high": 1e-1, "log": True}}
+    space = Space.from_dict({"methods": METHODS, "settings": both}, SHAPE.depth, backbone=MINI)
+    parent = Recipe((("lora", 1.0),)).candidate(space, BUDGET, {"lr": 3e-3, "weight_decay": 1e-3})
+    found = vary([parent], 40, space, BUDGET, np.random.default_rng(0), {parent.key})
+    moved = [dict(child.settings) for child in found if child.design == parent.design]
+    assert len(moved) > 10
+    assert all(1e-4 <= settings["lr"] < 3e-3 for settings in moved)
+    assert {settings["weight_decay"] > 1e-3 for settings in moved} == {True, False}
+
+
 def test_the_same_seed_gives_the_same_children() -> None:
     assert children(6) == children(6)
     assert children(6) != children(6, seed=1)
