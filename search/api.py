@@ -161,6 +161,7 @@ def retrain(
     design: Path | None = None,
     seeds: int | None = None,
     baselines: bool = False,
+    together: bool = False,
 ) -> RetrainResult:
     """Retrain a candidate on train+val, test it once, and write its adapter file.
 
@@ -170,6 +171,7 @@ def retrain(
         design: The YAML file of a design to retrain instead.
         seeds: How many seeds; `protocol.retrain_seeds` by default.
         baselines: Whether the baselines are retrained too, to compare.
+        together: Whether the seeds are tested together, too, as an ensemble and with the average of their weights.
 
     Raises:
         UserError: When there is nothing to retrain, or the data is at fault.
@@ -184,9 +186,9 @@ def retrain(
     others: list[Outcome] = []
     with printing():
         if baselines:
-            outcome, others = retrain_with_baselines(config, candidate, count, val)
+            outcome, others = retrain_with_baselines(config, candidate, count, val, together=together)
         else:
-            outcome = retrain_one(config, candidate, count, val)
+            outcome = retrain_one(config, candidate, count, val, together=together)
     return RetrainResult(outcome, config.folder / "best" / "adapter.safetensors", tuple(others))
 
 

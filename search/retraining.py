@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from petlas.search.run_folder import RunError, opened
 from petlas.search.runners import check_resources
 from petlas.search.selection import Pooled
 from petlas.search.stages.doing import do_stages
-from petlas.search.stages.retrain import RetrainStage, Wanted, adapter_name, readings
+from petlas.search.stages.retrain import RetrainStage, Wanted, adapter_name, note_read, readings
 from petlas.search.strategies.baselines import baselines
 from petlas.search.study import BASELINE, StorageError, StudyRecord, candidate_of, row_of
 from petlas.search.study.trials import complete
+from petlas.search.together import measure_together
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
@@ -47,6 +48,8 @@ class Outcome:
         tests: Its value on test for each seed.
         seeds: The seeds.
         metric: What the values are of.
+        together: What the seeds are worth on test together, where that was asked for: as an ensemble, and with the
+            average of their weights.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Outcome:
     tests: list[float]
     seeds: list[int]
     metric: Metric
+    together: dict[str, float] = field(default_factory=dict)
 
 
 def choose(config: RunConfig, trial: int | None = None, file: Path | None = None) -> tuple[Candidate, float | None]:
@@ -91,7 +95,9 @@ def choose(config: RunConfig, trial: int | None = None, file: Path | None = None
     return candidate_of(found), row_of(found).val
 
 
-def retrain(config: RunConfig, candidate: Candidate, seeds: int, val: float | None = None) -> Outcome:
+def retrain(
+    config: RunConfig, candidate: Candidate, seeds: int, val: float | None = None, *, together: bool = False
+) -> Outcome:
     """Train a candidate on train+val from the backbone with several seeds, test each once, and write `best/`.
 
     The adapter file is the first seed's, whatever the test says. A seed that was retrained before is not trained, and
@@ -102,16 +108,17 @@ def retrain(config: RunConfig, candidate: Candidate, seeds: int, val: float | No
         candidate: What to train.
         seeds: How many seeds, from the run's own on.
         val: Its value on the selection split, for the report.
+        together: Whether the seeds are tested together, too: it reads the test split once more.
 
     Raises:
         UserError: When the data, the backbone or the candidate is at fault.
         RuntimeError: When a training diverges.
     """
-    return _retrain(config, candidate, seeds, val, compared=False)[0]
+    return _retrain(config, candidate, seeds, val, compared=False, together=together)[0]
 
 
 def retrain_with_baselines(
-    config: RunConfig, candidate: Candidate, seeds: int, val: float | None = None
+    config: RunConfig, candidate: Candidate, seeds: int, val: float | None = None, *, together: bool = False
 ) -> tuple[Outcome, list[Outcome]]:
     """Retrain a candidate, and every baseline in the same way, those of the study if it has any.
 
@@ -122,6 +129,7 @@ def retrain_with_baselines(
         candidate: What to train.
         seeds: How many seeds of each, from the run's own on.
         val: The candidate's value on the selection split, for the report.
+        together: Whether the candidate's seeds are tested together, too.
 
     Returns:
         The candidate's, and the baselines'.
@@ -130,12 +138,16 @@ def retrain_with_baselines(
         UserError: When the data, the backbone or the candidate is at fault.
         RuntimeError: When a training diverges.
     """
-    found, *others = _retrain(config, candidate, seeds, val, compared=True)
+    found, *others = _retrain(config, candidate, seeds, val, compared=True, together=together)
     return found, others
 
 
-def _retrain(config: RunConfig, candidate: Candidate, seeds: int, val: float | None, compared: bool) -> list[Outcome]:
+def _retrain(
+    config: RunConfig, candidate: Candidate, seeds: int, val: float | None, compared: bool, together: bool
+) -> list[Outcome]:
     """Retrain a candidate, after the baselines if it is to be compared with them; the candidate's comes first."""
+    if together and seeds < 2:
+        raise RunError(f"--together needs at least 2 seeds, got {seeds}; add --seeds 3")
     check_resources(config)
     bench = Workbench(config)
     bench.check(test=True)
@@ -150,6 +162,8 @@ def _retrain(config: RunConfig, candidate: Candidate, seeds: int, val: float | N
         stage = RetrainStage(bench, wanted)
         do_stages([stage], jobs=stage.left)
         outcomes = [_outcome(bench, *each, numbers, stage.tests) for each in named]
+        if together:
+            outcomes[0] = replace(outcomes[0], together=_together(bench, candidate, numbers))
         if compared:
             write_json(folder / "baselines.json", [asdict(outcome) for outcome in outcomes[1:]])
         _hand_over(bench, candidate, outcomes[0])
@@ -170,6 +184,12 @@ def _outcome(
     design, settings, params = candidate.design.to_dict(), dict(candidate.settings), bench.cost(candidate.design)
     metric = bench.objective.metric
     return Outcome(name, design, settings, params, val, float(np.mean(tests)), std, tests, seeds, metric)
+
+
+def _together(bench: Workbench, candidate: Candidate, seeds: list[int]) -> dict[str, float]:
+    """What the retrained seeds are worth on test together."""
+    note_read(bench, f"{len(seeds)} seeds together", candidate, None)
+    return measure_together(bench, [bench.config.folder / adapter_name(candidate, seed) for seed in seeds])
 
 
 def _hand_over(bench: Workbench, candidate: Candidate, outcome: Outcome) -> None:

@@ -131,13 +131,18 @@ FREE = ("first",)
 """Ways that cost nothing, and so choose the same at any cost."""
 
 
+def place_of(task: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Where a task lies; one that is drawn is made."""
+    if task in HELD_OUT | DRAWN:
+        return {"name": str(write(task, args.out / "drawn"))}
+    return {"name": task} if task == "digits" else {"name": task, "root": args.root}
+
+
 def one(
     task: str, way: str, cost: float, seed: int, args: argparse.Namespace, known: dict[str, float]
 ) -> dict[str, Any]:
     """Choose, train on train and val, test once; what another way chose, too, is `known` by its key."""
-    place = {"name": task} if task == "digits" else {"name": task, "root": args.root}
-    if task in HELD_OUT | DRAWN:
-        place = {"name": str(write(task, args.out / "drawn"))}
+    place = place_of(task, args)
 
     def make(**groups: Any) -> RunConfig:
         return config_of(task, place, args, f"{way}-{cost:g}-{seed}", seed=seed, **groups)

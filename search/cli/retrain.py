@@ -17,6 +17,7 @@ def retrain(
     design: Annotated[Path | None, typer.Option(help="Retrain the design of this YAML file.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many; by default protocol.retrain_seeds.")] = None,
     baselines: Annotated[bool, typer.Option("--baselines", help="Retrain the baselines too, to compare.")] = False,
+    together: Annotated[bool, typer.Option("--together", help="Test the seeds together, too: see the docs.")] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Retrain the best design on train+val, test it once, and write the adapter file.
@@ -28,12 +29,17 @@ def retrain(
     from petlas.search import api
     from petlas.search.run_folder import find_run
 
-    result = api.retrain(find_run(run), trial=trial, design=design, seeds=seeds, baselines=baselines)
+    result = api.retrain(find_run(run), trial=trial, design=design, seeds=seeds, baselines=baselines, together=together)
     data = result.to_dict()
     if format is Format.JSON:
         print_json(data)
         return
     from petlas.search.reports.tables import outcome_table, show
-    from petlas.search.reports.text import shown
+    from petlas.search.reports.text import chosen_text, shown
 
-    show(outcome_table([*data.get("baselines", []), data], result.outcome.metric), f"wrote {shown(data['adapter'])}")
+    outcome = result.outcome
+    show(outcome_table([*data.get("baselines", []), data], outcome.metric))
+    if outcome.together:
+        told = ", ".join(f"{name} {outcome.metric.format(value)}" for name, value in outcome.together.items())
+        show(f"{len(outcome.seeds)} seeds together on test: {told}")
+    show(f"retrained {chosen_text(outcome.design, outcome.settings)}", f"wrote {shown(data['adapter'])}")

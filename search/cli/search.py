@@ -26,7 +26,7 @@ def search(
     from petlas.search import api
     from petlas.search.reports.sections import sections
     from petlas.search.reports.tables import show
-    from petlas.search.reports.text import candidate_text, shown
+    from petlas.search.reports.text import chosen_text, shown
 
     stopped: api.SearchesStopped | None = None
     try:
@@ -44,7 +44,7 @@ def search(
             print(f"no trial of {folder} came to its end; see {log_file}", file=sys.stderr)
         elif format is Format.TABLE:
             show(*sections(api.study(config)))
-            show(f"{folder}: {candidate_text(result.best.design, result.best.settings)}")
+            show(f"{folder}: {chosen_text(result.best.design, result.best.settings)}")
     if stopped is not None:
         print(f"petlas: {stopped}", file=sys.stderr)
         raise typer.Exit(2 if stopped.of_user else 1)

@@ -100,3 +100,14 @@ def candidate_text(design: Mapping[str, Any], settings: Mapping[str, float]) -> 
         settings: By their names.
     """
     return str(Candidate.from_dict({**design, "settings": dict(settings)})) if design else ""
+
+
+def chosen_text(design: Mapping[str, Any], settings: Mapping[str, float]) -> str:
+    """The candidate that a search chose, on one line, which says so where nothing is inserted.
+
+    Args:
+        design: As plain data.
+        settings: By their names.
+    """
+    told = candidate_text(design, settings)
+    return told if design["placements"] else f"{told} (nothing helps: no module that was tried beats the head alone)"

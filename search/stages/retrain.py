@@ -147,7 +147,7 @@ class RetrainStage(Stage):
         if not math.isfinite(result.loss):
             raise RuntimeError(f"{one.about} diverged in epoch {result.epoch}; lower train.lr")
         if result.epoch == self._epochs:
-            self._note_read(one)
+            note_read(self.bench, one.name, one.candidate, one.seed)
         elif time.monotonic() - self._said >= _SAID_EVERY:
             self._said = time.monotonic()
             epochs = f"{result.epoch}/{self._epochs}"
@@ -214,16 +214,6 @@ class RetrainStage(Stage):
         )
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _note_read(self, one: Wanted) -> None:
-        """Write down that the test split is read; a choice among many readings is a choice by the test split."""
-        reads = _reads(self.bench)
-        others = {read["key"] for read in reads} - {one.candidate.key}
-        if others:
-            log.info("the test split was read for %d other candidates before: do not choose by it", len(others))
-        when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        read = {"name": one.name, "key": one.candidate.key, "seed": one.seed, "when": when}
-        self.bench.files.write(TEST_READS, json_bytes([*reads, read]))
-
 
 class Retraining:
     """One seed's training on train+val, from where it stands; and then, as one step more, its test.
@@ -286,6 +276,24 @@ def open_retraining(bench: Workbench, proposal: Proposal) -> Work:
     return Retraining(bench, proposal)
 
 
+def note_read(bench: Workbench, name: str, candidate: Candidate, seed: int | None) -> None:
+    """Write down that the test split is read; a choice among many readings is a choice by the test split.
+
+    Args:
+        bench: The run's workbench.
+        name: What the candidate is called.
+        candidate: What is tested.
+        seed: With which seed it was trained; None for several together.
+    """
+    reads = _reads(bench)
+    others = {read["key"] for read in reads} - {candidate.key}
+    if others:
+        log.info("the test split was read for %d other candidates before: do not choose by it", len(others))
+    when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    read = {"name": name, "key": candidate.key, "seed": seed, "when": when}
+    bench.files.write(TEST_READS, json_bytes([*reads, read]))
+
+
 def adapter_name(candidate: Candidate, seed: int) -> str:
     """Where in a run folder the adapter file of a retrained seed is kept.
 
@@ -303,7 +311,8 @@ def readings(bench: Workbench, candidate: Candidate) -> int:
         bench: The run's workbench.
         candidate: The candidate.
     """
-    seeds = Counter(read["seed"] for read in _reads(bench) if read["key"] == candidate.key)
+    own = (read for read in _reads(bench) if read["key"] == candidate.key)
+    seeds = Counter(read["seed"] for read in own if read["seed"] is not None)
     return max(seeds.values(), default=1)
 
 

@@ -3,6 +3,7 @@ import math
 from petlas.search.objectives import Metric
 from petlas.search.reports.text import (
     candidate_text,
+    chosen_text,
     duration,
     error_text,
     measured,
@@ -52,3 +53,9 @@ def test_a_candidate_is_told_with_its_settings() -> None:
 
 def test_seconds_are_told_in_the_unit_that_a_person_would_use() -> None:
     assert [duration(s) for s in (5, 119, 120, 7_200, 172_800)] == ["5 s", "119 s", "2.0 min", "2.0 h", "2.0 days"]
+
+
+def test_a_choice_of_nothing_is_told_as_such() -> None:
+    lora = {"placements": [{"method": "lora", "block": 0, "size": 2}]}
+    assert chosen_text(lora, {"lr": 1e-3}) == candidate_text(lora, {"lr": 1e-3})
+    assert chosen_text({"placements": []}, {}).startswith("linear (nothing helps")

@@ -7,7 +7,7 @@ from typing import Any
 
 from petlas.search.reports.page.html import table, tag, text
 from petlas.search.reports.page.run import RunView
-from petlas.search.reports.text import candidate_text, error_text, measured, percent, standard_error, unit
+from petlas.search.reports.text import candidate_text, chosen_text, error_text, measured, percent, standard_error, unit
 from petlas.search.study import TrialRow
 
 
@@ -32,7 +32,7 @@ def _chosen(run: RunView, best: TrialRow) -> str:
         told += f", {run.metric.format(pooled.value)} over all folds{error_text(pooled.error, pooled.images)}"
     return (
         f"For {run.config.task.name} on {run.config.backbone.name} the search chose "
-        f"{candidate_text(best.design, best.settings)}, {best.params:,} parameters, with {told}."
+        f"{chosen_text(best.design, best.settings)}, {best.params:,} parameters, with {told}."
     )
 
 
