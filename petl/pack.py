@@ -55,6 +55,11 @@ class Pack:
             if path and parts:
                 router = Router(self._flow, module.forward, parts, self.drawing)
                 self._handles.append(ForwardOverride(module, router))
+        self.train(False)
+        if (mixed := self._mixes()) is not None:
+            raise DesignError(
+                f"what is run at once must compute what it computes alone, and {mixed} does not; run it alone"
+            )
         self.train(adapters.backbone.training)
 
     def train(self, mode: bool = True) -> None:
@@ -87,12 +92,20 @@ class Pack:
         """
         if unknown := [name for name in inputs if name not in self.models]:
             raise DesignError(f"a pack runs its own designs, {', '.join(self.models)}, got {', '.join(unknown)}")
+        images = {name: given for name, given in inputs.items() if isinstance(given, Tensor)}
+        if len(images) < len(inputs):
+            return self._in_parts(inputs, images)
+        with self._flow.of(_rows(inputs, list(inputs))):
+            logits = self._plain(torch.cat(list(images.values())))
+        return _by_name(inputs, list(inputs), logits)
+
+    def _in_parts(self, inputs: Mapping[str, Inputs], images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Block by block, as some join between them."""
         family, blocks = family_of(self._plain), len(family_of(self._plain).blocks(self._plain))
-        order = [name for name, given in inputs.items() if isinstance(given, Tensor)]
-        x: Tensor | None = None
-        if order:
+        order, x = list(images), None
+        if images:
             with self._flow.of(_rows(inputs, order)):
-                x = family.enter(self._plain, torch.cat([inputs[name] for name in order]))  # type: ignore[misc]
+                x = family.enter(self._plain, torch.cat(list(images.values())))
         for number in range(blocks + 1):
             for name, given in inputs.items():
                 if isinstance(given, Streams) and given.prefix.blocks == number:
@@ -106,7 +119,21 @@ class Pack:
         assert x is not None, "a pack is run on the images of at least one design"
         with self._flow.of(_rows(inputs, order)):
             logits = family.leave(self._plain, x)
-        return dict(zip(order, logits.split([len(inputs[name]) for name in order]), strict=True))
+        return _by_name(inputs, order, logits)
+
+    @torch.no_grad()
+    def _mixes(self) -> str | None:
+        """A design that computes anything else here than alone, as where images do not lie behind one another."""
+        noise = torch.Generator().manual_seed(0)
+        like, size = next(self._plain.parameters()), family_of(self._plain).image_size(self._plain)
+        images = {name: torch.randn(2, 3, *size, generator=noise).to(like) for name in self.models}
+        found = self(images)
+        for name, model in self.models.items():
+            expected = model(images[name])
+            scale = expected.abs().max().item()
+            if not torch.allclose(found[name], expected, rtol=0.0, atol=1e-2 * scale):
+                return name
+        return None
 
 
 def groups(adapters: Adapters, names: Iterable[str]) -> tuple[list[list[str]], dict[str, str]]:
@@ -148,6 +175,10 @@ def _plain(adapters: Adapters, models: Mapping[str, nn.Module]) -> nn.Module:
     model = next(iter(models.values()))
     with torch.random.fork_rng(devices=[]):  # a new head draws weights, which nobody uses
         return adapters.twin(family_of(model).outputs(model))
+
+
+def _by_name(inputs: Mapping[str, Inputs], order: Sequence[str], logits: Tensor) -> dict[str, Tensor]:
+    return dict(zip(order, logits.split([len(inputs[name]) for name in order]), strict=True))
 
 
 def _rows(inputs: Mapping[str, Inputs], order: Sequence[str]) -> Rows:

@@ -113,7 +113,7 @@ def _watch(model: nn.Module, size: tuple[int, int]) -> _Watched:
     twin = _without_numbers(model)
     watched = _Watched(_Call("", twin, ()))
     with _hooked(twin, watched), torch.no_grad():
-        logits = twin(torch.empty(2, 3, *size, device="meta"))
+        logits = twin(torch.empty(2, 3, *size, device="meta", dtype=next(model.parameters()).dtype))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise ValueError("it gives something else than one row of logits for each image")
     if not watched.before_head:

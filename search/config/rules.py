@@ -17,6 +17,7 @@ from petlas.search.config.schema import (
     SETTINGS,
     BudgetConfig,
     Group,
+    ResourcesConfig,
     RunConfig,
     SearchConfig,
     SensitivityConfig,
@@ -45,7 +46,21 @@ def combination_faults(data: Mapping[str, Any]) -> list[Fault]:
     if limit is not None and budgets and min(budgets) > limit:
         rule = f"must have a budget of at most budget.params = {limit}"
         faults.append(Fault("sensitivity.budgets", budgets, rule))
-    return faults
+    return faults + _packs(data.get("resources"))
+
+
+def _packs(data: Any) -> list[Fault]:
+    """Packs are trained in the driver's process, and a trial in one has no time of its own."""
+    pack = _sound(ResourcesConfig, data, "pack")
+    if pack is None or pack == 1:
+        return []
+    runner, address, limit = (_sound(ResourcesConfig, data, key) for key in ("runner", "address", "trial_timeout"))
+    others = {"runner: ray": runner == "ray", "an address": address is not None, "a trial_timeout": limit is not None}
+    return [
+        Fault("resources.pack", pack, f"must be 1 with {name} in resources: packs are trained in this process, untimed")
+        for name, given in others.items()
+        if given
+    ]
 
 
 def _warmup(group: str, model: type[Group], data: Mapping[str, Any]) -> list[Fault]:

@@ -69,7 +69,7 @@ def check_together(configs: Sequence[RunConfig]) -> None:
     """
     from petlas.search.run_folder import RunError
 
-    for key in ("runner", "address", "concurrent", "data"):
+    for key in ("runner", "address", "concurrent", "data", "pack"):
         values = {getattr(config.resources, key): config.name for config in configs}
         if len(values) > 1:
             told = ", ".join(f"{value!r} of {name}" for value, name in values.items())
@@ -97,6 +97,8 @@ def check_address(config: RunConfig) -> None:
 def choose_runner(config: RunConfig, jobs: int | None = None) -> str:
     """The name of the run's runner; `auto` takes Ray where there is a cluster, or room for two trials at once.
 
+    Packs are trained in this process.
+
     Args:
         config: The run's configuration.
         jobs: How many pieces of work there are at most; None for many.
@@ -104,6 +106,8 @@ def choose_runner(config: RunConfig, jobs: int | None = None) -> str:
     resources = config.resources
     if resources.runner != "auto":
         return resources.runner
+    if resources.pack > 1:
+        return "inline"
     if on_cluster(config):
         return "ray"
     if jobs is not None and jobs < 2:

@@ -10,7 +10,7 @@ import torch
 
 from petlas.search.runners.blame import is_of_surroundings, told
 from petlas.search.runners.limit import Limit
-from petlas.search.stages import open_work
+from petlas.search.stages import open_packed, open_work
 from petlas.search.stages.rounds import Job, Rounds
 from petlas.search.training import EpochResult, Work, device_name
 from petlas.search.workbench import Workbench
@@ -44,8 +44,13 @@ class InlineRunner:
         while (job := rounds.next()) is not None:
             if not job.all_threads:
                 torch.set_num_threads(job.bench.config.resources.cpus)
-            job.start()
-            _do(job)
+            jobs = [job, *job.beside()]
+            for each in jobs:
+                each.start()
+            if len(jobs) > 1:
+                _do_together(jobs)
+            else:
+                _do(job)
 
 
 def _do(job: Job) -> None:
@@ -60,11 +65,41 @@ def _do(job: Job) -> None:
                 result = work.epoch()
         except Exception as error:
             log.debug("trial %d failed", job.proposal.number, exc_info=True)
-            if is_of_surroundings(error):
-                job.on_fault(told(error))
-            else:
-                job.on_end(result, told(error), device)
+            _fail(job, result, error, device)
             return
         if not job.on_epoch(result):
             break
     job.on_end(result, device=device)
+
+
+def _do_together(jobs: Sequence[Job]) -> None:
+    """Jobs of one stage as one piece of work; each ends by itself."""
+    bench, left = jobs[0].bench, {job.proposal.number: job for job in jobs}
+    device, last = device_name(bench.device), dict[int, EpochResult]()
+    try:
+        packed = open_packed(bench, [job.proposal for job in jobs])
+    except Exception:
+        log.debug("trials %s are done one by one", ", ".join(map(str, left)), exc_info=True)
+        for job in jobs:
+            _do(job)
+        return
+    while left:
+        for number, outcome in packed.epoch().items():
+            job = left[number]
+            if isinstance(outcome, Exception):
+                _fail(job, last.get(number), outcome, device)
+            else:
+                last[number] = outcome
+                if job.on_epoch(outcome) and not packed.finished(number):
+                    continue
+                job.on_end(outcome, device=device)
+            del left[number]
+            packed.drop(number)
+
+
+def _fail(job: Job, result: EpochResult | None, error: Exception, device: str) -> None:
+    """The end of a job by an error, after its last epoch."""
+    if is_of_surroundings(error):
+        job.on_fault(told(error))
+    else:
+        job.on_end(result, told(error), device)

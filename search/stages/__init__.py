@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 from petlas.lazy import look_up
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from petlas.search.stages.base import Proposal
+    from petlas.search.stages.packed import PackedRuns
     from petlas.search.training import Work
     from petlas.search.workbench import Workbench
 
@@ -35,4 +38,15 @@ def open_work(bench: Workbench, proposal: Proposal) -> Work:
     return work
 
 
-__all__ = ["WORKS", "open_work"]
+def open_packed(bench: Workbench, proposals: Sequence[Proposal]) -> PackedRuns:
+    """Begin trials that were proposed by a stage whose `pack` allows as many, in the process that does them.
+
+    Args:
+        bench: The run's workbench.
+        proposals: The trials.
+    """
+    packed: PackedRuns = look_up("petlas.search.stages.packed:PackedRuns")(bench, proposals)
+    return packed
+
+
+__all__ = ["WORKS", "open_packed", "open_work"]

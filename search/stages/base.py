@@ -104,6 +104,11 @@ class Stage(ABC):
         """How many seconds a piece of work may take; None for any number."""
         return None
 
+    @property
+    def pack(self) -> int:
+        """How many trials may be done as one piece of work: see `petlas.search.stages.open_packed`."""
+        return 1
+
     def files(self, proposal: Proposal) -> tuple[str, ...]:
         """The files of the run folder that work may read, by their names there."""
         return ()

@@ -176,6 +176,16 @@ class Job:
         """Whether its run has stopped, and it is to stop with it."""
         return bool(self._turns.error or self._stage.fault)
 
+    def beside(self) -> list[Job]:
+        """Further jobs of its stage, to be done as one piece of work with it: as many as the stage allows."""
+        found: list[Job] = []
+        while len(found) + 1 < self._stage.pack and self._turns.ready():
+            job = self._turns.hand_out()
+            if job is None:
+                break
+            found.append(job)
+        return found
+
     def start(self) -> None:
         """Take note that a worker begins."""
         if not self._begun and not self.stopped:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from petlas.petl import Adapters
 from petlas.search.stages.base import Proposal, TrialStage
 from petlas.search.stages.halving import Halving
 from petlas.search.stages.proposer import Proposer
@@ -26,7 +27,7 @@ from petlas.search.study import (
     entry_of,
     row_of,
 )
-from petlas.search.training import EpochResult, Fidelity, Work
+from petlas.search.training import EpochResult, Fidelity
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
@@ -75,6 +76,11 @@ class TrainStage(TrialStage):
         search = bench.config.search
         self.halving = Halving(bench.config.train.epochs, search.reduction, search.grace_epochs)
         self._late, self._known = late, 0
+
+    @property
+    def pack(self) -> int:
+        """As the run says."""
+        return self.bench.config.resources.pack
 
     def owns(self, stage: str) -> bool:
         """All trials that are trained on train."""
@@ -198,13 +204,15 @@ def inherits(bench: Workbench, entry: Entry) -> bool:
     return bench.config.search.inherit and entry.stage in (FINALIST, RANKING)
 
 
-def open_training(bench: Workbench, proposal: Proposal) -> Work:
+def open_training(bench: Workbench, proposal: Proposal, host: Adapters | None = None, name: str = "own") -> TrainingRun:
     """The training of a trial: from the supernet's weights if the run says so.
 
     Args:
         bench: The run's workbench.
         proposal: The trial.
+        host: Designs on the run's backbone, which this one joins; None for a backbone of its own.
+        name: What it is called there.
     """
     entry = proposal.tried
     initial = shared_supernet(bench).inherited(entry.candidate.design) if inherits(bench, entry) else None
-    return TrainingRun(bench, entry.candidate, entry.fidelity, initial=initial, files=bench.files)
+    return TrainingRun(bench, entry.candidate, entry.fidelity, initial=initial, files=bench.files, host=host, name=name)

@@ -19,6 +19,8 @@ from petlas.petl import (
     get_method,
     groups,
     prefix_of,
+    resume,
+    routing,
     run_prefix,
 )
 from petlas.petl.methods import METHODS
@@ -81,8 +83,6 @@ def assert_as_alone(adapters: Adapters, inputs: dict[str, Any], draws: dict[str,
 
 
 def resume_or_run(model: nn.Module, given: Any) -> Tensor:
-    from petlas.petl import resume
-
     return resume(model, given) if isinstance(given, Streams) else model(given)  # type: ignore[no-any-return]
 
 
@@ -103,7 +103,7 @@ def hosts(make: Any, shake: Any, images: Any) -> Callable[..., tuple[Adapters, d
 
 @pytest.mark.parametrize("name", [name for name in ON_TOKENS if name not in AT_ROOT])
 def test_every_method_computes_beside_others_what_it_computes_alone(hosts: Any, name: str) -> None:
-    adapters, inputs = hosts(name, "lora", name, "bitfit")
+    adapters, inputs = hosts(name, "lora", name)
     found, alone = groups(adapters, adapters)
     assert not alone and found[0][0] == "m0" and "m2" in found[0]
     for other in [other for group in found[1:] for other in group]:
@@ -186,6 +186,14 @@ def test_designs_go_together_by_their_shapes_and_not_by_their_names(hosts: Any) 
         Pack(adapters, ["m0", "m1"])
     with pytest.raises(DesignError, match="m5"):
         Pack(adapters, ["m0", "m3"])(inputs)
+
+
+def test_where_images_do_not_lie_behind_one_another_designs_are_not_run_at_once(hosts: Any, monkeypatch: Any) -> None:
+    adapters, _ = hosts("lora", "adapter")
+    split = routing._split
+    monkeypatch.setattr(routing, "_split", lambda x, rows: [part.flip(0) for part in split(x, rows)])
+    with pytest.raises(DesignError, match=r"m0 does not; run it alone"):
+        Pack(adapters)
 
 
 def test_the_designs_stay_what_they_are(hosts: Any) -> None:

@@ -236,7 +236,7 @@ def test_designs_that_are_run_at_once_compute_what_they_compute_alone(family, sm
         with suppress(DesignError):
             shake(adapters.add(name, usual(name, adapters.backbone)), 0.05)
     ((*names,), *others), _ = groups(adapters, adapters)
-    assert len(names) >= 5 and not others
+    assert len(names) >= (2 if family == "generic" else 5) and not others
     models = {name: adapters[name] for name in names}
     inputs = {name: images(adapters.backbone, 1 + n % 2, seed=n) for n, name in enumerate(names)}
     expected = {name: gradients_of(model, model(inputs[name])) for name, model in models.items()}

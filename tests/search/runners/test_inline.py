@@ -1,3 +1,4 @@
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from petlas.search.driver import search
 from petlas.search.reports.study_report import StudyReport
 from petlas.search.stages.base import SearchStopped
 from petlas.search.stages.halving import Halving
+from petlas.search.stages.packed import PackedRuns
 from petlas.search.study import StudyRecord, design_of, is_interrupted
 from petlas.search.training import EpochResult
 from petlas.search.workbench import Workbench
@@ -196,3 +198,28 @@ def test_the_same_seed_gives_the_same_search_twice_and_another_seed_another(make
     assert first == again
     other = untimed(searched(make(name="c", seed=1, **options)))
     assert [row["val"] for row in other["trials"]] != [row["val"] for row in first["trials"]]
+
+
+def test_a_search_in_packs_killed_in_between_finds_what_it_finds_without(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three trials in packs of two: the last one is by itself, the others are cut off and begin again."""
+    options = {"search": {"trials": 3}, "train": {"epochs": 1, "amp": "off"}}
+    config = make(name="packed", resources={"pack": 2}, **options)
+    alone, epoch, calls = untimed(searched(make(name="alone", **options))), PackedRuns.epoch, []
+
+    def cut_off(self: PackedRuns) -> Any:
+        calls.append(self)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return epoch(self)
+
+    monkeypatch.setattr(PackedRuns, "epoch", cut_off)
+    with caplog.at_level(logging.INFO, "petlas"), pytest.raises(KeyboardInterrupt):
+        search(config)
+    assert "in one pack each: trials 0, 1" in caplog.text
+    record = searched(config)
+    assert len(set(map(id, calls))) == 2 and [is_interrupted(trial) for trial in record.trials()[:2]] == [True] * 2
+    found = [row for row in untimed(record)["trials"] if not is_interrupted(record.trials()[row["number"]])]
+    for row, other in zip(found, alone["trials"], strict=True):
+        assert row == other | {"number": row["number"], "val": pytest.approx(other["val"], abs=1e-5)}

@@ -1,0 +1,171 @@
+"""Several trials in training at once, in one process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+
+from petlas.petl import Adapters, groups
+from petlas.search.stages.base import Proposal
+from petlas.search.stages.train import open_training
+from petlas.search.stages.training_run import TrainingRun
+from petlas.search.training import EpochResult, PackTraining
+from petlas.search.workbench import Workbench
+
+log = logging.getLogger("petlas")
+
+Outcome: TypeAlias = EpochResult | Exception
+"""What an epoch gave, or why there will be no further one."""
+
+
+class PackedRuns:
+    """Trainings of trials on one backbone: those whose designs go together are stepped together, others by themselves.
+
+    Each has its own checkpoint, which does not say how it was trained. Where a step of several fails, for want of
+    memory above all, they go on in two halves from their last epoch, until the one at fault is by itself.
+
+    Args:
+        bench: The run's workbench.
+        proposals: The trials.
+    """
+
+    def __init__(self, bench: Workbench, proposals: Iterable[Proposal]) -> None:
+        self._bench, self._proposals = bench, {proposal.number: proposal for proposal in proposals}
+        self._host = Adapters(bench.backbone().to(bench.device))
+        self._runs: dict[int, TrainingRun] = {}
+        self._seconds, self._had = dict.fromkeys(self._proposals, 0.0), dict.fromkeys(self._proposals, 0)
+        self._failed: dict[int, Exception] = {}
+        for number in self._proposals:
+            self._open(number)
+        self._groups = self._grouped()
+        self._packs: dict[tuple[int, ...], PackTraining] = {}
+
+    def epoch(self) -> dict[int, Outcome]:
+        """One epoch of each trial; those that have to begin an epoch anew are missing."""
+        found: dict[int, Outcome] = dict(self._failed)
+        self._failed = {}
+        for group in self._groups.copy():
+            found |= self._epoch_of(group)
+        return found
+
+    def finished(self, number: int) -> bool:
+        """Whether no further epoch of a trial is to come.
+
+        Args:
+            number: Its number.
+        """
+        return number not in self._runs or self._runs[number].finished
+
+    def drop(self, number: int) -> None:
+        """Go on without a trial.
+
+        Args:
+            number: Its number.
+        """
+        self._close(number)
+        left = [tuple(other for other in group if other != number) for group in self._groups]
+        self._groups = [group for group in left if group]
+
+    def _open(self, number: int) -> None:
+        """Begin a training, or take it up."""
+        start, name = time.perf_counter(), _name(number)
+        try:
+            self._runs[number] = open_training(self._bench, self._proposals[number], self._host, name)
+        except Exception as error:
+            self._failed[number] = error
+            if name in self._host:
+                self._host.remove(name)
+        self._seconds[number] += time.perf_counter() - start
+
+    def _close(self, number: int) -> None:
+        if self._runs.pop(number, None) is not None:
+            self._host.remove(_name(number))
+
+    def _grouped(self) -> list[tuple[int, ...]]:
+        """Those that go together; says who does not."""
+        numbers = {_name(number): number for number in self._runs}
+        if not numbers:
+            return []
+        found, alone = groups(self._host, numbers)
+        for reason in alone.values():
+            log.debug("trained by itself: %s", reason)
+        together = [tuple(numbers[name] for name in group) for group in found]
+        told = [", ".join(map(str, group)) for group in together]
+        log.info("in one pack each: trials %s", "; ".join(told))
+        return together
+
+    def _epoch_of(self, group: tuple[int, ...]) -> dict[int, Outcome]:
+        start = time.perf_counter()
+        going = tuple(number for number in group if not self._runs[number].unmeasured)  # others were taken up there
+        try:
+            self._train(going)
+        except Exception as error:
+            log.debug("trials %s failed in one pack", going, exc_info=True)
+            if len(group) > 1:
+                self._halve(group)
+                return {}
+            return dict.fromkeys(group, error)
+        for number in going:
+            self._seconds[number] += (time.perf_counter() - start) / len(going)
+        return {number: self._measured(number) for number in group}
+
+    def _train(self, numbers: tuple[int, ...]) -> None:
+        if len(numbers) < 2:
+            for number in numbers:
+                self._runs[number].train_epoch()
+            return
+        if numbers not in self._packs:
+            members = {_name(number): self._runs[number] for number in numbers}
+            self._packs = {numbers: PackTraining(self._host, members)} | {
+                known: pack for known, pack in self._packs.items() if not set(known) & set(numbers)
+            }
+        self._packs[numbers].train_epoch()
+
+    def _measured(self, number: int) -> Outcome:
+        start = time.perf_counter()
+        try:
+            result = self._runs[number].measured()
+        except Exception as error:
+            return error
+        self._seconds[number] += time.perf_counter() - start
+        self._had[number] = result.epoch
+        return replace(result, seconds=self._seconds[number])
+
+    def _halve(self, group: tuple[int, ...]) -> None:
+        """Take all of a group up again where their last epoch ended, in two groups."""
+        for number in group:
+            self._close(number)
+        if self._bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for number in group:
+            self._open(number)
+            if number in self._runs:
+                self._catch_up(number)
+        self._packs = {known: pack for known, pack in self._packs.items() if not set(known) & set(group)}
+        opened = [number for number in group if number in self._runs]
+        middle = math.ceil(len(opened) / 2)
+        halves: Sequence[Sequence[int]] = (opened[:middle], opened[middle:])
+        self._groups = [own for own in self._groups if own != group] + [tuple(half) for half in halves if half]
+        log.info("trials %s go on in packs of half as many", ", ".join(map(str, group)))
+
+    def _catch_up(self, number: int) -> None:
+        """Have a training that was opened again where it was last measured."""
+        run, epochs = self._runs[number], self._had[number]
+        try:
+            while run.progress.epochs < epochs:
+                run.train_epoch()
+        except Exception as error:
+            self._failed[number] = error
+            self._close(number)
+            return
+        run.unmeasured = run.progress.epochs > epochs
+
+
+def _name(number: int) -> str:
+    return f"trial{number}"
