@@ -51,13 +51,33 @@ def workers_of(session: int) -> list[int]:
 
 
 def clean_up(session: int) -> None:
-    """Give the processes of a killed driver time to see that it is gone, and end those that do not."""
-    until = time.monotonic() + 20
-    while of_session(session) and time.monotonic() < until:
-        time.sleep(0.2)
+    """End what a killed driver leaves: Ray's processes see only after a while that it is gone."""
     for pid in of_session(session):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+STOPPED = """
+import os, signal
+from petlas.search.cli import main
+from petlas.search.runners.ray.jobs import JobSearch
+
+on_epoch, on_trial_complete = JobSearch.on_epoch, JobSearch.on_trial_complete
+ended = []
+
+def count(search, trial_id, *args, **kwargs):
+    ended.append(on_trial_complete(search, trial_id, *args, **kwargs))
+
+def stop_in_mid_trial(search, trial_id, result):
+    keeps = on_epoch(search, trial_id, result)
+    if len(ended) >= 2 and result["epoch"] == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return keeps
+
+JobSearch.on_epoch, JobSearch.on_trial_complete = stop_in_mid_trial, count
+main()
+"""
+"""Stops itself when two trials have ended and a third has the first of its two epochs."""
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds Ray's processes in /proc")
@@ -80,12 +100,16 @@ def test_a_driver_that_is_killed_loses_nothing_and_trains_nothing_twice(
 
     with (tmp_path / "first.log").open("w") as log:
         driver = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-c", STOPPED, "search", path.name],
+            cwd=tmp_path,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
-        while finished(folder) < 2:
-            assert driver.poll() is None, (tmp_path / "first.log").read_text()
-            time.sleep(0.1)
+        _, status = os.waitpid(driver.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), (tmp_path / "first.log").read_text()
         assert 1 <= len(workers_of(driver.pid)) <= 2  # none that is not used
         driver.kill()
         driver.wait()
