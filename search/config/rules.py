@@ -52,7 +52,7 @@ def combination_faults(data: Mapping[str, Any]) -> list[Fault]:
 def _packs(data: Any) -> list[Fault]:
     """Packs are trained in the driver's process, and a trial in one has no time of its own."""
     pack = _sound(ResourcesConfig, data, "pack")
-    if pack is None or pack == 1:
+    if pack in (None, 1, "auto"):
         return []
     runner, address, limit = (_sound(ResourcesConfig, data, key) for key in ("runner", "address", "trial_timeout"))
     others = {"runner: ray": runner == "ray", "an address": address is not None, "a trial_timeout": limit is not None}

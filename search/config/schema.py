@@ -328,7 +328,9 @@ class ResourcesConfig(Group):
 
     With `pack: N` up to N trials are trained at once in this process, without Ray: the frozen backbone sees the images
     of all of them together, and each learns what it learns alone, up to rounding. What is drawn or stopped by what
-    others gave is as with N trials at once. On a CPU this gains little (benchmarks/engine/packs.md), so it is off.
+    others gave is as with N trials at once. On a CPU this gains little (benchmarks/engine/packs.md), so it is off. With
+    `auto`, where trials are done in this process, a pack of random designs is measured first, and packs are on if it
+    makes more steps in a second.
 
     All paths are the driver's: through Ray, it hands images and weights to the workers by Ray's `object_store`, and
     takes back what they learn. With `data: path` workers open them at the same paths; `auto` does so only where they do
@@ -343,7 +345,7 @@ class ResourcesConfig(Group):
     data: Literal["auto", "object_store", "path"] = "auto"
     trial_timeout: Positive | None = None
     cache_gb: Annotated[Number, Field(ge=0)] = 1.0
-    pack: PositiveInt = 1
+    pack: PositiveInt | Literal["auto"] = 1
 
 
 class RunConfig(Group):

@@ -106,7 +106,7 @@ def choose_runner(config: RunConfig, jobs: int | None = None) -> str:
     resources = config.resources
     if resources.runner != "auto":
         return resources.runner
-    if resources.pack > 1:
+    if resources.pack not in (1, "auto"):
         return "inline"
     if on_cluster(config):
         return "ray"

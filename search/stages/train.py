@@ -10,6 +10,7 @@ from typing import Any
 from petlas.petl import Adapters
 from petlas.search.stages.base import Proposal, TrialStage
 from petlas.search.stages.halving import Halving
+from petlas.search.stages.packing import pack_size
 from petlas.search.stages.proposer import Proposer
 from petlas.search.stages.supernet import FILE, shared_supernet
 from petlas.search.stages.training_run import TrainingRun, checkpoint_name
@@ -80,7 +81,7 @@ class TrainStage(TrialStage):
     @property
     def pack(self) -> int:
         """As the run says."""
-        return self.bench.config.resources.pack
+        return pack_size(self.bench)
 
     def owns(self, stage: str) -> bool:
         """All trials that are trained on train."""

@@ -45,11 +45,16 @@ class PackTraining:
                 with self._draws[name]:
                     picks[name] = learner.begin_epoch()
             for step in range(max(map(len, picks.values()))):
-                self._step({name: picks[name][step] for name in members if step < len(picks[name])})
+                self.step({name: picks[name][step] for name in members if step < len(picks[name])})
         for learner in members.values():
             learner.end_epoch()
 
-    def _step(self, picks: Mapping[str, torch.Tensor]) -> None:
+    def step(self, picks: Mapping[str, torch.Tensor]) -> None:
+        """One step of each of some members, which have begun an epoch.
+
+        Args:
+            picks: The images of the batch of each (B,).
+        """
         inputs, targets = {}, {}
         for name, pick in picks.items():
             with self._draws[name]:

@@ -99,7 +99,7 @@ def test_each_trial_gives_what_it_gives_alone_killed_in_between_or_halved(
     assert_close({n: [*first[n], *again[n][1:]] for n in first}, expected)
     assert all(first[n] == again[n][:1] for n in first)  # what may not have been written down is measured again
 
-    step, steps = PackTraining._step, []
+    step, steps = PackTraining.step, []
 
     def starved(self: PackTraining, picks: Any) -> None:
         steps.append(set(picks))
@@ -107,7 +107,7 @@ def test_each_trial_gives_what_it_gives_alone_killed_in_between_or_halved(
             raise MemoryError("too large")
         step(self, picks)
 
-    monkeypatch.setattr(PackTraining, "_step", starved)
+    monkeypatch.setattr(PackTraining, "step", starved)
     assert_close(curves(PackedRuns(small("halved"), proposals(small("halved"))), range(5)), expected)
     assert steps.count({"trial0", "trial2"}) == 4
 

@@ -1,0 +1,82 @@
+"""How many trials are trained at once: as the run says, or as many as win where it runs."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from petlas.petl import Adapters, groups
+from petlas.search.stages.training_run import TrainingRun
+from petlas.search.training import Fidelity, PackTraining
+from petlas.search.workbench import SERVED, Workbench
+
+log = logging.getLogger("petlas")
+
+MOST = {"cpu": 8, "cuda": 16}
+"""Trials in a pack, by the kind of device, where packs win."""
+_WINS, _ROUNDS = 1.05, 3
+
+
+@lru_cache(maxsize=SERVED)
+def pack_size(bench: Workbench) -> int:
+    """How many trials of a run are trained at once: `resources.pack`; with `auto` it is measured once, and said.
+
+    Args:
+        bench: The run's workbench.
+    """
+    wanted = bench.config.resources.pack
+    if wanted != "auto":
+        return wanted
+    size = MOST.get(bench.device.type, 1)
+    try:
+        found = _throughput(bench, size) if size > 1 else None
+    except Exception as error:
+        log.info("packs: off, as one could not be measured (%s)", error)
+        return 1
+    if found is None:
+        log.info("packs: off, as few designs of the space go together")
+        return 1
+    log.info("packs: %s, at %.2f times the steps per second", "on" if found > _WINS else "off", found)
+    return size if found > _WINS else 1
+
+
+def _throughput(bench: Workbench, size: int) -> float | None:
+    """Steps per second of random designs of the space in a pack, beside one by one; None where they go not together."""
+    rng, host = np.random.default_rng(bench.config.seed), Adapters(bench.backbone().to(bench.device))
+    fidelity = Fidelity(bench.config.train.epochs, bench.config.seed)
+    runs = {}
+    for number in range(size):
+        name, candidate = f"m{number}", bench.space.sample(rng, bench.budget)
+        runs[name] = TrainingRun(bench, candidate, fidelity, host=host, name=name)
+    names = max(groups(host, runs)[0], key=len)
+    if len(names) < max(2, size // 2):
+        return None
+    members = {name: runs[name] for name in names}
+    pack = PackTraining(host, members)
+    picks = {name: run.begin_epoch()[0] for name, run in members.items()}
+
+    def one_by_one() -> None:
+        for name, run in members.items():
+            run.update(run.accumulate(*run.batch(picks[name])), picks[name])
+
+    ratios = [
+        _seconds(one_by_one, bench.device) / _seconds(lambda: pack.step(picks), bench.device)
+        for _ in range(1 + _ROUNDS)
+    ]
+    return statistics.median(ratios[1:])  # the first one warms up
+
+
+def _seconds(action: Callable[[], object], device: torch.device) -> float:
+    """Of an action; of this process alone where that can be told."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    start = clock()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
