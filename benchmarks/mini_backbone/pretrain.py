@@ -1,9 +1,14 @@
-"""Pretrain the embedded mini backbone: distil a DINOv2 ViT-S/14, and name stroke glyphs and clip-art categories.
+"""Pretrain the embedded mini backbones: distil a teacher, and name stroke glyphs and clip-art categories.
 
     python benchmarks/mini_backbone/pretrain.py --teacher dinov2_vits14_fp16.safetensors \\
         --cliparts usr/share/openclipart/png --variants 6 --epochs 20 --out first.safetensors
     python benchmarks/mini_backbone/pretrain.py --teacher dinov2_vits14_fp16.safetensors \\
         --cliparts usr/share/openclipart/png --init first.safetensors --epochs 4 --out mini.safetensors
+
+The mini ViT distils a DINOv2 ViT-S/14. The others distil the mini ViT, whose tokens cost a twentieth:
+
+    python benchmarks/mini_backbone/pretrain.py --backbone swin_mini_patch4_64 \\
+        --cliparts usr/share/openclipart/png --images 20000 --variants 4 --minutes 20 --out swin.safetensors
 
 First on the drawings as they are, then on wilder variants too: without those the student knows the drawings by heart.
 The images are procedural (`images.py`) and public-domain clip art (`clipart.py`), drawn at 64 px. The teacher sees them
@@ -11,12 +16,14 @@ at 56 px, a 4 x 4 grid of 14 px patches; the student at 64 px with 16 px patches
 correspond one to one. Half of the images that are no glyphs are mirrored, and the teacher's patch tokens with them.
 Losses: squared error to the teacher's standardised class and patch tokens; cross entropy of the glyph or clip-art
 category where there is one; squared error of the colours of a 4 x 4 thumbnail told from the class token, which keeps
-the layout of colours that the teacher does not care for.
+the layout of colours that the teacher does not care for. Of a student on maps the pooled features stand for the class
+token; where its last map is of 2 x 2, the teacher's patch tokens are averaged.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +36,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from petlas.petl import MINI, input_config, load_backbone, shape_of
+from petlas.petl.mini import MINIS
 from petlas.search.config import TrainConfig
 from petlas.search.training.numerics import autocast_dtype, pick_device, precision
 
@@ -40,7 +48,7 @@ AUTOCAST = autocast_dtype(TrainConfig(), DEVICE)
 
 @dataclass(frozen=True)
 class Collection:
-    """Images (N, H, W, 3) uint8, classes (N,) with -1 for none, and standardised teacher tokens (N, 17, 384)."""
+    """Images (N, H, W, 3) uint8, classes (N,) with -1 for none, and standardised teacher tokens (N, 17, D)."""
 
     images: Tensor
     classes: Tensor
@@ -54,9 +62,10 @@ def as_pixels(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 @torch.no_grad()
-def teacher_tokens(checkpoint: Path, images: Tensor, batch: int = 128) -> Tensor:
-    """The teacher's final tokens, class first (N, 17, 384), in fp16."""
-    teacher = load_backbone("vit_small_patch14_dinov2", checkpoint, img_size=56).to(DEVICE)
+def teacher_tokens(checkpoint: Path | None, images: Tensor, batch: int = 128) -> Tensor:
+    """The teacher's final tokens, class first (N, 17, D), in fp16: DINOv2's, or the mini ViT's."""
+    known = load_backbone("vit_small_patch14_dinov2", checkpoint, img_size=56) if checkpoint else load_backbone(MINI)
+    teacher = known.to(DEVICE)
     inputs = input_config(teacher)
     tokens = torch.empty(len(images), 17, shape_of(teacher).width, dtype=torch.float16)
     for i in range(0, len(images), batch):
@@ -93,34 +102,42 @@ def augment(x: Tensor) -> Tensor:
     return x * contrast + brightness + torch.randn_like(x) * noise.uniform_(0, 0.08)
 
 
+def seen(student: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The student's class token or pooled features (N, C), and its patch tokens or last map (N, P, C)."""
+    z = student.forward_features(x)
+    if z.ndim == 3:
+        return z[:, 0], z[:, 1:]
+    pooled: Tensor = student.forward_head(z, pre_logits=True)
+    return pooled, z.flatten(1, 2) if z.shape[-1] == pooled.shape[-1] else z.flatten(2).transpose(1, 2)
+
+
 def pretrain(
-    student: nn.Module, heads: nn.ModuleDict, data: Collection, epochs: int, batch: int, lr: float, out: Path
+    student: nn.Module, heads: nn.ModuleDict, data: Collection, steps: int, batch: int, lr: float, out: Path
 ) -> None:
     """Train the student with AdamW, warm-up over 5% of the steps, cosine to zero; `out` is written every epoch."""
     parameters = [*student.parameters(), *heads.parameters()]
     decay, plain = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr, fused=True)
-    steps, weights = len(data.images) // batch, torch.tensor([1.0, 0.5, 0.15, 1.0], device=DEVICE)
-    total_steps = epochs * steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=total_steps, pct_start=0.05)
+    each, weights = len(data.images) // batch, torch.tensor([1.0, 0.5, 0.15, 1.0], device=DEVICE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.05)
     start = time.time()
-    for epoch in range(epochs):
+    for first in range(0, steps, each):
         total = torch.zeros_like(weights)
-        for pick in torch.randperm(len(data.images))[: steps * batch].view(steps, batch):
+        picks = torch.randperm(len(data.images))[: each * batch].view(each, batch)[: steps - first]
+        for pick in picks:
             x = as_pixels(data.images[pick].to(DEVICE), (0.5,) * 3, (0.5,) * 3)
             classes, tokens = data.classes[pick].to(DEVICE), data.tokens[pick].to(DEVICE).float()
             known, is_glyph = classes >= 0, (classes >= 0) & (classes < GLYPH_CLASSES)
             x, target = mirror(x, tokens, (torch.rand(batch, device=DEVICE) < 0.5) & ~is_glyph)
             with precision(DEVICE, AUTOCAST):
-                z = student.forward_features(augment(x))
-            z = z.float()
+                pooled, patches = (z.float() for z in seen(student, augment(x)))
             losses = torch.stack(
                 [
-                    F.mse_loss(heads["cls"](z[:, 0]), target[:, 0]),
-                    F.mse_loss(heads["patch"](z[:, 1:]), target[:, 1:]),
-                    F.cross_entropy(heads["class"](z[known, 0]), classes[known], label_smoothing=0.1),
-                    F.mse_loss(heads["colour"](z[:, 0]), F.adaptive_avg_pool2d(x, 4).flatten(1)),
+                    F.mse_loss(heads["cls"](pooled), target[:, 0]),
+                    F.mse_loss(heads["patch"](patches), averaged(target[:, 1:], patches.shape[1])),
+                    F.cross_entropy(heads["class"](pooled[known]), classes[known], label_smoothing=0.1),
+                    F.mse_loss(heads["colour"](pooled), F.adaptive_avg_pool2d(x, 4).flatten(1)),
                 ]
             )
             optimiser.zero_grad()
@@ -129,20 +146,40 @@ def pretrain(
             optimiser.step()
             schedule.step()
             total += losses.detach()
-        shown = "  ".join(f"{n} {v:.3f}" for n, v in zip(heads, (total / steps).tolist(), strict=True))
-        print(f"epoch {epoch + 1}/{epochs}  {shown}  {time.time() - start:.0f} s", flush=True)
+        shown = "  ".join(f"{n} {v:.3f}" for n, v in zip(heads, (total / len(picks)).tolist(), strict=True))
+        print(f"step {first + len(picks)}/{steps}  {shown}  {time.time() - start:.0f} s", flush=True)
         state = {k: v.half().cpu().contiguous() for k, v in student.state_dict().items()}
         save_file(state, str(out), metadata={"format": "pt"})
 
 
-def make_heads(width: int, num_classes: int) -> nn.ModuleDict:
+def averaged(tokens: Tensor, number: int) -> Tensor:
+    """Patch tokens (N, 16, D) of a grid as so many, (N, number, D)."""
+    side = math.isqrt(number)
+    return F.adaptive_avg_pool2d(tokens.transpose(1, 2).unflatten(2, (4, 4)), side).flatten(2).transpose(1, 2)
+
+
+def seconds_of_a_step(student: nn.Module, batch: int) -> float:
+    """How long a step takes here, with a fifth for what is not the student."""
+    x = torch.randn(batch, 3, 64, 64, device=DEVICE)
+    taken = []
+    for _ in range(5):
+        start = time.time()
+        with precision(DEVICE, AUTOCAST):
+            pooled, _ = seen(student, x)
+        pooled.float().square().mean().backward()
+        taken.append(time.time() - start)
+    student.zero_grad()
+    return 1.2 * sorted(taken)[2]
+
+
+def make_heads(width: int, told: int, num_classes: int) -> nn.ModuleDict:
     """What the losses are measured on; only the student is kept."""
-    outputs = {"cls": 384, "patch": 384, "class": num_classes, "colour": 4 * 4 * 3}
+    outputs = {"cls": told, "patch": told, "class": num_classes, "colour": 4 * 4 * 3}
     return nn.ModuleDict({name: nn.Linear(width, size) for name, size in outputs.items()})
 
 
 def load_collection(
-    teacher: Path, cliparts: Path, variants: int, count: int, cache: Path | None
+    teacher: Path | None, cliparts: Path, variants: int, count: int, cache: Path | None
 ) -> tuple[Collection, int]:
     """All images with the teacher's tokens, and the number of classes; kept in `cache`, for drawing takes a while."""
     if cache and cache.exists():
@@ -161,13 +198,17 @@ def load_collection(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", type=Path, required=True, help="DINOv2 ViT-S/14 weights in timm's key names")
+    parser.add_argument(
+        "--teacher", type=Path, help="DINOv2 ViT-S/14 weights in timm's key names; else the mini ViT teaches"
+    )
+    parser.add_argument("--backbone", default=MINI, choices=MINIS, help="who is taught")
     parser.add_argument("--cliparts", type=Path, required=True, help="the folder png of Debian's openclipart-png")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="weights of an earlier training to start from")
     parser.add_argument("--images", type=int, default=30_000, help="procedural images")
     parser.add_argument("--variants", type=int, default=VARIANTS, help="of each drawing")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--minutes", type=float, help="as many steps as take so long, in place of --epochs")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--cache", type=Path, help="where the images and the teacher's tokens are kept between runs")
@@ -176,9 +217,12 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     data, num_classes = load_collection(args.teacher, args.cliparts, args.variants, args.images, args.cache)
-    student = load_backbone(MINI, args.init, pretrained=False).train().to(DEVICE)
-    heads = make_heads(shape_of(student).width, num_classes).to(DEVICE)
-    pretrain(student, heads, data, args.epochs, args.batch, args.lr, args.out)
+    student = load_backbone(args.backbone, args.init, pretrained=False).train().to(DEVICE)
+    heads = make_heads(shape_of(student).width, data.tokens.shape[-1], num_classes).to(DEVICE)
+    steps = args.epochs * (len(data.images) // args.batch)
+    if args.minutes is not None:
+        steps = max(20, int(60 * args.minutes / seconds_of_a_step(student, args.batch)))
+    pretrain(student, heads, data, steps, args.batch, args.lr, args.out)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Linear probes on the mini backbone: test errors with pretrained and with random weights, 1,000 training images.
+"""Linear probes on a mini backbone: test errors with pretrained and with random weights, 1,000 training images.
 
     python benchmarks/mini_backbone/probe.py --root DATA > benchmarks/mini_backbone/probe.md
 
-The probe is a logistic regression on the standardised class token after the last norm, fitted on the 1,000 training
-images and tested once; its regularisation has the fewest errors in 5-fold cross-validation on them, separately for each
-backbone. With `--val` those cross-validated errors are printed: for choosing between weights without looking at test.
+The probe is a logistic regression on the standardised class token after the last norm, or pooled features, fitted on
+the 1,000 training images and tested once; its regularisation has the fewest errors in 5-fold cross-validation on them,
+separately for each backbone. With `--val` those cross-validated errors are printed: for choosing between weights
+without looking at test.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from petlas.datasets import Task, View, open_store, open_task
 from petlas.petl import MINI, input_config, load_backbone
+from petlas.petl.mini import MINIS
 from petlas.search.training import ImageBatches
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -28,7 +30,7 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 @torch.inference_mode()
 def features(model: torch.nn.Module, view: View) -> np.ndarray:
-    """Class tokens (N, D) of a view."""
+    """Class tokens or pooled features (N, D) of a view."""
     inputs = input_config(model)
     images = open_store(view.source, inputs.size, interpolation=inputs.interpolation)
     data = ImageBatches(images, view.targets, inputs, torch.device("cpu"), indices=view.indices)
@@ -52,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="where the VTAB-layout tasks lie; without it, digits alone")
     parser.add_argument("--tasks", nargs="*", default=["digits", "emoji_group", "mnist"])
+    parser.add_argument("--backbone", default=MINI, choices=MINIS)
     parser.add_argument("--checkpoint", type=Path, help="other weights than the shipped ones")
     parser.add_argument("--val", action="store_true", help="print cross-validated errors instead of test errors")
     args = parser.parse_args()
@@ -63,8 +66,8 @@ def main() -> None:
         random = []
         for seed in range(3):
             torch.manual_seed(seed)
-            random.append(probe_errors(load_backbone(MINI, pretrained=False), task, args.val))
-        pretrained = probe_errors(load_backbone(MINI, args.checkpoint), task, args.val)
+            random.append(probe_errors(load_backbone(args.backbone, pretrained=False), task, args.val))
+        pretrained = probe_errors(load_backbone(args.backbone, args.checkpoint), task, args.val)
         fewer = 1 - pretrained / np.mean(random)
         shown = ", ".join(map(str, random))
         print(f"| {name} | {len(task.views[view])} | {shown} | {pretrained} | {fewer:.0%} |", flush=True)

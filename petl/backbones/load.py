@@ -15,34 +15,21 @@ import timm
 import torch
 from timm.data.config import resolve_model_data_config
 from timm.models import get_pretrained_cfg
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-import petlas.petl.mini
+from petlas.lazy import look_up
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.anatomy import backbone_name
 from petlas.petl.backbones.base import BackboneError
 from petlas.petl.backbones.checkpoint import load_file
+from petlas.petl.mini import MINIS, mini_cfg, mini_file
 from petlas.petl.shape import BackboneShape
 
 MINI = "vit_mini_patch16_64"
-"""The backbone inside the package; `petl/mini/MODEL_CARD.md` says what it is."""
+"""The first of the backbones inside the package; `petl/mini/MODEL_CARD.md` says what it is."""
 
 HUB_SECONDS = 5.0
 """How long the Hub may take to answer at all."""
-
-_MINI_FILE = Path(petlas.petl.mini.__path__[0]) / f"{MINI}.safetensors"
-_MINI_ARGS: dict[str, Any] = {"img_size": 64, "patch_size": 16, "embed_dim": 128, "depth": 6, "num_heads": 4}
-_MINI_HOST = "vit_tiny_patch16_224"
-"""An architecture of timm's that is the same class: `_MINI_ARGS` come before its own."""
-_MINI_CFG = {
-    "architecture": MINI,
-    "input_size": (3, 64, 64),
-    "mean": (0.5, 0.5, 0.5),
-    "std": (0.5, 0.5, 0.5),
-    "interpolation": "bicubic",
-    "crop_pct": 1.0,
-}
 
 
 @dataclass(frozen=True)
@@ -74,7 +61,7 @@ def load_backbone(
     """A pretrained backbone with a fresh head.
 
     Args:
-        name: A timm name, with or without a weight tag, or `vit_mini_patch16_64`, which is part of petlas.
+        name: A timm name, with or without a weight tag, or one of `MINIS`, which are part of petlas.
         checkpoint: Weights in a `.safetensors`, `.pth` or Google `.npz` file; by default timm's from the Hub.
         num_classes: Outputs of the head; 0 for no head.
         img_size: Side of the input in pixels, if not the backbone's own: position embeddings are interpolated.
@@ -87,11 +74,11 @@ def load_backbone(
     Raises:
         BackboneError: On an unknown name, an unsupported architecture, or weights that do not fit.
     """
-    own = name == MINI and checkpoint is None
+    own = name in MINIS and checkpoint is None
     from_hub = pretrained and checkpoint is None and not own
     model = _create(name, img_size=img_size, drop_path_rate=drop_path_rate, pretrained=from_hub)
     if checkpoint is not None or (own and pretrained):
-        load_file(family_of(model), model, name, _MINI_FILE if checkpoint is None else Path(checkpoint))
+        load_file(family_of(model), model, name, mini_file(name) if checkpoint is None else Path(checkpoint))
     if checkpoint is not None:
         vars(model)["checkpoint_path"] = str(Path(checkpoint).resolve())
     if num_classes:
@@ -137,8 +124,8 @@ def timm_recipe(name: str, img_size: int) -> tuple[str, dict[str, Any]]:
         name: As for `load_backbone`.
         img_size: Side of the input in pixels.
     """
-    if name == MINI:
-        return _MINI_HOST, _MINI_ARGS | {"img_size": img_size}
+    if mini := MINIS.get(name):
+        return mini.host, dict(mini.arguments) | ({"img_size": img_size} if mini.takes_size else {})
     architecture, _, _ = name.partition(".")
     cfg = timm.get_pretrained_cfg(name)
     own = cfg.input_size[-1] if cfg is not None else None
@@ -148,6 +135,8 @@ def timm_recipe(name: str, img_size: int) -> tuple[str, dict[str, Any]]:
 @cache
 def _takes_size(name: str) -> bool:
     """Whether timm makes a model for an image size: it makes transformers so, and convolutional networks without."""
+    if name in MINIS:
+        return MINIS[name].takes_size
     cfg = timm.get_pretrained_cfg(name)
     try:
         with torch.device("meta"):
@@ -161,11 +150,11 @@ def _takes_size(name: str) -> bool:
 
 def _create(name: str, img_size: int | None, drop_path_rate: float, pretrained: bool = False) -> nn.Module:
     size: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
-    fixed = not size or name == MINI or not timm.is_model(name) or _takes_size(name)
-    if name == MINI:
-        model: nn.Module = _make_mini(size, drop_path_rate)
+    fixed = not size or (name not in MINIS and not timm.is_model(name)) or _takes_size(name)
+    if name in MINIS:
+        model: nn.Module = _make_mini(name, size if fixed else {}, drop_path_rate)
     elif not timm.is_model(name):
-        near = difflib.get_close_matches(name, [MINI, *timm.list_models("*vit*")], n=3)
+        near = difflib.get_close_matches(name, [*MINIS, *timm.list_models("*vit*")], n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models('vit_*')"
         raise BackboneError(f"backbone must be a timm model, got {name!r}; {hint}")
     else:
@@ -203,13 +192,14 @@ def _made(name: str, drop_path_rate: float, **arguments: Any) -> nn.Module:
         return timm.create_model(name, **arguments)
 
 
-def _make_mini(size: Mapping[str, Any], drop_path_rate: float) -> nn.Module:
+def _make_mini(name: str, size: Mapping[str, Any], drop_path_rate: float) -> nn.Module:
+    mini = MINIS[name]
     try:
-        mini = VisionTransformer(**{**_MINI_ARGS, **size}, num_classes=0, drop_path_rate=drop_path_rate)
+        model: nn.Module = look_up(mini.kind)(**mini.arguments | size, num_classes=0, drop_path_rate=drop_path_rate)
     except Exception as error:
-        raise BackboneError(f"cannot create {MINI} with img_size={size.get('img_size')}: {error}") from error
-    mini.pretrained_cfg = dict(_MINI_CFG)  # type: ignore[assignment]
-    return mini
+        raise BackboneError(f"cannot create {name} with img_size={size.get('img_size')}: {error}") from error
+    vars(model)["pretrained_cfg"] = mini_cfg(name)
+    return model
 
 
 def _from_cache(name: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def heat_map(report: SensitivityReport) -> bytes:
-    """A PNG: the share of each operation of each block in the whole sensitivity, on a logarithmic scale."""
+    """A PNG: the share of each operation of each block in the whole sensitivity, on a logarithmic scale.
+
+    Lines part the stages.
+    """
     operations = list(dict.fromkeys(operation for site in report.sites for operation in site))
     values = np.array([[site.get(operation, 0.0) for operation in operations] for site in report.sites])
     shares = np.log10(np.maximum(values / max(values.sum(), np.finfo(float).tiny), 1e-6))
@@ -29,7 +33,9 @@ def heat_map(report: SensitivityReport) -> bytes:
     image = axes.imshow(shares, aspect="auto", cmap="viridis")
     axes.set_xticks(range(len(operations)), operations)
     axes.set_yticks(range(len(values)))
-    axes.set_ylabel("block")
+    axes.set_ylabel("block" if len(report.stages) < 2 else "block, stages apart")
+    for end in accumulate(report.stages[:-1]):
+        axes.axhline(end - 0.5, color="white", linewidth=2)
     axes.set_title(shown(f"{report.task}: {report.backbone}"), fontsize=10, parse_math=False)
     figure.colorbar(image, label="share of the sensitivity, log10")
     file = io.BytesIO()

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ class SensitivityReport:
         designs: One for each budget.
         seconds: What the gradients took, and all that came after them.
         settings: What this depends on: of the run's settings, and fingerprints of its images and weights.
+        stages: Blocks of each stage.
     """
 
     task: str
@@ -62,6 +63,7 @@ class SensitivityReport:
     designs: list[Allocated]
     seconds: dict[str, float]
     settings: dict[str, Any]
+    stages: list[int] = field(default_factory=list)
 
 
 def budgets_of(bench: Workbench) -> list[int]:
@@ -106,7 +108,15 @@ def make_report(bench: Workbench) -> SensitivityReport:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the trials of this search run in other processes
     return SensitivityReport(
-        config.task.name, shape.name, settings.criterion, settings.head, sites, allocated, seconds, _settings(bench)
+        config.task.name,
+        shape.name,
+        settings.criterion,
+        settings.head,
+        sites,
+        allocated,
+        seconds,
+        _settings(bench),
+        [stage.depth for stage in shape.stages],
     )
 
 

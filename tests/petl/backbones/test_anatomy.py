@@ -6,7 +6,14 @@ from petlas.petl import count_params, get_method, shape_by_name, shape_of
 from petlas.petl.design import Design
 
 PUBLISHED = {
-    "swin_tiny_patch4_window7_224": {"full": 27_519_354, "lora": 141_312, "adapter": 75_168, "bitfit": 52_224},
+    "swin_tiny_patch4_window7_224": {
+        **{"full": 27_519_354, "lora": 141_312, "adapter": 75_168, "mona": 1_408_128, "lorand": 440_256},
+        **{"ln_tune": 24_768, "bitfit": 52_224},
+    },
+    "swin_large_patch4_window7_224": {
+        **{"full": 194_995_476, "lora": 577_536, "adapter": 307_008, "mona": 5_267_712, "lorand": 1_792_896},
+        **{"ln_tune": 86_400, "bitfit": 205_824},
+    },
     "swin_base_patch4_window7_224": {
         **{"full": 86_743_224, "lora": 385_024, "adapter": 204_736, "mona": 3_667_456, "lorand": 1_197_312},
         **{"ln_tune": 57_600, "bitfit": 137_216, "fact_tt": 135_168},
@@ -16,6 +23,11 @@ PUBLISHED = {
         **{"full": 87_566_464, "lora": 1_443_840, "adapter": 307_104, "ln_tune": 40_192, "bitfit": 130_304},
     },
     "swinv2_base_window8_256": {"full": 86_893_816, "ln_tune": 54_016, "bitfit": 111_616 + 24_064},
+    "resnet50": {"full": 23_508_032, "ln_tune": 53_120, "bitfit": 26_560},
+    "resnet101": {"full": 42_500_160},
+    "vit_base_patch16_clip_quickgelu_224": {"full": 85_799_424, "ln_tune": 39_936},
+    "eva02_base_patch16_clip_224": {"full": 85_869_312, "ln_tune": 105_984, "bitfit": 139_776},
+    "eva_giant_patch14_224": {"full": 1_011_146_112},
 }
 """By the default size of each method, as papers and repositories count them."""
 

@@ -28,11 +28,13 @@ from petlas.petl import (
     remove,
     reset_head,
     save_adapter,
+    shape_by_name,
     shape_of,
 )
 from petlas.petl.backbones import checkpoint as module
 from petlas.petl.backbones.anatomy import backbone_name
 from petlas.petl.backbones.load import MINI, fingerprint
+from petlas.petl.mini import MINIS
 
 NAME = "vit_tiny_patch16_224"
 
@@ -319,6 +321,30 @@ def test_the_embedded_backbone_is_a_plain_vit_of_its_declared_shape():
     assert not model.training
 
 
+@pytest.mark.parametrize(
+    ("name", "family", "widths", "grids"),
+    [
+        ("swin_mini_patch4_64", "swin", ((1, 32), (1, 64), (4, 128)), [(16, 16), (8, 8), (4, 4)]),
+        ("convnext_mini_64", "convnext", ((1, 32), (1, 64), (3, 128), (1, 192)), [(16, 16), (8, 8), (4, 4), (2, 2)]),
+    ],
+)
+def test_the_embedded_backbones_with_stages_load_at_any_size_and_save_adapters(name, family, widths, grids, tmp_path):
+    model = load_backbone(name, num_classes=4)
+    shape, config = shape_of(model), input_config(model)
+    assert (shape.name, family_of(model).name, shape.widths) == (name, family, widths)
+    assert [stage.grid for stage in shape.stages] == grids
+    assert (config.size, config.mean, config.std) == (64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    apply(model, Design.of([Placement("adapter", 3, 4)]))
+    save_adapter(model, tmp_path / "a.safetensors")
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(load_adapter(tmp_path / "a.safetensors")(x), model(x))
+    assert load_backbone(name, img_size=96)(torch.randn(1, 3, 96, 96)).isfinite().all()
+    assert shape_by_name(name, 32).grid == (8, 8) and not torch.equal(
+        load_backbone(name).state_dict()[next(iter(model.state_dict()))],
+        load_backbone(name, pretrained=False).state_dict()[next(iter(model.state_dict()))],
+    )
+
+
 def test_the_input_is_normalised_as_the_backbone_was_pretrained():
     vit = load_backbone(f"{NAME}.augreg_in21k", pretrained=False, img_size=32)
     dino = load_backbone("vit_small_patch14_dinov2", pretrained=False, img_size=28)
@@ -375,9 +401,10 @@ def test_the_real_dinov2_weights_load_at_another_image_size(dinov2_file, tmp_pat
         assert torch.equal(remove(model).forward_features(pixels), before)
 
 
-def test_the_embedded_weights_are_small_and_in_half_precision():
-    file = Path(petlas.petl.mini.__path__[0]) / f"{MINI}.safetensors"
-    assert file.stat().st_size <= 8 * 2**20
+@pytest.mark.parametrize("name", MINIS)
+def test_the_embedded_weights_are_small_and_in_half_precision(name):
+    file = Path(petlas.petl.mini.__path__[0]) / f"{name}.safetensors"
+    assert file.stat().st_size <= 4 * 2**20
     assert {value.dtype for value in load_file(file).values()} == {torch.float16}
 
 

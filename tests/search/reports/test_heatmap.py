@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,12 @@ def test_the_picture_is_a_png(tmp_path: Path) -> None:
     heatmap.write_heat_map(report("digits", 0), tmp_path / "map.png")
     with Image.open(tmp_path / "map.png") as image:
         assert image.format == "PNG" and min(image.size) > 200
+
+
+def test_stages_are_parted_by_lines() -> None:
+    whole = report("digits", 0)
+    parted = [heatmap.heat_map(replace(whole, stages=stages)) for stages in ([6], [1, 5], [3, 3])]
+    assert parted[0] == heatmap.heat_map(whole) and len(set(parted)) == 3
 
 
 def test_a_report_without_any_sensitivity_can_be_drawn() -> None:

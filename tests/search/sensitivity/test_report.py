@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from petlas.petl import load_backbone
+from petlas.petl import apply, count_params, load_backbone
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
@@ -209,6 +209,28 @@ def test_plain_data_of_a_report_says_all(bench: Bench) -> None:
     assert [d["budget"] for d in data["designs"]] == [2_000, 4_000]
     assert all(0 < d["params"] <= d["budget"] for d in data["designs"])
     assert data["seconds"].keys() == {"gradients", "after"}
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "operations"),
+    [
+        ("swin_mini_patch4_64", [1, 1, 4], {"norm1", "q", "k", "v", "proj", "norm2", "fc1", "fc2"}),
+        ("convnext_mini_64", [1, 1, 3, 1], {"conv", "norm2", "fc1", "fc2"}),
+    ],
+)
+def test_a_backbone_with_stages_is_measured_block_by_block_and_given_a_budget(
+    bench: Bench, name: str, stages: list[int], operations: set[str]
+) -> None:
+    methods = {"lora": {"blocks": "all", "sizes": [0, "1/32", "1/16"], "options": {"targets": "fc1,fc2"}}}
+    it = bench(backbone={"name": name, "img_size": 32}, space={"methods": methods})
+    made = report_of(it)
+    assert made.stages == stages and len(made.sites) == sum(stages)
+    assert all(set(site) == operations and min(site.values()) > 0 for site in made.sites)
+    for given in made.designs:
+        assert given.params <= given.budget and count_params(Design.from_dict(given.design), it.shape) == given.params
+    by_spt = report_of(bench(backbone={"name": name, "img_size": 32}, sensitivity=SMALL | {"rule": "spt"}))
+    assert [given.params for given in by_spt.designs] == SMALL["budgets"]
+    apply(it.backbone(), Design.from_dict(by_spt.designs[-1].design))
 
 
 def test_a_report_is_read_without_torch() -> None:
