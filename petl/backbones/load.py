@@ -195,7 +195,9 @@ def _made(name: str, drop_path_rate: float, **arguments: Any) -> nn.Module:
 def _make_mini(name: str, size: Mapping[str, Any], drop_path_rate: float) -> nn.Module:
     mini = MINIS[name]
     try:
-        model: nn.Module = look_up(mini.kind)(**mini.arguments | size, num_classes=0, drop_path_rate=drop_path_rate)
+        model: nn.Module = look_up(mini.kind)(
+            **{**mini.arguments, **size}, num_classes=0, drop_path_rate=drop_path_rate
+        )
     except Exception as error:
         raise BackboneError(f"cannot create {name} with img_size={size.get('img_size')}: {error}") from error
     vars(model)["pretrained_cfg"] = mini_cfg(name)
