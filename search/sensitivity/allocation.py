@@ -176,8 +176,13 @@ def allocate_all(
 
 
 def _cost(tensor: BlockTensor, shape: BackboneShape, settings: SensitivityConfig) -> int:
-    """What it takes to train a tensor by a module, or a vector as a whole."""
+    """What it takes to train a tensor by a module, or a vector as a whole.
+
+    No module has a depthwise convolution as its target: it costs more than it has entries, which stand alone.
+    """
     if tensor.is_vector:
         return tensor.entries
+    if tensor.name not in (name for layer in shape.blocks[tensor.block].linears for name in layer.names):
+        return tensor.entries + 1
     module = Placement(settings.module, tensor.block, settings.rank, (("targets", tensor.name),))
     return count_params(Design.of([module]), shape)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from petlas.petl import apply, count_params, load_backbone
+from petlas.petl import apply, count_params, count_tuned, load_backbone
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
@@ -230,7 +230,9 @@ def test_a_backbone_with_stages_is_measured_block_by_block_and_given_a_budget(
         assert given.params <= given.budget and count_params(Design.from_dict(given.design), it.shape) == given.params
     by_spt = report_of(bench(backbone={"name": name, "img_size": 32}, sensitivity=SMALL | {"rule": "spt"}))
     assert [given.params for given in by_spt.designs] == SMALL["budgets"]
-    apply(it.backbone(), Design.from_dict(by_spt.designs[-1].design))
+    model = apply(it.backbone(), Design.from_dict(by_spt.designs[-1].design))
+    model(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    assert count_tuned(model) == SMALL["budgets"][-1] and all(p.grad is not None for p in model.petl.parameters())
 
 
 def test_a_report_is_read_without_torch() -> None:
