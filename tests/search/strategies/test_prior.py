@@ -82,4 +82,4 @@ def test_a_folder_without_finished_runs_is_refused_and_a_broken_run_left_out_wit
 
 def test_another_strategy_does_not_read_it_and_says_so() -> None:
     with pytest.raises(ConfigError, match=r"search\.prior .*strategy: auto"):
-        load_config("demo", ["search.prior=runs"])
+        load_config("demo", ["strategy=trials", "search.prior=runs"])
