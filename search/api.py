@@ -243,28 +243,33 @@ def predict(adapter: str | Path, images: Images, checkpoint: str | None = None) 
 
 def evaluate(
     adapter: str | Path,
-    task: str,
+    task: str | Images,
     root: str | Path | None = None,
     view: str = "test",
     split_seed: int = 0,
     checkpoint: str | None = None,
+    labels: Sequence[Any] | None = None,
 ) -> Evaluation:
     """Measure an adapter on a task with the same classes: metrics, class by class, confusion and calibration.
 
     Args:
         adapter: The adapter file.
-        task: The task's name or folder.
+        task: The task's name or folder. Or images in any form that `predict` takes, with `labels`; or pairs of images
+            and labels, as a loader of normalised batches and targets gives them.
         root: The folder that holds the task's data.
         view: Which part of it; by default the test images are read.
         split_seed: Of the val or test that is set aside where the data has none.
         checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
+        labels: Of images that are given: the name of each one's class, or its number as the adapter counts them; where
+            an image can be of several classes a list of names, or a row of yes and no.
 
     Raises:
-        UserError: When the adapter or the task is at fault, or their classes are not the same.
+        UserError: When the adapter, the task, an image or a label is at fault, or the classes are not the same.
     """
     from petlas.search.evaluate import evaluate as evaluate_one
 
-    return evaluate_one(Path(adapter), task, None if root is None else Path(root), view, split_seed, checkpoint)
+    folder = None if root is None else Path(root)
+    return evaluate_one(Path(adapter), task, folder, view, split_seed, checkpoint, labels)
 
 
 def attention(

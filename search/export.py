@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from petlas.datasets import INTERPOLATIONS, open_task
 from petlas.petl import Exported, export_adapter, read_adapter_info
+from petlas.search.given import Given, task_for
 from petlas.search.predict import check_adapter
-from petlas.search.training.batches import ImageBatches
 
 IMAGES = 32
 """How many images of a task are compared."""
@@ -54,10 +52,6 @@ def task_images(name: str, root: Path | None, adapter: Path) -> Tensor:
         root: The folder that holds the task's data.
         adapter: The adapter file.
     """
-    inputs = read_adapter_info(adapter).input
-    view = open_task(name, root=root).views["train"].sample(IMAGES, seed=0)
-    size, resample = (inputs.size, inputs.size), INTERPOLATIONS[inputs.interpolation]
-    pixels = [np.asarray(view.source.image(int(index)).resize(size, resample)) for index in view.indices]
-    stored = np.stack(pixels).transpose(0, 3, 1, 2)
-    images, _ = ImageBatches(np.ascontiguousarray(stored), view.targets, inputs, torch.device("cpu")).batch(slice(None))
-    return images
+    info = read_adapter_info(adapter)
+    view = task_for(info, name, root).views["train"].sample(IMAGES, seed=0)
+    return torch.cat([batch for _, batch in Given.of(info).parts(map(view.source.image, view.indices.tolist()))])

@@ -1,4 +1,4 @@
-"""Images as callers have them, made into batches."""
+"""Images as callers have them, made into batches as an adapter's training images were."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from petlas.datasets import INTERPOLATIONS, SUFFIXES, DataError, ValueRange, read_image, to_rgb
+from petlas.datasets import (
+    INTERPOLATIONS,
+    SUFFIXES,
+    DataError,
+    Task,
+    ValueRange,
+    View,
+    open_store,
+    open_task,
+    read_image,
+    to_rgb,
+)
 from petlas.datasets.split import Indices
 from petlas.datasets.stores.decoding import decoded
 from petlas.petl import AdapterInfo, InputConfig
@@ -23,6 +34,46 @@ from petlas.search.training.batches import EVAL_BATCH, ImageBatches
 
 Part: TypeAlias = tuple[list[str], Tensor]
 """What some images are called, and the images (B, 3, S, S), normalised."""
+
+
+def task_for(info: AdapterInfo, name: str, root: Path | None = None, split_seed: int = 0) -> Task:
+    """A task whose images are read as those that an adapter was trained on.
+
+    Args:
+        info: The header of the adapter's file.
+        name: The task's name or folder.
+        root: The folder that holds the task's data.
+        split_seed: Of the val or test that is set aside where the data has none.
+
+    Raises:
+        DataError: When the task is at fault.
+    """
+    return open_task(name, root=root, split_seed=split_seed, value_range=value_range_of(info))
+
+
+def batches_for(info: AdapterInfo, view: View, device: torch.device) -> ImageBatches:
+    """The images of a view and their targets, decoded once and prepared as an adapter takes them.
+
+    Args:
+        info: The header of the adapter's file.
+        view: The images.
+        device: Where batches are wanted.
+
+    Raises:
+        DataError: When an image cannot be read.
+    """
+    store = open_store(view.source, info.input.size, interpolation=info.input.interpolation)
+    return ImageBatches(store, view.targets, info.input, device, indices=view.indices)
+
+
+def value_range_of(info: AdapterInfo) -> ValueRange | None:
+    """What was black and white in an adapter's training images of more than 8 bits.
+
+    Args:
+        info: The header of the adapter's file.
+    """
+    held = json.loads(info.task.get("value_range", "null"))
+    return None if held is None else (held[0], held[1])
 
 
 class Given:
@@ -45,8 +96,7 @@ class Given:
         Args:
             info: The header of its file.
         """
-        value_range = json.loads(info.task.get("value_range", "null"))
-        return cls(info.input, value_range and tuple(value_range))
+        return cls(info.input, value_range_of(info))
 
     def parts(self, items: Iterable[Any]) -> Iterator[Part]:
         """The batches.
@@ -128,12 +178,13 @@ class _Waiting:
                 f"an image must be a file, a PIL image or an array, or a loader's batch of tensors, got a "
                 f"{type(item).__name__} as number {name}"
             )
-        if item.dtype != np.uint8 or item.ndim not in (2, 3) or (item.ndim == 3 and item.shape[-1] != 3):
+        grey, deep = item.ndim == 2, item.dtype == np.uint16
+        if not ((grey and deep) or (item.dtype == np.uint8 and (grey or (item.ndim == 3 and item.shape[-1] == 3)))):
             raise DataError(
-                f"an array must be uint8 of the shape (H, W) or (H, W, 3), got {item.dtype} {item.shape} as number "
-                f"{name}; values of 0 to 1 become so by (255 * image).round().astype('uint8')"
+                f"an array must be uint8 of the shape (H, W) or (H, W, 3), or uint16 (H, W), got {item.dtype} "
+                f"{item.shape} as number {name}; values of 0 to 1 become so by (255 * image).round().astype('uint8')"
             )
-        return to_rgb(Image.fromarray(item))
+        return to_rgb(Image.fromarray(item), self.value_range)
 
 
 def files_in(place: str | Path) -> list[Path]:

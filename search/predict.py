@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import nn
 
 from petlas.datasets.progress import track
 from petlas.petl import AdapterError, load_adapter, read_adapter_info
-from petlas.search.given import Given, files_in
+from petlas.search.given import Given, Part, files_in
 from petlas.search.objectives import Objective, get_objective
 from petlas.search.objectives.base import ranked
-from petlas.search.training.numerics import pick_device
+from petlas.search.training.numerics import full_precision, pick_device
 
 ADAPTER = Path("best", "adapter.safetensors")
 """Where a run folder keeps its adapter file."""
@@ -60,23 +61,39 @@ def predict(adapter: Path, images: Images, checkpoint: str | None = None) -> lis
     check_adapter(adapter)
     info = read_adapter_info(adapter)
     objective = get_objective(info.kind)
-    items = _listed(images)
+    items = one_by_one(images)
     parts = Given.of(info).parts(items)
-    device = pick_device()
-    model = load_adapter(adapter, checkpoint=checkpoint).eval().to(device)
+    model = load_adapter(adapter, checkpoint=checkpoint)
 
     def labelled() -> Iterator[Prediction]:
-        for names, batch in parts:
-            with torch.inference_mode():
-                rows = objective.confidences(model(batch.to(device)).float()).cpu().tolist()
-            for name, row in zip(names, rows, strict=True):
+        for names, logits in outputs(model, parts):
+            for name, row in zip(names, objective.confidences(logits).tolist(), strict=True):
                 yield _prediction(name, row, objective, info.classes)
 
     return list(track(labelled(), len(items), "labelling images") if isinstance(items, list) else labelled())
 
 
-def _listed(images: Images) -> Iterable[Any]:
-    """One by one; a list where it is known how many there are."""
+def outputs(model: nn.Module, parts: Iterable[Part]) -> Iterator[Part]:
+    """The logits (B, K) of each batch in place of its images, in full precision.
+
+    Args:
+        model: A backbone with a design.
+        parts: Batches of named images.
+    """
+    device = pick_device()
+    model.float().eval().to(device)
+    for names, batch in parts:
+        with torch.inference_mode(), full_precision():
+            logits = model(batch.to(device)).float().cpu()
+        yield names, logits
+
+
+def one_by_one(images: Images) -> Iterable[Any]:
+    """What was given, one by one; a list where it is known how many there are.
+
+    Args:
+        images: In any form.
+    """
     if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
     if not isinstance(images, list | tuple | np.ndarray):

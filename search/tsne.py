@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from petlas.datasets import VIEWS, DataError, open_store, open_task
+from petlas.datasets import VIEWS, DataError
 from petlas.petl import family_of, load_adapter, plain_backbone, read_adapter_info
+from petlas.search.given import batches_for, task_for
 from petlas.search.predict import check_adapter
 from petlas.search.reports.text import shown
 from petlas.search.training.batches import ImageBatches
@@ -86,14 +87,14 @@ def tsne(
     check_adapter(adapter)
     if view not in VIEWS:
         raise DataError(f"--view must be one of {', '.join(VIEWS)}, got {view!r}")
-    info, data = read_adapter_info(adapter), open_task(task, root=root)
+    info = read_adapter_info(adapter)
+    data = task_for(info, task, root)
     if data.kind != "single_label":
         raise DataError(f"points are coloured by their class, and images of task {shown(data.name)} have several")
     part = data.views[view].sample(images, seed)
     if len(part) < _LEAST:
         raise DataError(f"t-SNE needs {_LEAST} images or more, got {len(part)}; take more --images or another --view")
-    store = open_store(part.source, info.input.size, interpolation=info.input.interpolation)
-    batches = ImageBatches(store, part.targets, info.input, pick_device(), indices=part.indices)
+    batches = batches_for(info, part, pick_device())
     models = {"backbone": plain_backbone(info, checkpoint).float(), "design": load_adapter(adapter, None, checkpoint)}
     points, apart = {}, {}
     for which, model in models.items():

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from petlas.errors import UserError
@@ -151,6 +152,18 @@ class Objective(ABC):
         """
 
     @abstractmethod
+    def targets(self, labels: Sequence[Any], classes: Sequence[str]) -> Tensor:
+        """Targets as the task's views hold them, of labels as callers have them.
+
+        Args:
+            labels: One for each image.
+            classes: Their names.
+
+        Raises:
+            ObjectiveError: When a label is of no class.
+        """
+
+    @abstractmethod
     def assess(self, confidences: Tensor, targets: Tensor, classes: Sequence[str]) -> Assessment:
         """What a model gets right and wrong.
 
@@ -159,6 +172,33 @@ class Objective(ABC):
             targets: As the task's views hold them, N of them.
             classes: Their names.
         """
+
+
+def class_number(label: Any, numbers: Mapping[str, int]) -> int:
+    """The number of the class that a label means.
+
+    Args:
+        label: The class's name or number.
+        numbers: Of all classes, by their names.
+
+    Raises:
+        ObjectiveError: When it means none.
+    """
+    if isinstance(label, str):
+        if label not in numbers:
+            near = get_close_matches(label, numbers, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the first of them are {', '.join([*numbers][:5])}"
+            raise ObjectiveError(f"a label must name one of the {len(numbers)} classes, got {label!r}; {hint}")
+        return numbers[label]
+    try:
+        number = index(label)
+    except TypeError as error:
+        raise ObjectiveError(
+            f"a label must be a class's name or its number, got a {type(label).__name__}: {label!r:.60}"
+        ) from error
+    if not 0 <= number < len(numbers):
+        raise ObjectiveError(f"a label must be 0..{len(numbers) - 1} or a class's name, got {number}")
+    return number
 
 
 def ranked(confidences: Sequence[float], classes: Sequence[str]) -> list[tuple[str, float]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petlas.search.objectives.base import Assessment, Meter, Metric, Objective, ranked
+from petlas.search.objectives.base import (
+    Assessment,
+    Meter,
+    Metric,
+    Objective,
+    ObjectiveError,
+    class_number,
+    ranked,
+)
 from petlas.search.objectives.calibration import calibration_of, share
 
 MEAN_AP = Metric("mAP")
@@ -70,6 +79,29 @@ class MultiLabel(Objective):
             classes: Their names.
         """
         return [(name, sure) for name, sure in ranked(confidences, classes) if sure >= SURE]
+
+    def targets(self, labels: Sequence[Any], classes: Sequence[str]) -> Tensor:
+        """Which classes each image has (N, K).
+
+        Args:
+            labels: For each image a list of names, or a row of K that says yes or no to each class.
+            classes: Their names.
+        """
+        numbers = {name: number for number, name in enumerate(classes)}
+        found = np.zeros((len(labels), len(classes)), dtype=bool)
+        for row, label in zip(found, labels, strict=True):
+            if isinstance(label, str) or not isinstance(label, Iterable):
+                raise ObjectiveError(f"an image's labels must be a list of names or a row of yes and no, got {label!r}")
+            if isinstance(label, list | tuple | set | frozenset) and all(isinstance(name, str) for name in label):
+                row[[class_number(name, numbers) for name in label]] = True
+                continue
+            said = np.asarray(label)
+            if said.shape != row.shape or not np.isin(said, (0, 1)).all():
+                raise ObjectiveError(
+                    f"a row of labels must say yes or no (1 or 0) to each of the {len(classes)} classes, got {label!r}"
+                )
+            row[:] = said
+        return torch.from_numpy(found)
 
     def assess(self, confidences: Tensor, targets: Tensor, classes: Sequence[str]) -> Assessment:
         """Average precision, recall and precision of each class; each class of each image counts for calibration."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petlas.search.objectives.base import Assessment, Meter, Metric, Objective, ranked
+from petlas.search.objectives.base import Assessment, Meter, Metric, Objective, class_number, ranked
 from petlas.search.objectives.calibration import calibration_of, share
 
 ACCURACY = Metric("accuracy", paired=True)
@@ -65,6 +66,16 @@ class SingleLabel(Objective):
             classes: Their names.
         """
         return ranked(confidences, classes)[:1]
+
+    def targets(self, labels: Sequence[Any], classes: Sequence[str]) -> Tensor:
+        """Numbers of classes (N,).
+
+        Args:
+            labels: A name or a number for each image.
+            classes: Their names.
+        """
+        numbers = {name: number for number, name in enumerate(classes)}
+        return torch.tensor([class_number(label, numbers) for label in labels], dtype=torch.int64)
 
     def assess(self, confidences: Tensor, targets: Tensor, classes: Sequence[str]) -> Assessment:
         """Recall, as `accuracy`, and precision of each class, and which classes are taken for which."""

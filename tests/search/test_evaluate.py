@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from petlas.datasets import DataError, open_task
-from petlas.petl import AdapterError, apply, load_backbone, save_adapter
+from petlas.errors import UserError
+from petlas.petl import AdapterError, apply, load_backbone, read_adapter_info, save_adapter
 from petlas.petl.design import Design
 from petlas.search.cli.output import print_json
+from petlas.search.given import Given
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
@@ -76,7 +78,9 @@ def test_classes_are_told_by_their_names_whatever_their_order(
     names = tuple(task.classes[i] for i in turned)
     views = {name: replace(view, targets=np.argsort(turned)[view.targets]) for name, view in task.views.items()}
     views["val"], views["trainval"] = (replace(views[v], source=views["train"].source) for v in ("val", "trainval"))
-    monkeypatch.setattr(module, "open_task", lambda *args, **more: replace(task, classes=names, views=views))
+    monkeypatch.setattr(
+        "petlas.search.given.open_task", lambda *args, **more: replace(task, classes=names, views=views)
+    )
     other = evaluate(path, "digits")
     assert other.classes == names
     monkeypatch.undo()
@@ -117,3 +121,89 @@ def test_a_random_split_that_is_not_the_adapter_s_is_told(tmp_path: Path) -> Non
     assert other.metrics["accuracy"] == other.metrics["mean_per_class"] == 0.5
     assert other.assessment.per_class[1]["taken_for"] == "blue"
     assert other.assessment.per_class[1]["precision"] is None
+
+
+@pytest.fixture(scope="module")
+def levels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An adapter of dark and bright images of 12 bits in 16, and their folder."""
+    folder = tmp_path_factory.mktemp("levels")
+    for name, level in (("bright", 3900), ("dark", 200)):
+        for part in ("train", "val", "test"):
+            (folder / "data" / part / name).mkdir(parents=True)
+            for number in range(6):
+                pixels = np.full((8, 8), level + number, np.uint16)
+                Image.fromarray(pixels).save(folder / "data" / part / name / f"{number}.png")
+    model = apply(load_backbone("vit_mini_patch16_64", num_classes=2, img_size=32), Design(()))
+    task = open_task(str(folder / "data"), value_range=(0, 4095))
+    about = {"name": "levels", "fingerprint": task.fingerprint, "value_range": "[0.0, 4095.0]"}
+    path = folder / "adapter.safetensors"
+    save_adapter(model, path, classes=("bright", "dark"), task=about)
+    return path, folder / "data"
+
+
+def test_a_task_of_16_bits_is_read_with_the_range_of_the_training_images(levels: tuple[Path, Path]) -> None:
+    adapter, data = levels
+    found = evaluate(adapter, str(data))
+    assert (found.images, found.notes) == (12, ())  # and no warning that its images may have been learned from
+    wanted = import_module("petlas.search.predict").predict(adapter, [data / "test"])
+    rows = found.assessment.confusion
+    assert rows is not None
+    assert [sum(column) for column in zip(*rows, strict=True)] == [
+        sum(p.label == name for p in wanted) for name in ("bright", "dark")
+    ]
+    images = import_module("petlas.search.export").task_images(str(data), None, adapter)
+    box = read_adapter_info(adapter).input
+    shades = (images * torch.tensor(box.std).view(3, 1, 1) + torch.tensor(box.mean).view(3, 1, 1)).unique()
+    assert shades.min().item() == pytest.approx(200 / 4095, abs=0.01)
+    assert shades.max().item() == pytest.approx(3905 / 4095, abs=0.01)
+    plane = import_module("petlas.search.tsne").tsne(adapter, str(data), images=12)
+    assert len(plane.labels) == 12
+
+
+def test_images_that_are_given_with_their_labels_are_measured_as_the_task_s(run: TrainingRun, adapter: Path) -> None:
+    task, inputs = run.bench.task, run.bench.inputs
+    view = task.views["val"].subset(range(12))
+    pictures = [view.source.image(int(index)) for index in view.indices]
+    numbers, names = view.targets.tolist(), [task.classes[int(target)] for target in view.targets]
+    batches = [batch for _, batch in Given(inputs).parts(pictures)]
+    pairs = torch.utils.data.TensorDataset(torch.cat(batches), torch.tensor(numbers))
+    expected = evaluate(adapter, pictures, labels=names)
+    assert (expected.images, expected.view, expected.classes, expected.notes) == (12, "given", task.classes, ())
+    said = [p.label for p in import_module("petlas.search.predict").predict(adapter, pictures)]
+    assert expected.metrics["accuracy"] == np.mean([a == b for a, b in zip(said, names, strict=True)])
+    arrays = [np.asarray(picture) for picture in pictures]
+    assert evaluate(adapter, np.stack(arrays), labels=view.targets).to_dict() == expected.to_dict()
+    for given in (list(zip(pictures, names, strict=True)), zip(arrays, numbers, strict=True)):
+        assert evaluate(adapter, given).to_dict() == expected.to_dict()
+    loaded = evaluate(adapter, torch.utils.data.DataLoader(pairs, 5))
+    assert loaded.assessment.confusion == expected.assessment.confusion
+    assert loaded.metrics == expected.metrics
+
+
+def test_images_of_several_labels_are_measured_with_lists_of_names_or_rows(tmp_path: Path) -> None:
+    model = apply(load_backbone("vit_mini_patch16_64", num_classes=3, img_size=32), Design(()))
+    with torch.no_grad():
+        model.get_parameter("head.weight").zero_()
+        model.get_parameter("head.bias").copy_(torch.tensor([2.0, 1.0, -3.0]))
+    save_adapter(model, tmp_path / "a.safetensors", classes="abc", kind="multi_label")
+    images = [Image.new("RGB", (8, 8))] * 4
+    found = evaluate(tmp_path / "a.safetensors", images, labels=[["a"], [], ("a", "b"), {"a"}])
+    assert [row["recall"] for row in found.assessment.per_class] == [1, 1, None]
+    assert [row["precision"] for row in found.assessment.per_class] == [0.75, 0.25, None]
+    rows = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 0, 0]])
+    assert evaluate(tmp_path / "a.safetensors", images, labels=rows).to_dict() == found.to_dict()
+
+
+def test_labels_that_do_not_fit_are_told(adapter: Path) -> None:
+    image, other = Image.new("L", (8, 8)), {"root": Path("/")}
+    for given, labels, more, text in (
+        ([image], ["eleven"], {}, "must name one of the 10 classes, got 'eleven'"),
+        ([image], [10], {}, r"must be 0\.\.9 or a class's name, got 10"),
+        ([image], [0.5], {}, "name or its number, got a float: 0.5"),
+        ([image, image], [1], {}, "one label for each of one or more images, got 1 for 2"),
+        ([], [], {}, "one or more images, got 0 for 0"),
+        ([image], None, {}, r"with labels=\[...\], or as pairs of images and labels, got a Image as number 0"),
+        ([image], [1], other, "root, view and split_seed say which images of a task"),
+    ):
+        with pytest.raises(UserError, match=text):
+            evaluate(adapter, given, labels=labels, **more)

@@ -183,6 +183,18 @@ def test_images_in_any_form_are_labelled_alike(adapter: Path, images: list[Path]
     assert [p.label for p in found] == [label for label, _ in expected[:2]]
 
 
+def test_an_adapter_of_half_precision_labels_images(tmp_path: Path, images: list[Path]) -> None:
+    model = load_backbone("vit_mini_patch16_64", num_classes=2, img_size=32).bfloat16()
+    save_adapter(apply(model, Design(())), tmp_path / "half.safetensors", classes=("no", "yes"))
+    assert len(predict(tmp_path / "half.safetensors", images)) == 7
+
+
+def test_grey_arrays_of_16_bits_are_read_as_files_of_them(adapter: Path, tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 2**16, (32, 32), dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert predict(adapter, deep)[0].top5 == predict(adapter, tmp_path / "deep.png")[0].top5
+
+
 def test_what_is_no_image_is_told(adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for given, text in (
