@@ -43,9 +43,9 @@ until ray status --address "$PETLAS_HOST:$PETLAS_PORT" > /dev/null 2>&1; do
     sleep 1
 done
 
+trap 'kill -TERM "$(jobs -p %petlas)" 2> /dev/null || exit 143' TERM # before it starts: no moment is without
 petlas search "$@" "resources.address=$PETLAS_HOST:$PETLAS_PORT" &
 driver=$!
-trap 'kill -TERM "$driver"' TERM
 status=0
 wait "$driver" || status=$?
 while kill -0 "$driver" 2> /dev/null; do # the signal ended `wait`, and not yet the driver

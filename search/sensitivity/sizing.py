@@ -30,6 +30,7 @@ _OPERATIONS_AT = {
     "mlp.out": ("fc2",),
     "patch_embed": (),
     "norm": (),
+    "norms": ("norm1", "norm2"),
     "head": (),
 }
 """The operations next to a site of a method's; `attn.q` and such are their own, any other is the whole block."""

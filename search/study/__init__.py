@@ -1,7 +1,7 @@
 """The study: what a trial records, and reading and writing the Optuna study of a run."""
 
 from petlas.search.study.lease import HOLDER, LOCK, Holding, LeaseError, held
-from petlas.search.study.reading import FIRST_LOSS, passes
+from petlas.search.study.reading import FIRST_LOSS, passes, price
 from petlas.search.study.record import ACCURACY, PARAMS, Ending, StudyRecord
 from petlas.search.study.storage import (
     DATABASE,
@@ -75,6 +75,7 @@ __all__ = [
     "is_trained",
     "mend_journal",
     "passes",
+    "price",
     "result_of",
     "row_of",
     "sqlite_url",

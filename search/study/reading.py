@@ -176,20 +176,12 @@ class StudyReader:
         return count
 
     def cost(self, trial: FrozenTrial) -> float:
-        """What a trial cost, in R: its passes over images, by those of an ordinary training; one with a score has none.
-
-        A training pass counts for three measuring ones. So it is the same on every machine.
+        """`price` of a trial of this study.
 
         Args:
-            trial: Of this study.
+            trial: The trial.
         """
-        attributes, images, whole = trial.user_attrs, self.about.get("images", {}), self.about.get("epochs", 0)
-        if attributes.get("stage") == SCORE or not whole:
-            return 0.0
-        train, val = images["train"], images["val"]
-        held = val if attributes.get("fold") is None else attributes.get("images", val)
-        epochs = attributes.get("epochs", max(trial.intermediate_values, default=0))
-        return passes(epochs, train + val - held, held) / passes(whole, train, val)
+        return price(trial, self.about)
 
     # Selection
 
@@ -259,6 +251,24 @@ def passes(epochs: int, train: float, val: float) -> float:
         val: Images that are measured on.
     """
     return epochs * (train + val / 3)
+
+
+def price(trial: FrozenTrial, about: Mapping[str, Any]) -> float:
+    """What a trial cost, in R: its passes over images, by those of an ordinary training; one with a score has none.
+
+    A training pass counts for three measuring ones. So it is the same on every machine.
+
+    Args:
+        trial: The trial.
+        about: What its study is of.
+    """
+    attributes, images, whole = trial.user_attrs, about.get("images", {}), about.get("epochs", 0)
+    if attributes.get("stage") == SCORE or not whole:
+        return 0.0
+    train, val = images["train"], images["val"]
+    held = val if attributes.get("fold") is None else attributes.get("images", val)
+    epochs = attributes.get("epochs", max(trial.intermediate_values, default=0))
+    return passes(epochs, train + val - held, held) / passes(whole, train, val)
 
 
 def _params(trials: Mapping[str, FrozenTrial]) -> dict[str, int]:

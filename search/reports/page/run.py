@@ -14,7 +14,7 @@ from petlas.search.config import RunConfig
 from petlas.search.objectives import Metric
 from petlas.search.reports.study_report import StudyReport
 from petlas.search.run_folder import LOG, SENSITIVITY_FILES
-from petlas.search.study import BASELINE, SCORE, StudyRecord, TrialRow, is_interrupted
+from petlas.search.study import BASELINE, SCORE, StudyRecord, TrialRow, is_interrupted, price
 
 _COMMAND, _VERSIONS = "INFO command: ", "INFO petlas "
 
@@ -110,15 +110,8 @@ class RunView:
 
     @cached_property
     def costs(self) -> list[tuple[FrozenTrial, float]]:
-        """Each trial that was counted, with what it cost in R: its epochs over those of an ordinary training."""
-        counted = [trial for trial in self.trials if not is_interrupted(trial)]
-        return [(trial, self._cost(trial)) for trial in counted]
-
-    def _cost(self, trial: FrozenTrial) -> float:
-        if trial.user_attrs.get("stage") == SCORE:
-            return 0.0
-        epochs = trial.user_attrs.get("epochs", max(trial.intermediate_values, default=0))
-        return float(epochs) / self.config.train.epochs
+        """Each trial that was counted, with what it cost in R."""
+        return [(trial, price(trial, self.about)) for trial in self.trials if not is_interrupted(trial)]
 
 
 def _read(path: Path) -> Any:

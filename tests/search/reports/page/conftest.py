@@ -63,7 +63,8 @@ def view(make: Callable[..., RunConfig], trial: Callable[..., FrozenTrial]) -> C
         images = more.pop("images", 200)
         extra = {key: more.pop(key) for key in ("agreement", "pooled") if key in more}
         report = StudyReport(rows, best, whole, Metric("accuracy", paired=True), images, **extra)
-        made = RunView(config=make(name=name), report=report, trials=trials, elapsed=60.0)
+        about = {"epochs": 2, "images": {"train": 800, "val": 200}}
+        made = RunView(config=make(name=name), report=report, trials=trials, about=about, elapsed=60.0)
         return replace(made, **more)
 
     return view

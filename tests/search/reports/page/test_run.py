@@ -28,10 +28,11 @@ def test_the_chosen_design_leads_and_each_candidate_counts_once(view: Callable[.
     assert [row.number for row in run.known] == [0]
 
 
-def test_a_trial_costs_its_epochs_over_those_of_a_training_and_a_score_nothing(
-    view: Callable[..., RunView], trial: Any
-) -> None:
+def test_a_trial_costs_its_passes_over_images_and_a_score_nothing(view: Callable[..., RunView], trial: Any) -> None:
+    """A pass in training is three in measuring; a fold has a part of train and val to measure on."""
     made: dict[str, Any] = {"backbone": "b", "placements": []}
     trials = [trial(0, 0.9, made), trial(1, None, made, epochs=1), trial(2, 0.5, made, "score")]
-    cut = trial(3, None, made, interrupted=True)
-    assert [cost for _, cost in view(trials=[*trials, cut]).costs] == pytest.approx([1, 0.5, 0])
+    fold = trial(3, 0.9, made, "folds", fold=0, folds=2, images=500)
+    cut = trial(4, None, made, interrupted=True)
+    costs = [cost for _, cost in view(trials=[*trials, fold, cut]).costs]
+    assert costs == pytest.approx([1, 0.5, 0, (3 * 500 + 500) / (3 * 800 + 200)])
