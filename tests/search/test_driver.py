@@ -233,10 +233,11 @@ def test_data_that_changed_under_a_run_are_refused_and_the_same_data_are_not(
 def test_weights_that_changed_under_a_run_are_refused(make: Make, training: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from petlas.petl import MINI, mini
+    from petlas.petl import MINI
+    from petlas.petl.mini import mini_file
 
     weights = tmp_path / "weights.safetensors"
-    shutil.copy(Path(mini.__path__[0]) / f"{MINI}.safetensors", weights)
+    shutil.copy(mini_file(MINI), weights)
     backbone = {"name": "vit_mini_patch16_64", "img_size": 32, "checkpoint": str(weights)}
     search(make(backbone=backbone, search={"trials": 2}))
     state = load_file(weights)
