@@ -98,6 +98,7 @@ class State:
         before: What of that was spent before this process.
         most: What it costs at most, in R.
         limit: After how many seconds nothing more begins.
+        paced: When the first piece of work began, after all that is done once; None before that.
     """
 
     name: str
@@ -112,14 +113,15 @@ class State:
     before: float = 0.0
     most: float = 0.0
     limit: float | None = None
+    paced: float | None = None
 
     def left(self, now: float) -> float | None:
-        """Seconds to the end at the pace of this process so far; None as long as there is no pace.
+        """Seconds to the end at the pace of this process since its first work; None as long as there is no pace.
 
         Args:
             now: By the monotonic clock.
         """
-        took = now - self.began
+        took = now - (self.began if self.paced is None else self.paced)
         if self.used is not None:
             made, missing = self.used - self.before, max(0.0, self.most - self.used)
         else:
@@ -128,7 +130,7 @@ class State:
         found = took / made * missing if made > 0 and (self.used is not None or self.total) else None
         if self.limit is None:
             return found
-        rest = max(0.0, self.limit - took)
+        rest = max(0.0, self.limit - (now - self.began))
         return rest if found is None else min(found, rest)
 
 
@@ -220,6 +222,7 @@ class _Watch:
             self._turns.done if record is None else self._ended,
             len(running), before.total, epochs, self._best,
             None if record is None else self._spent, before.before, before.most, before.limit,
+            time.monotonic() if before.paced is None and running else before.paced,
         )  # fmt: skip
 
     def _read(self) -> None:

@@ -50,6 +50,12 @@ def test_the_time_left_is_by_the_pace_of_this_process() -> None:
     assert State("r", 0.0, done=1).left(15.0) is None
 
 
+def test_what_is_done_once_before_the_first_work_is_no_part_of_the_pace() -> None:
+    """Such as the start of Ray; the limit of time counts from the beginning."""
+    assert State("r", 0.0, used=2.0, most=6.0, paced=10.0).left(30.0) == 40.0
+    assert State("r", 0.0, used=2.0, most=6.0, paced=10.0, limit=50.0).left(30.0) == 20.0
+
+
 def test_a_retraining_has_no_columns_of_a_search() -> None:
     told = text(table([State("r", 0.0, "retrain", 1, 1, 3)], 1.0))
     assert "1/3" in told
@@ -75,7 +81,7 @@ def test_a_search_on_a_terminal_is_followed_and_leaves_its_log_alone(
     before = sys.stderr
     assert search(config) is not None
     seen = re.findall(r"run +search +\d.*", terminal.getvalue())
-    assert any(re.search(r"1 +1 +50\.0 .*#1 1/2", line) for line in seen), terminal.getvalue()
+    assert any(re.search(r"1 +1 +50\.0 .*~.* s +#1 1/2", line) for line in seen), terminal.getvalue()
     assert "\x1b" not in (config.folder / "log.txt").read_text()
     assert sys.stderr is before
     assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1  # the cursor is back
