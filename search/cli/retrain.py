@@ -35,11 +35,12 @@ def retrain(
         print_json(data)
         return
     from petlas.search.reports.tables import outcome_table, show
-    from petlas.search.reports.text import chosen_text, shown
+    from petlas.search.reports.text import candidate_text, chosen_text, shown
 
     outcome = result.outcome
     show(outcome_table([*data.get("baselines", []), data], outcome.metric))
     if outcome.together:
         told = ", ".join(f"{name} {outcome.metric.format(value)}" for name, value in outcome.together.items())
         show(f"{len(outcome.seeds)} seeds together on test: {told}")
-    show(f"retrained {chosen_text(outcome.design, outcome.settings)}", f"wrote {shown(data['adapter'])}")
+    told_of = chosen_text if (trial, design) == (None, None) else candidate_text  # else the user chose
+    show(f"retrained {told_of(outcome.design, outcome.settings)}", f"wrote {shown(data['adapter'])}")

@@ -45,6 +45,11 @@ def test_retrain_and_predict_print_what_the_contract_says(petlas: Petlas, write:
     for run in ("run", "runs/run"):
         assert petlas("predict", run, image, "-f", "json").json == result.json
 
+    linear = tmp_path / "linear.yaml"
+    linear.write_text(yaml.safe_dump(data["design"] | {"placements": []}))
+    told = petlas("retrain", "run", "--seeds", "1", "--design", linear).out
+    assert "retrained linear\n" in told  # the user chose it: whether anything helps was not asked
+
 
 def test_a_run_that_is_searched_cannot_be_retrained_meanwhile(petlas: Petlas, write: Write, training: Any) -> None:
     path = write()
