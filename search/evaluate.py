@@ -13,10 +13,10 @@ from torch import Tensor
 
 from petlas.datasets import VIEWS, DataError, Task
 from petlas.petl import AdapterError, AdapterInfo, count_tuned, load_adapter, read_adapter_info
-from petlas.search.given import Given, Part, batches_for, task_for
+from petlas.search.given import Given, batches_for, task_for
 from petlas.search.objectives import Assessment, Objective, get_objective
 from petlas.search.objectives.base import ppt
-from petlas.search.predict import Images, check_adapter, one_by_one, outputs
+from petlas.search.predict import Images, all_outputs, check_adapter, one_by_one, outputs
 from petlas.search.reports.text import shown, standard_error
 from petlas.search.training.numerics import pick_device
 
@@ -122,9 +122,8 @@ def _of_task(adapter: Path, info: AdapterInfo, task: Task, view: str, checkpoint
         log.warning("task %s: %s", shown(task.name), shown(note))
     log.info("reading the %s view of task %s, %d images", view, shown(task.name), len(part))
     model = load_adapter(adapter, checkpoint=checkpoint)
-    data = batches_for(info, part, pick_device())
-    parts: Iterator[Part] = (([], images) for images, _ in data)
-    logits = torch.cat([found for _, found in outputs(model, parts)])[:, order]
+    device = pick_device()
+    logits = all_outputs(model, batches_for(info, part, device), device)[:, order]
     return _Measured(task.name, view, task.classes, notes, count_tuned(model), logits, torch.tensor(part.targets))
 
 
@@ -135,7 +134,7 @@ def _of_images(
     targets = objective.targets(found, info.classes)  # a wrong one is told before anything is computed
     items = _apart(images, found) if labels is None else one_by_one(images)
     model = load_adapter(adapter, checkpoint=checkpoint)
-    said = [logits for _, logits in outputs(model, Given.of(info).parts(items))]
+    said = [logits for _, logits in outputs(model, Given.of(info).parts(items), pick_device())]
     count = sum(map(len, said))
     if labels is None:
         targets = objective.targets(found, info.classes)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from petlas.datasets.progress import track
 from petlas.petl import AdapterError, load_adapter, read_adapter_info
@@ -66,26 +66,38 @@ def predict(adapter: Path, images: Images, checkpoint: str | None = None) -> lis
     model = load_adapter(adapter, checkpoint=checkpoint)
 
     def labelled() -> Iterator[Prediction]:
-        for names, logits in outputs(model, parts):
+        for names, logits in outputs(model, parts, pick_device()):
             for name, row in zip(names, objective.confidences(logits).tolist(), strict=True):
                 yield _prediction(name, row, objective, info.classes)
 
     return list(track(labelled(), len(items), "labelling images") if isinstance(items, list) else labelled())
 
 
-def outputs(model: nn.Module, parts: Iterable[Part]) -> Iterator[Part]:
+def outputs(model: nn.Module, parts: Iterable[Part], device: torch.device) -> Iterator[Part]:
     """The logits (B, K) of each batch in place of its images, in full precision.
 
     Args:
         model: A backbone with a design.
         parts: Batches of named images.
+        device: Where it computes.
     """
-    device = pick_device()
     model.float().eval().to(device)
     for names, batch in parts:
         with torch.inference_mode(), full_precision():
             logits = model(batch.to(device)).float().cpu()
         yield names, logits
+
+
+def all_outputs(model: nn.Module, batches: Iterable[tuple[Tensor, Any]], device: torch.device) -> Tensor:
+    """The logits (N, K) of all images of batches with targets, in full precision.
+
+    Args:
+        model: A backbone with a design.
+        batches: Images and their targets.
+        device: Where it computes.
+    """
+    parts: Iterator[Part] = (([], images) for images, _ in batches)
+    return torch.cat([logits for _, logits in outputs(model, parts, device)])
 
 
 def one_by_one(images: Images) -> Iterable[Any]:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from petlas.petl import load_adapter, tuned_state_dict
-from petlas.search.training.numerics import full_precision
+from petlas.search.predict import all_outputs
 from petlas.search.workbench import Workbench
 
 log = logging.getLogger("petlas")
@@ -32,9 +32,11 @@ def measure_together(bench: Workbench, files: Sequence[Path]) -> dict[str, float
         Of `ensemble` and `average`; without the latter where the seeds chose different weights to train.
     """
     checkpoint, total, states = bench.config.backbone.checkpoint, None, list[dict[str, Tensor]]()
+    test = bench.task.views["test"]
+    targets = torch.tensor(test.targets)
     for file in files:
         model = load_adapter(file, checkpoint=checkpoint)
-        outputs, targets = _outputs(bench, model)
+        outputs = all_outputs(model, bench.batches(test), bench.device)
         total = outputs if total is None else total + outputs
         states.append({name: value.detach().cpu().clone() for name, value in tuned_state_dict(model).items()})
     assert total is not None, "there are seeds"
@@ -45,20 +47,11 @@ def measure_together(bench: Workbench, files: Sequence[Path]) -> dict[str, float
         with torch.no_grad():
             for name, weights in mean.items():
                 own[name].copy_(weights)
-        found["average"] = _value(bench, *_outputs(bench, model))
+        found["average"] = _value(bench, all_outputs(model, bench.batches(test), bench.device), targets)
     metric, count = bench.objective.metric, len(files)
     for name, value in found.items():
         log.info("%d seeds together, %-9s test %s", count, f"{name}:", metric.format(value))
     return found
-
-
-@torch.inference_mode()
-def _outputs(bench: Workbench, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """The outputs for all test images, (N, K), and their targets."""
-    model.to(bench.device).eval()
-    with full_precision():
-        found = [(model(images).cpu(), targets.cpu()) for images, targets in bench.batches(bench.task.views["test"])]
-    return torch.cat([outputs for outputs, _ in found]).float(), torch.cat([targets for _, targets in found])
 
 
 def _value(bench: Workbench, outputs: Tensor, targets: Tensor) -> float:

@@ -138,6 +138,14 @@ def place_of(task: str, args: argparse.Namespace) -> dict[str, Any]:
     return {"name": task} if task == "digits" else {"name": task, "root": args.root}
 
 
+def tested(bench: Workbench, candidate: Candidate, fidelity: Fidelity) -> float:
+    """Test accuracy of a candidate, trained on train and val."""
+    run = TrainingRun(bench, candidate, fidelity, "trainval", None)
+    while not run.finished:
+        run.epoch()
+    return run.test()
+
+
 def one(
     task: str, way: str, cost: float, seed: int, args: argparse.Namespace, known: dict[str, float]
 ) -> dict[str, Any]:
@@ -150,10 +158,7 @@ def one(
     candidate, spent = WAYS[way](make, cost)
     bench = Workbench(make())
     if candidate.key not in known:
-        run = TrainingRun(bench, candidate, Fidelity(args.epochs, seed), "trainval", None)
-        while not run.finished:
-            run.epoch()
-        known[candidate.key] = run.test()
+        known[candidate.key] = tested(bench, candidate, Fidelity(args.epochs, seed))
     found = {"test": known[candidate.key], "R": round(spent, 2), "params": bench.cost(candidate.design)}
     return found | {"chosen": str(candidate), "key": candidate.key}
 

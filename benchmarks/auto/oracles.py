@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare import config_of, place_of
+from compare import config_of, place_of, tested
 
 from petlas.files import write_json
-from petlas.search.stages.training_run import TrainingRun
 from petlas.search.strategies.auto import space_of
 from petlas.search.strategies.recipes import portfolio
 from petlas.search.study import StudyRecord, candidate_of
@@ -56,12 +55,8 @@ def main() -> None:
                 row = {"task": task, "way": name, "design": str(chosen.design), "lr": rate}
                 if any(row.items() <= known.items() for known in rows):
                     continue
-                run = TrainingRun(
-                    bench, Candidate(chosen.design, (("lr", rate),)), Fidelity(args.epochs, 0), "trainval", None
-                )
-                while not run.finished:
-                    run.epoch()
-                rows.append(row | {"test": run.test()})
+                candidate = Candidate(chosen.design, (("lr", rate),))
+                rows.append(row | {"test": tested(bench, candidate, Fidelity(args.epochs, 0))})
                 write_json(file, rows)
                 print(rows[-1], flush=True)
 

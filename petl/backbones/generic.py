@@ -15,6 +15,7 @@ from petlas.petl.backbones.followed import Followed, follow
 from petlas.petl.backbones.maps import is_dense
 from petlas.petl.backbones.site import Layout, Site
 from petlas.petl.backbones.still import BATCH_NORMS, batch_norms
+from petlas.petl.parts.draws import Draws
 from petlas.petl.parts.handles import Handle
 from petlas.petl.shape import LINEAR_SITES, Stage
 
@@ -238,7 +239,6 @@ def _difference(family: Generic, model: nn.Module, like: Tensor) -> str | None:
     """Why a model must not run in parts although it seems to be a chain, by two images of noise."""
     modes = [(module, module.training) for module in model.modules()]
     images = torch.randn(2, 3, *family.image_size(model), generator=torch.Generator().manual_seed(0)).to(like)
-    devices = [like.device] if like.is_cuda else []
     try:
         model.eval()
         x = family.enter(model, images)
@@ -249,14 +249,12 @@ def _difference(family: Generic, model: nn.Module, like: Tensor) -> str | None:
         model.train()
         for norm in batch_norms(model):
             norm.training = False
-        with torch.random.fork_rng(devices):
-            state = _random_state(like)
+        draws = Draws(like.device)
+        before = draws.states
+        with draws:
             model(images)
-            return None if torch.equal(state, _random_state(like)) else "it draws random numbers in training"
+        still = all(map(torch.equal, before, draws.states))
+        return None if still else "it draws random numbers in training"
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _random_state(like: Tensor) -> Tensor:
-    return torch.cuda.get_rng_state(like.device) if like.is_cuda else torch.get_rng_state()

@@ -104,7 +104,7 @@ class PackedRuns:
         start = time.perf_counter()
         going = tuple(number for number in group if not self._runs[number].unmeasured)  # others were taken up there
         try:
-            self._train(going)
+            self._train(group, going)
         except Exception as error:
             log.debug("trials %s failed in one pack", going, exc_info=True)
             if len(group) > 1:
@@ -115,17 +115,18 @@ class PackedRuns:
             self._seconds[number] += (time.perf_counter() - start) / len(going)
         return {number: self._measured(number) for number in group}
 
-    def _train(self, numbers: tuple[int, ...]) -> None:
-        if len(numbers) < 2:
-            for number in numbers:
+    def _train(self, group: tuple[int, ...], going: tuple[int, ...]) -> None:
+        """One epoch of some of a group."""
+        if len(going) < 2:
+            for number in going:
                 self._runs[number].train_epoch()
             return
-        if numbers not in self._packs:
-            members = {_name(number): self._runs[number] for number in numbers}
-            self._packs = {numbers: PackTraining(self._host, members)} | {
-                known: pack for known, pack in self._packs.items() if not set(known) & set(numbers)
+        if group not in self._packs:
+            members = {_name(number): self._runs[number] for number in group}
+            self._packs = {group: PackTraining(self._host, members)} | {
+                known: pack for known, pack in self._packs.items() if not set(known) & set(group)
             }
-        self._packs[numbers].train_epoch()
+        self._packs[group].train_epoch(map(_name, going))
 
     def _measured(self, number: int) -> Outcome:
         start = time.perf_counter()

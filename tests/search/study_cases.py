@@ -1,11 +1,13 @@
 """What searches come to, for tests that compare one with another."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
 from petlas.search.study import StudyRecord, is_interrupted
+from petlas.search.workbench import Workbench
 
 
 class Tried(NamedTuple):
@@ -18,6 +20,15 @@ class Tried(NamedTuple):
     values: list[float] | None
     curve: dict[int, float]
     params: dict[str, Any]
+
+
+def few_images(work: Workbench, train: int, val: int) -> Workbench:
+    """The run on the first of its images: so many to learn from, and so many to measure on."""
+    learned, whole = work.task.views["trainval"], train + val
+    parts = {"train": range(train), "val": range(train, whole), "trainval": range(whole)}
+    views = {name: learned.subset(part) for name, part in parts.items()}
+    work.task = replace(work.task, views={**work.task.views, **views})
+    return work
 
 
 def by_size(design: Design, epoch: int) -> float:

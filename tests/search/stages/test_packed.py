@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from study_cases import few_images
 
 from petlas.petl import Design, DesignError, Placement
 from petlas.search.stages.base import Proposal
@@ -28,12 +29,7 @@ def small(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Benc
     monkeypatch.setattr(prefix_module, "cache_folder", lambda: tmp_path / "cache")
 
     def small(name: str) -> Workbench:
-        work = bench(name=name, train={"epochs": 2, "batch_size": 10, "amp": "off"})
-        learned = work.task.views["trainval"]
-        parts = {"train": range(20), "val": range(20, 30), "trainval": range(30)}
-        views = {name: learned.subset(part) for name, part in parts.items()}
-        work.task = replace(work.task, views={**work.task.views, **views})
-        return work
+        return few_images(bench(name=name, train={"epochs": 2, "batch_size": 10, "amp": "off"}), 20, 10)
 
     return small
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from study_cases import few_images
 
 from petlas.petl import Adapters, Design, Placement, groups, tuned_state_dict
 from petlas.search.run_files import Folder
@@ -33,12 +33,7 @@ def small(bench: Bench) -> Bench:
     """A run on a few of the images: batches of 20 and 8 to learn from, and one of 12 to measure on."""
 
     def small(**groups: Any) -> Workbench:
-        work = bench(**{"train": EXACT} | groups)
-        learned = work.task.views["trainval"]
-        parts = {"train": range(28), "val": range(28, 40), "trainval": range(40)}
-        views = {name: learned.subset(part) for name, part in parts.items()}
-        work.task = replace(work.task, views={**work.task.views, **views})
-        return work
+        return few_images(bench(**{"train": EXACT} | groups), 28, 12)
 
     return small
 

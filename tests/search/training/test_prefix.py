@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from study_cases import few_images
 from torch import Tensor
 
 from petlas.petl import Design, Placement, tuned_state_dict
@@ -36,12 +36,7 @@ def small(bench: Bench) -> Bench:
     """A run on a few of the images: batches of 40 and 16 to learn from, and one of 30 to measure on."""
 
     def small(**groups: Any) -> Workbench:
-        work = bench(**{"train": EXACT} | groups)
-        learned = work.task.views["trainval"]
-        parts = {"train": range(96), "val": range(96, 126), "trainval": range(126)}
-        views = {name: learned.subset(part) for name, part in parts.items()}
-        work.task = replace(work.task, views={**work.task.views, **views})
-        return work
+        return few_images(bench(**{"train": EXACT} | groups), 96, 30)
 
     return small
 
