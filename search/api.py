@@ -14,7 +14,7 @@ from petlas.search.config import RunConfig
 from petlas.search.reports.picture import check_picture
 from petlas.search.run_folder import check_distinct, check_same, opened
 from petlas.search.run_log import printing
-from petlas.search.runners import check_address, check_resources, check_together, starting
+from petlas.search.runners import check_address, check_resources, check_together, check_trackers, starting
 from petlas.search.study import StudyRecord, TrialRow, row_of
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def search(configs: Sequence[RunConfig], report: bool = False) -> list[SearchRes
     """
     check_distinct(configs)
     for config in configs:
+        check_trackers(config)
         check_address(config)
         check_same(config)
     with printing(), starting(configs) as start:

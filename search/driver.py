@@ -21,6 +21,7 @@ from petlas.search.live import watched
 from petlas.search.plan import most, outline
 from petlas.search.run_folder import clear_checkpoints, opened
 from petlas.search.runners import check_resources, check_together, open_runner
+from petlas.search.runners.tracking import tracked
 from petlas.search.sensitivity import with_pruned_space
 from petlas.search.stages.base import Stage
 from petlas.search.stages.rounds import Rounds, Turns
@@ -96,7 +97,8 @@ def search_together(
         rounds = Rounds([run.turns for run in runs])
         try:
             if not rounds.over:  # Ray starts only if something is left to run
-                with watched([run.turns for run in runs], most=most), open_runner(benches, start) as runner:
+                turns = [run.turns for run in runs]
+                with watched(turns, most=most), open_runner(benches, start) as runner, tracked(turns):
                     runner.run(rounds)
         finally:
             for run in runs:

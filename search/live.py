@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.table import Table
 
 from petlas.search.reports.text import duration, measured, shown, standard_error, unit
-from petlas.search.stages.rounds import Turns
+from petlas.search.stages.rounds import Job, Turns
 from petlas.search.study import SCORE, is_interrupted, result_of
+from petlas.search.training import EpochResult
 from petlas.search.workbench import Workbench
 
 log = logging.getLogger("petlas")
@@ -192,13 +193,25 @@ class _Watch:
 
     def start(self) -> None:
         """Begin to look."""
-        self._turns.on_change = self._look
+        self._turns.watchers.append(self)
 
     def stop(self) -> None:
         """Look no more."""
-        self._turns.on_change = lambda turns: None
+        self._turns.watchers.remove(self)
 
-    def _look(self, turns: Turns) -> None:
+    def on_start(self, job: Job) -> None:
+        """Look."""
+        self._look()
+
+    def on_epoch(self, job: Job, result: EpochResult) -> None:
+        """Look."""
+        self._look()
+
+    def on_end(self, job: Job, error: str) -> None:
+        """Look."""
+        self._look()
+
+    def _look(self) -> None:
         try:
             self._update()
         except Exception:

@@ -35,13 +35,16 @@ CHECKPOINTS = "checkpoints"
 SENSITIVITY_FILES = ("sensitivity.json", "sensitivity.png")
 
 REPORT, LOG = "report.html", "log.txt"
+TRACKING = "tracking"
+"""Where trackers of experiments have their files."""
 
 _CONFIG = "config.yaml"
-_HARMLESS = {_CONFIG, LOG, REPORT, LOCK, HOLDER, *SENSITIVITY_FILES}
+_HARMLESS = {_CONFIG, LOG, REPORT, LOCK, HOLDER, TRACKING, *SENSITIVITY_FILES}
 """What goes with any settings, because nothing that is taken up lies in it."""
 _VERSION = "version"
 _MAY_CHANGE = (
-    "name", "search.cost", "search.trials", "search.seconds", "search.retry_failed", "protocol", "resources", "runs",
+    "name", "search.cost", "search.trials", "search.seconds", "search.retry_failed", "search.trackers",
+    "protocol", "resources", "runs",
     "storage", "task.download",
 )  # fmt: skip
 """Settings that may differ when a run is resumed: they don't change what a trial's number means."""

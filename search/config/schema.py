@@ -198,6 +198,9 @@ class SearchConfig(Group):
     `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from the backbone.
     `ranking_check` designs, spread over the scores, are trained too: they show how well scores rank designs.
 
+    `trackers` are told of every training as it goes on: `tensorboard`, `wandb`, `mlflow`. They keep that in files,
+    unless the environment names a server (WANDB_MODE=online, MLFLOW_TRACKING_URI); each is an extra of its name.
+
     With `seed_designs: sensitivity`, the first designs that are trained, but for finalists, have sizes in proportion to
     the sensitivity of the weights next to them.
     """
@@ -218,6 +221,7 @@ class SearchConfig(Group):
     reduction: Annotated[int, Field(ge=2)] = 3
     grace_epochs: PositiveInt | None = None
     retry_failed: bool = False
+    trackers: list[Annotated[str, AfterValidator(_one_of("petlas.search.runners", "TRACKERS"))]] = []
 
 
 class TrainConfig(Group):

@@ -69,7 +69,7 @@ def _copied(
 ) -> optuna.Study:
     candidates = [candidate_of(trial) for trial in trials]
     digits = len(str(max((p.block or 0 for c in candidates for p in c.design.placements), default=0)))
-    rows = [_sizes(candidate, digits) | dict(candidate.settings) for candidate in candidates]
+    rows = [sizes_of(candidate, digits) | dict(candidate.settings) for candidate in candidates]
     settings = sorted({name for candidate in candidates for name, _ in candidate.settings})
     usual = {name: 0 for row in rows for name in row} | {name: config.train.usual(name) for name in settings}
     whole = [usual | row for row in rows]
@@ -90,8 +90,13 @@ def _copied(
     return study
 
 
-def _sizes(candidate: Candidate, digits: int) -> dict[str, float]:
-    """Sizes by place; all blocks have as many digits, so that they are in order as text."""
+def sizes_of(candidate: Candidate, digits: int = 1) -> dict[str, float]:
+    """A candidate's sizes by place, such as `{"lora@3": 8}`; 1 for a method without sizes.
+
+    Args:
+        candidate: The candidate.
+        digits: How many each block has at least: with as many for all, they are in order as text.
+    """
     return {
         p.method if p.block is None else f"{p.method}@{p.block:0{digits}}": 1 if p.size is None else p.size
         for p in candidate.design.placements

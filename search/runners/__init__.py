@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from petlas.lazy import look_up
@@ -20,6 +21,13 @@ RUNNERS: dict[str, str] = {
     "inline": "petlas.search.runners.inline:opened",
     "ray": "petlas.search.runners.ray.runner:opened",
 }
+
+TRACKERS: dict[str, str] = {
+    "tensorboard": "petlas.search.runners.ray.trackers:TensorBoard",
+    "wandb": "petlas.search.runners.ray.trackers:WeightsAndBiases",
+    "mlflow": "petlas.search.runners.ray.trackers:MLflow",
+}
+"""What `search.trackers` may name. The extra that installs what it needs has the same name."""
 
 
 def starting(configs: Sequence[RunConfig]) -> AbstractContextManager[Start | None]:
@@ -79,6 +87,28 @@ def check_together(configs: Sequence[RunConfig]) -> None:
             )
 
 
+def check_trackers(config: RunConfig) -> None:
+    """Refuse trackers whose package is missing, or that the run's runner cannot serve.
+
+    Raises:
+        RunError: Naming the tracker, and what to do.
+    """
+    from petlas.search.run_folder import RunError
+
+    for name in config.search.trackers:
+        tracker = look_up(TRACKERS[name])
+        if find_spec(tracker.package) is None:
+            raise RunError(
+                f"search.trackers has {name}, and the package {tracker.package} is not installed; "
+                f"pip install 'petlas[{name}]', or leave it out"
+            )
+        if tracker.needs_ray and choose_runner(config) != "ray":
+            raise RunError(
+                f"search.trackers has {name}, which Ray serves in processes of its own, and trials are done in "
+                f"this one; set resources.runner=ray (and no resources.pack), or leave {name} out"
+            )
+
+
 def check_address(config: RunConfig) -> None:
     """Let it be told before anything is read that no cluster answers where one should.
 
@@ -97,7 +127,7 @@ def check_address(config: RunConfig) -> None:
 def choose_runner(config: RunConfig, jobs: int | None = None) -> str:
     """The name of the run's runner; `auto` takes Ray where there is a cluster, or room for two trials at once.
 
-    Packs are trained in this process.
+    Packs are trained in this process; a tracker may need Ray.
 
     Args:
         config: The run's configuration.
@@ -112,6 +142,8 @@ def choose_runner(config: RunConfig, jobs: int | None = None) -> str:
         return "ray"
     if jobs is not None and jobs < 2:
         return "inline"
+    if any(look_up(TRACKERS[name]).needs_ray for name in config.search.trackers):
+        return "ray"
     return "ray" if min(rooms(config), resources.concurrent or rooms(config)) > 1 else "inline"
 
 
@@ -150,9 +182,11 @@ def check_resources(config: RunConfig) -> None:
 
 __all__ = [
     "RUNNERS",
+    "TRACKERS",
     "check_address",
     "check_resources",
     "check_together",
+    "check_trackers",
     "choose_runner",
     "on_cluster",
     "open_runner",

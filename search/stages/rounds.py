@@ -26,6 +26,29 @@ class Runner(Protocol):
         """Do jobs until none is left."""
 
 
+class Watcher(Protocol):
+    """Told how the jobs of a run go on; it raises nothing, whatever is wrong with it."""
+
+    def on_start(self, job: Job) -> None:
+        """A worker begins with a job."""
+
+    def on_epoch(self, job: Job, result: EpochResult) -> None:
+        """A job had an epoch; the last one may be told twice.
+
+        Args:
+            job: The job.
+            result: What the epoch gave.
+        """
+
+    def on_end(self, job: Job, error: str) -> None:
+        """A job came to its end.
+
+        Args:
+            job: The job.
+            error: Why, if not by being done or stopped.
+        """
+
+
 class Turns:
     """One of the runs: its stages, one after the other, and what its work costs.
 
@@ -46,9 +69,10 @@ class Turns:
         self.bench, self.record = bench, record
         self.error: Exception | None = None
         """Why the run stopped before its end."""
-        self.on_change: Callable[[Turns], None] = lambda turns: None
+        self.watchers: list[Watcher] = []
         """Told after a job of it began, had an epoch, or ended."""
-        self._name = name
+        self.name = name
+        """What to call it beside others."""
         self._stages = self._opened(stages)
         self._stage: Stage | None = None
         self._jobs: list[Job] = []
@@ -64,13 +88,13 @@ class Turns:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """What is done in here is of this run, and so is what fails in here."""
-        with about(self.bench.config.folder, self._name):
+        with about(self.bench.config.folder, self.name):
             try:
                 yield
             except Exception as error:
                 if self.error is None:
                     self.error = error
-                    if self._name:
+                    if self.name:
                         log.error("stopped: %s", error)
 
     @property
@@ -192,7 +216,7 @@ class Job:
             self._begun = True
             with self._turns.at_work():
                 self.proposal = self._stage.begin(self.proposal)
-            self._turns.on_change(self._turns)
+            self._tell(lambda watcher: watcher.on_start(self))
 
     def on_epoch(self, result: EpochResult) -> bool:
         """Take note of an epoch; whether the work goes on."""
@@ -200,7 +224,7 @@ class Job:
         if not self.stopped:
             with self._turns.at_work():
                 goes_on = self._stage.on_epoch(self.proposal.number, result)
-            self._turns.on_change(self._turns)
+            self._tell(lambda watcher: watcher.on_epoch(self, result))
         return goes_on
 
     def on_end(self, result: EpochResult | None, error: str = "", device: str | None = None) -> None:
@@ -211,22 +235,22 @@ class Job:
             error: What failed, if it was the work's own fault.
             device: Where it ran.
         """
-        self._end(lambda number: self._stage.on_end(number, result, error, device))
+        self._end(lambda number: self._stage.on_end(number, result, error, device), error)
 
     def on_lost(self, why: str) -> None:
         """Take note that the worker is gone: the work is done again, up to a limit."""
-        self._end(lambda number: self._stage.on_lost(number, why))
+        self._end(lambda number: self._stage.on_lost(number, why), why or "lost")
 
     def on_starved(self, why: str) -> None:
         """Take note that its share of a GPU had too little memory."""
-        self._end(lambda number: self._stage.on_starved(number, why))
+        self._end(lambda number: self._stage.on_starved(number, why), why)
 
     def on_fault(self, message: str) -> None:
         """Take note that the surroundings failed: the run stops, and the job counts as never done."""
-        self._end(lambda number: self._stage.on_fault(number, message))
+        self._end(lambda number: self._stage.on_fault(number, message), message)
 
-    def _end(self, told: Callable[[int], None]) -> None:
-        """Tell the stage; where the run has stopped, that the job counts as never done."""
+    def _end(self, told: Callable[[int], None], error: str) -> None:
+        """Tell the stage and the watchers; where the run has stopped, that the job counts as never done."""
         self.start()
         self._turns.take_back(self)
         with self._turns.at_work():
@@ -236,7 +260,12 @@ class Job:
                 told(self.proposal.number)
             if self._stage.fault:
                 raise SearchStopped(self._stage.fault)
-        self._turns.on_change(self._turns)
+        self._tell(lambda watcher: watcher.on_end(self, error))
+
+    def _tell(self, told: Callable[[Watcher], None]) -> None:
+        with about(self.bench.config.folder, self._turns.name):
+            for watcher in self._turns.watchers:
+                told(watcher)
 
 
 class Rounds:
