@@ -127,7 +127,7 @@ class _Tracking:
         """Tell the end."""
         trial, _ = self._trials.pop(job.proposal.number, (None, 0))
         if trial is not None:
-            self._try(lambda callback: callback.log_trial_end(trial, failed=bool(error)))
+            self._close(trial, failed=bool(error))
 
     def end(self, *, in_time: bool) -> None:
         """Tell that no more is to come.
@@ -136,9 +136,12 @@ class _Tracking:
             in_time: Whether what is still to be uploaded is waited for.
         """
         for trial, _ in self._trials.values():
-            self._try(lambda callback, trial=trial: callback.log_trial_end(trial, failed=True))
+            self._close(trial, failed=True)
         if in_time and self._callback is not None:
             self._try(lambda callback: callback.on_experiment_end([]))
+
+    def _close(self, trial: _Trial, *, failed: bool) -> None:
+        self._try(lambda callback: callback.log_trial_end(trial, failed=failed))
 
     def _begun(self, job: Job) -> _Trial:
         """The trial of a job, with what it tries as its parameters."""

@@ -95,7 +95,7 @@ class WeightsAndBiases(Tracker):
 
 
 class MLflow(Tracker):
-    """Runs of MLflow, an experiment for each search, in a file beside the run folders or where MLFLOW_TRACKING_URI says.
+    """Runs of MLflow, an experiment a search, in a file beside the run folders or where MLFLOW_TRACKING_URI says.
 
     A process has one place for all its runs.
     """
