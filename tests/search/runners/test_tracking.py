@@ -89,7 +89,7 @@ def test_a_tracker_that_breaks_is_told_no_more_and_changes_no_trial(
 def test_trainings_are_told_and_neither_scores_nor_what_is_no_trial(
     stage: str | None, told: bool, bench: Callable[..., Workbench], lora: Callable[..., Any]
 ) -> None:
-    entry = Entry(Candidate(lora(b0=2)), Fidelity(2), stage, 512) if stage else None
+    entry = Entry(Candidate(lora(b0=2)), Fidelity(2, 0), stage, 512) if stage else None
     run = Turns(work := bench(search={"trackers": ["tensorboard"]}), lambda: iter(()))
     job = SimpleNamespace(bench=work, proposal=Proposal(7, entry, "train"))
     with tracked([run]):
