@@ -20,8 +20,6 @@ from petlas.search.study import SCORE
 from petlas.search.training import EpochResult
 
 if TYPE_CHECKING:
-    from ray.tune.logger import LoggerCallback
-
     from petlas.search.runners.ray.trackers import Tracker
 
 log = logging.getLogger("petlas")
@@ -102,7 +100,7 @@ class _Tracking:
 
     def __init__(self, name: str, tracker: Tracker, metric: str) -> None:
         self._name, self._tracker, self._metric = name, tracker, metric
-        self._callback: LoggerCallback | None = None
+        self._callback: Any = None  # Ray's, made when there is something to tell
         self._trials: dict[int, tuple[_Trial, int]] = {}  # those that run, and their last epochs
         self._off = False
 
