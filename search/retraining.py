@@ -16,6 +16,7 @@ from petlas.petl import licence_of
 from petlas.search.config import RunConfig
 from petlas.search.identity import check_identity
 from petlas.search.objectives import Metric
+from petlas.search.predictions import keep_pictures
 from petlas.search.reports.card import model_card
 from petlas.search.reports.provenance import provenance
 from petlas.search.run_folder import RunError, opened
@@ -167,6 +168,8 @@ def _retrain(
         if compared:
             write_json(folder / "baselines.json", [asdict(outcome) for outcome in outcomes[1:]])
         _hand_over(bench, candidate, outcomes[0])
+        test = bench.task.views["test"]
+        keep_pictures(folder, test, bench.fingerprint(test), candidate.key)
         return outcomes
 
 

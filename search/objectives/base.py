@@ -152,6 +152,14 @@ class Objective(ABC):
         """
 
     @abstractmethod
+    def said(self, confidences: Tensor) -> Tensor:
+        """What is said of images, as the task's views hold targets.
+
+        Args:
+            confidences: (N, K).
+        """
+
+    @abstractmethod
     def targets(self, labels: Sequence[Any], classes: Sequence[str]) -> Tensor:
         """Targets as the task's views hold them, of labels as callers have them.
 

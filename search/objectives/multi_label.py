@@ -80,6 +80,14 @@ class MultiLabel(Objective):
         """
         return [(name, sure) for name, sure in ranked(confidences, classes) if sure >= SURE]
 
+    def said(self, confidences: Tensor) -> Tensor:
+        """The classes that are more likely than not, (N, K) bools.
+
+        Args:
+            confidences: (N, K).
+        """
+        return confidences >= SURE
+
     def targets(self, labels: Sequence[Any], classes: Sequence[str]) -> Tensor:
         """Which classes each image has (N, K).
 

@@ -67,6 +67,14 @@ class SingleLabel(Objective):
         """
         return ranked(confidences, classes)[:1]
 
+    def said(self, confidences: Tensor) -> Tensor:
+        """The number (N,) of the surest class.
+
+        Args:
+            confidences: (N, K).
+        """
+        return confidences.argmax(dim=1)
+
     def targets(self, labels: Sequence[Any], classes: Sequence[str]) -> Tensor:
         """Numbers of classes (N,).
 

@@ -25,6 +25,19 @@ def shown(name: object) -> str:
     )
 
 
+def shorten(name: str, letters: int, end: bool = False) -> str:
+    """A name of at most so many letters, with a mark where the rest was.
+
+    Args:
+        name: The name.
+        letters: How many, the mark included.
+        end: Whether the end is kept, as a file's name tells more than its folders.
+    """
+    if len(name) <= letters:
+        return name
+    return "…" + name[len(name) - letters + 1 :] if end else name[: letters - 1] + "…"
+
+
 def percent(value: float | None) -> str:
     """A share in percent, `-` where there is none."""
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"

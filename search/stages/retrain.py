@@ -16,8 +16,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
 from petlas.files import json_bytes
 from petlas.petl import AdapterError, read_adapter_info, save_adapter
+from petlas.search.objectives import Objective
+from petlas.search.predictions import About, Predictions, predictions_name
 from petlas.search.run_folder import CHECKPOINTS
 from petlas.search.stages.base import ROOM, Proposal, Stage
 from petlas.search.stages.losses import MOST_LOSSES, Losses
@@ -124,7 +131,9 @@ class RetrainStage(Stage):
         params = self.bench.cost(one.candidate.design)
         entry = Entry(one.candidate, Fidelity(self._epochs, one.seed), self.work, params)
         score = {} if one.val is None else {"val": one.val}
-        return Proposal(number, entry, self.work, number in self._alone, {"stamp": self._stamp(one), "score": score})
+        test = self.bench.fingerprint(self.bench.task.views["test"])
+        notes = {"stamp": self._stamp(one), "score": score, "name": one.name, "test": test}
+        return Proposal(number, entry, self.work, number in self._alone, notes)
 
     def files(self, proposal: Proposal) -> tuple[str, ...]:
         """The training as it was left."""
@@ -215,6 +224,28 @@ class RetrainStage(Stage):
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class _Said:
+    """Takes in what a model says of images batch by batch; logits would be too many to keep.
+
+    Args:
+        objective: What they are of.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._parts: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, logits: Tensor) -> None:
+        """Take in a batch (B, K)."""
+        confidences = self._objective.confidences(logits.float())
+        self._parts.append((self._objective.said(confidences), confidences.amax(dim=1)))
+
+    def arrays(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """What was said of all images, and how sure it was."""
+        said, sure = (torch.cat(parts).cpu().numpy() for parts in zip(*self._parts, strict=True))
+        return said, sure
+
+
 class Retraining:
     """One seed's training on train+val, from where it stands; and then, as one step more, its test.
 
@@ -241,12 +272,23 @@ class Retraining:
         return result
 
     def _test(self) -> EpochResult:
-        """Test, once, and keep what was trained, unless it is of no use."""
+        """Test, once, and keep what was said of each image and what was trained, unless it is of no use."""
         self.finished = True
-        entry, test = self._proposal.tried, self._run.test()
+        entry, said = self._proposal.tried, _Said(self._bench.objective)
+        test = self._run.test(said.add)
         if math.isfinite(test):
-            self._bench.files.write(adapter_name(entry.candidate, entry.fidelity.seed), self._adapter(test))
+            key, seed, files = entry.candidate.key, entry.fidelity.seed, self._bench.files
+            files.write(predictions_name(key, seed), self._predictions(said).to_bytes())
+            files.write(adapter_name(entry.candidate, seed), self._adapter(test))
         return EpochResult(entry.fidelity.epochs + 1, 0.0, test, time.perf_counter() - self._start)
+
+    def _predictions(self, said: _Said) -> Predictions:
+        """What was said, with the names that people know the images by."""
+        entry, notes, task = self._proposal.tried, self._proposal.notes, self._bench.task
+        view = task.views["test"]
+        about = About(notes["name"], entry.candidate.key, entry.fidelity.seed, notes["test"])
+        images = tuple(view.source.name(int(index)) for index in view.indices)
+        return Predictions(about, task.classes, images, view.targets, *said.arrays())
 
     def _adapter(self, test: float) -> bytes:
         """The adapter file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -147,14 +147,17 @@ class TrainingRun(Learner):
             total += loss.detach()
         return total
 
-    def test(self) -> float:
+    def test(self, keep: Callable[[Tensor], None] = lambda logits: None) -> float:
         """The metric on the locked test view, in full precision, as the result is used by whoever loads it.
 
         Called once, after selection, when the training is over.
+
+        Args:
+            keep: Is given the logits (B, K) of each batch, in the view's order.
         """
         data = self.bench.batches(self.bench.task.views["test"])
         with full_precision(), deterministic(self.train.deterministic):
-            return evaluate(self.model, data, self.objective)
+            return evaluate(self.model, data, self.objective, keep=keep)
 
 
 def checkpoint_name(candidate: Candidate, fidelity: Fidelity, train_view: str = "train") -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from petlas.search.objectives import Objective
 from petlas.search.training.batches import Batches, logits_of
@@ -11,7 +13,13 @@ from petlas.search.training.numerics import precision
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: Batches, objective: Objective, autocast: torch.dtype | None = None) -> float:
+def evaluate(
+    model: nn.Module,
+    data: Batches,
+    objective: Objective,
+    autocast: torch.dtype | None = None,
+    keep: Callable[[Tensor], None] = lambda logits: None,
+) -> float:
     """The objective's metric of a model on images, in evaluation mode; NaN if an output is not finite.
 
     Args:
@@ -19,6 +27,7 @@ def evaluate(model: nn.Module, data: Batches, objective: Objective, autocast: to
         data: The images.
         objective: What is measured.
         autocast: The precision; None for the model's own.
+        keep: Is given the logits (B, K) of each batch, too.
     """
     model.eval()
     meter = objective.meter()
@@ -26,4 +35,5 @@ def evaluate(model: nn.Module, data: Batches, objective: Objective, autocast: to
         with precision(inputs.device, autocast):
             logits = logits_of(model, inputs)
         meter.add(logits, targets)
+        keep(logits)
     return meter.value()

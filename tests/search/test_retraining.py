@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import petlas
@@ -16,6 +17,7 @@ from petlas.petl.adapter_file import load_adapter, read_adapter_info
 from petlas.petl.design import Design, DesignError
 from petlas.search import workbench as workbench_module
 from petlas.search.config import RunConfig
+from petlas.search.predictions import About, missed_by_all, read_pictures, read_predictions
 from petlas.search.retraining import choose, retrain, retrain_with_baselines
 from petlas.search.run_files import Files
 from petlas.search.run_folder import RunError, opened
@@ -130,6 +132,17 @@ def test_retraining_reads_the_test_split_once_per_seed_after_training_on_train_a
     assert evaluate(model, bench.batches(bench.task.views["test"]), bench.objective) == outcome.tests[0]
     assert adapter.read_bytes() == (config.folder / adapter_name(candidate, 0)).read_bytes()
 
+    view = bench.task.views["test"]  # what was said when it was read is kept, image by image
+    kept = read_predictions(config.folder)
+    assert [1 - one.wrong.mean() for one in kept] == pytest.approx(outcome.tests)
+    assert [one.about for one in kept] == [
+        About("found", candidate.key, seed, bench.fingerprint(view)) for seed in (0, 1)
+    ]
+    assert kept[0].images[5] == view.source.name(int(view.indices[5]))
+    assert kept[0].targets.tolist() == view.targets.tolist()
+    missed = missed_by_all(kept)
+    assert [*read_pictures(config.folder, bench.fingerprint(view))] == missed[:12]
+
 
 def test_retraining_gives_the_same_numbers_twice_from_the_runs_own_seed_on(make: Make, lora: Lora) -> None:
     options = {"seed": 5, "train": {"epochs": 1, "batch_size": 500}}
@@ -220,7 +233,8 @@ class Scripted:
         self.finished = True
         return EpochResult(1, self.loss, math.nan, 0.1)
 
-    def test(self) -> float:
+    def test(self, keep: Callable[[torch.Tensor], None]) -> float:
+        keep(torch.zeros(TEST, 10))
         return self.accuracy + self.seed / 100
 
 

@@ -21,6 +21,7 @@ _PLACE = "petlas.search.reports.page.sections"
 
 PAGE_SECTIONS: dict[str, str] = {
     "What was found": f"{_PLACE}.found:section",
+    "What it gets wrong": f"{_PLACE}.mistakes:section",
     "The best designs": f"{_PLACE}.designs:section",
     "History": f"{_PLACE}.history:section",
     "Value and parameters": f"{_PLACE}.front:section",

@@ -57,6 +57,7 @@ def heat(
     columns: Sequence[object],
     cells: Sequence[Sequence[tuple[float, str] | None]],
     corner: str = "",
+    upright: bool = False,
 ) -> str:
     """A table whose cells are the darker the more they are, which needs no script and prints as it is.
 
@@ -66,12 +67,13 @@ def heat(
         columns: Their names.
         cells: For each row as many as there are columns: a share in 0..1 and what is said there, or None.
         corner: What the columns are.
+        upright: Whether the names of the columns are long, and stand upright.
     """
-    head = tag("th", text(corner)) + "".join(tag("th", text(name)) for name in columns)
+    head = tag("th", text(corner)) + "".join(tag("th", tag("span", text(name))) for name in columns)
     body = "".join(
         tag("tr", tag("th", text(name)) + "".join(map(_heat_cell, own))) for name, own in zip(rows, cells, strict=True)
     )
-    drawn = tag("table", tag("thead", tag("tr", head)) + tag("tbody", body), kind="heat")
+    drawn = tag("table", tag("thead", tag("tr", head)) + tag("tbody", body), kind="heat upright" if upright else "heat")
     return tag("figure", tag("div", drawn, kind="wide") + tag("figcaption", text(caption)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +13,11 @@ from optuna.trial import FrozenTrial
 
 from petlas.search.config import RunConfig
 from petlas.search.objectives import Metric
+from petlas.search.predictions import Predictions, read_pictures, read_predictions
 from petlas.search.reports.study_report import StudyReport
 from petlas.search.run_folder import LOG, SENSITIVITY_FILES
 from petlas.search.study import BASELINE, SCORE, StudyRecord, TrialRow, is_interrupted, price
+from petlas.spaces import Candidate
 
 _COMMAND, _VERSIONS = "INFO command: ", "INFO petlas "
 
@@ -32,6 +35,8 @@ class RunView:
         retrained: `best/metrics.json`, where it was retrained.
         baselines: `baselines.json`, where baselines were.
         sensitivity: `sensitivity.json`, where it was measured.
+        predictions: What retrained designs said of the test images.
+        pictures: Small pictures of test images by their numbers, as JPEG files.
         log: The lines of `log.txt` that say which versions and commands there were.
     """
 
@@ -43,6 +48,8 @@ class RunView:
     retrained: dict[str, Any] | None = None
     baselines: list[dict[str, Any]] = field(default_factory=list)
     sensitivity: dict[str, Any] | None = None
+    predictions: list[Predictions] = field(default_factory=list)
+    pictures: Mapping[int, bytes] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
     @classmethod
@@ -53,15 +60,19 @@ class RunView:
             UserError: When it has none.
         """
         folder, record = config.folder, StudyRecord.read(config.folder, config.storage)
+        retrained, predictions = _read(folder / "best" / "metrics.json"), read_predictions(folder)
+        test = next((one.about.test for one in predictions if one.about.key == _key(retrained)), "")
         return cls(
             config=config,
             report=StudyReport.of(record),
             trials=record.trials(),
             about=record.about,
             elapsed=record.elapsed,
-            retrained=_read(folder / "best" / "metrics.json"),
+            retrained=retrained,
             baselines=_read(folder / "baselines.json") or [],
             sensitivity=_read(folder / SENSITIVITY_FILES[0]),
+            predictions=predictions,
+            pictures=read_pictures(folder, test),
             log=_told(folder / LOG),
         )
 
@@ -69,6 +80,11 @@ class RunView:
     def name(self) -> str:
         """The run's."""
         return self.config.name
+
+    @cached_property
+    def retrained_key(self) -> str | None:
+        """The key of the candidate that was retrained last; None where none was."""
+        return _key(self.retrained)
 
     @property
     def metric(self) -> Metric:
@@ -112,6 +128,13 @@ class RunView:
     def costs(self) -> list[tuple[FrozenTrial, float]]:
         """Each trial that was counted, with what it cost in R."""
         return [(trial, price(trial, self.about)) for trial in self.trials if not is_interrupted(trial)]
+
+
+def _key(outcome: Mapping[str, Any] | None) -> str | None:
+    """The key of what was retrained."""
+    if outcome is None:
+        return None
+    return Candidate.from_dict({**outcome["design"], "settings": outcome.get("settings") or {}}).key
 
 
 def _read(path: Path) -> Any:

@@ -24,6 +24,11 @@ td,th{padding:.25rem .8rem .25rem 0;text-align:left;border-bottom:1px solid var(
 vertical-align:middle;min-width:1.4rem}
 .heat th{font-weight:400;color:var(--soft)}.heat tbody th{text-align:left;white-space:nowrap;padding-right:.8rem}
 .heat td[style]{background:color-mix(in srgb,var(--heat) var(--share),var(--mark));print-color-adjust:exact}
+.upright thead th{vertical-align:bottom}.upright thead th:not(:first-child) span{writing-mode:vertical-rl;
+transform:rotate(180deg)}
+.picture{display:inline-block;width:8.5rem;margin:.3rem .6rem .6rem 0;vertical-align:top;overflow-wrap:anywhere}
+.picture img{display:block;min-width:4.5rem;image-rendering:auto;margin-bottom:.2rem;border-radius:3px}
+h3{font-size:1rem;margin:1.4rem 0 .3rem}
 pre{background:var(--mark);padding:.8rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}
 summary{font-size:1.25rem;font-weight:600;cursor:pointer;margin:1rem 0}.lead{font-size:1.15rem}
 @media print{body{max-width:none;margin:0}section{break-inside:auto}figure,tr{break-inside:avoid}.modebar{display:none}}

@@ -134,6 +134,15 @@ def test_outputs_that_are_not_finite_have_no_value(objective: Objective, targets
     assert math.isnan(value(objective, logits, targets))
 
 
+def test_what_it_says_of_images_has_the_form_of_targets(objective: Objective, targets: torch.Tensor) -> None:
+    sure = objective.confidences(20.0 * one_hot(targets) - 10)
+    said = objective.said(sure)
+    assert (said.dtype, said.tolist()) == (targets.dtype, targets.tolist())
+    for row, own in zip(sure.tolist(), one_hot(said), strict=True):
+        named = {name for name, _ in objective.labels(row, CLASSES)}
+        assert named == {name for name, yes in zip(CLASSES, own, strict=True) if yes}
+
+
 def test_a_pupil_learns_what_is_taught(objective: Objective) -> None:
     teacher = torch.randn(IMAGES, len(CLASSES))
     taught = objective.soften(teacher)

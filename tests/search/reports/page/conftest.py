@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from petlas.search.config import RunConfig
 from petlas.search.objectives import Metric
+from petlas.search.predictions import About, Predictions
 from petlas.search.reports.page.run import RunView
 from petlas.search.reports.study_report import StudyReport
 from petlas.search.study import BASELINE, SEARCH, row_of
@@ -46,6 +48,21 @@ def trial() -> Callable[..., FrozenTrial]:
         return made_trial
 
     return trial
+
+
+@pytest.fixture
+def predictions() -> Callable[..., Predictions]:
+    """What a retrained design said of test images of two classes, or of as many as are named."""
+
+    def predictions(said: list[Any], targets: list[Any], key: str = "key", seed: int = 0, **more: Any) -> Predictions:
+        classes = more.get("classes", (f"{EVIL}0", f"{EVIL}1"))
+        images = more.get("images", tuple(f"{n}.png" for n in range(len(said))))
+        kind = np.array(targets).dtype
+        sure = np.full(len(said), 0.9, np.float32)
+        about = About(key, key, seed, more.get("test", "print"))
+        return Predictions(about, classes, images, np.array(targets, kind), np.array(said, kind), sure)
+
+    return predictions
 
 
 @pytest.fixture
