@@ -23,6 +23,13 @@ VTAB = {
     "smallnorb_ele": 9,
 }
 
+GROUPS = {
+    "natural": tuple(VTAB)[:7],
+    "specialised": tuple(VTAB)[7:11],
+    "structured": tuple(VTAB)[11:],
+}
+"""VTAB's groups: the benchmark's number is the mean of their means (Zhai et al., 2019)."""
+
 # Other copies' and codebases' names for some of the folders.
 ALIASES = {"cifar100": "cifar", "oxford_pet": "oxford_iiit_pet", "oxford_flowers": "oxford_flowers102"}
 

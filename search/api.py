@@ -163,6 +163,7 @@ def retrain(
     seeds: int | None = None,
     baselines: bool = False,
     together: bool = False,
+    distil: bool = False,
 ) -> RetrainResult:
     """Retrain a candidate on train+val, test it once, and write its adapter file.
 
@@ -173,6 +174,7 @@ def retrain(
         seeds: How many seeds; `protocol.retrain_seeds` by default.
         baselines: Whether the baselines are retrained too, to compare.
         together: Whether the seeds are tested together, too, as an ensemble and with the average of their weights.
+        distil: Whether one more model is trained, which the seeds teach, and tested.
 
     Raises:
         UserError: When there is nothing to retrain, or the data is at fault.
@@ -187,9 +189,9 @@ def retrain(
     others: list[Outcome] = []
     with printing():
         if baselines:
-            outcome, others = retrain_with_baselines(config, candidate, count, val, together=together)
+            outcome, others = retrain_with_baselines(config, candidate, count, val, together=together, distil=distil)
         else:
-            outcome = retrain_one(config, candidate, count, val, together=together)
+            outcome = retrain_one(config, candidate, count, val, together=together, distil=distil)
     return RetrainResult(outcome, config.folder / "best" / "adapter.safetensors", tuple(others))
 
 

@@ -27,7 +27,7 @@ from petlas.search.stages.retrain import RetrainStage, Wanted, adapter_name, not
 from petlas.search.strategies.baselines import baselines
 from petlas.search.study import BASELINE, StorageError, StudyRecord, candidate_of, row_of
 from petlas.search.study.trials import complete
-from petlas.search.together import measure_together
+from petlas.search.together import keep_taught, measure_together, taught
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
@@ -49,8 +49,8 @@ class Outcome:
         tests: Its value on test for each seed.
         seeds: The seeds.
         metric: What the values are of.
-        together: What the seeds are worth on test together, where that was asked for: as an ensemble, and with the
-            average of their weights.
+        together: What the seeds are worth on test together, where that was asked for: as an ensemble, with the
+            average of their weights, and as teachers of one more model.
     """
 
     name: str
@@ -97,7 +97,13 @@ def choose(config: RunConfig, trial: int | None = None, file: Path | None = None
 
 
 def retrain(
-    config: RunConfig, candidate: Candidate, seeds: int, val: float | None = None, *, together: bool = False
+    config: RunConfig,
+    candidate: Candidate,
+    seeds: int,
+    val: float | None = None,
+    *,
+    together: bool = False,
+    distil: bool = False,
 ) -> Outcome:
     """Train a candidate on train+val from the backbone with several seeds, test each once, and write `best/`.
 
@@ -110,16 +116,23 @@ def retrain(
         seeds: How many seeds, from the run's own on.
         val: Its value on the selection split, for the report.
         together: Whether the seeds are tested together, too: it reads the test split once more.
+        distil: Whether one more model is trained, which the seeds teach: it reads the test split once more.
 
     Raises:
         UserError: When the data, the backbone or the candidate is at fault.
         RuntimeError: When a training diverges.
     """
-    return _retrain(config, candidate, seeds, val, compared=False, together=together)[0]
+    return _retrain(config, candidate, seeds, val, compared=False, together=together, distil=distil)[0]
 
 
 def retrain_with_baselines(
-    config: RunConfig, candidate: Candidate, seeds: int, val: float | None = None, *, together: bool = False
+    config: RunConfig,
+    candidate: Candidate,
+    seeds: int,
+    val: float | None = None,
+    *,
+    together: bool = False,
+    distil: bool = False,
 ) -> tuple[Outcome, list[Outcome]]:
     """Retrain a candidate, and every baseline in the same way, those of the study if it has any.
 
@@ -131,6 +144,7 @@ def retrain_with_baselines(
         seeds: How many seeds of each, from the run's own on.
         val: The candidate's value on the selection split, for the report.
         together: Whether the candidate's seeds are tested together, too.
+        distil: Whether one more model is trained, which the candidate's seeds teach.
 
     Returns:
         The candidate's, and the baselines'.
@@ -139,16 +153,24 @@ def retrain_with_baselines(
         UserError: When the data, the backbone or the candidate is at fault.
         RuntimeError: When a training diverges.
     """
-    found, *others = _retrain(config, candidate, seeds, val, compared=True, together=together)
+    found, *others = _retrain(config, candidate, seeds, val, compared=True, together=together, distil=distil)
     return found, others
 
 
 def _retrain(
-    config: RunConfig, candidate: Candidate, seeds: int, val: float | None, compared: bool, together: bool
+    config: RunConfig,
+    candidate: Candidate,
+    seeds: int,
+    val: float | None,
+    *,
+    compared: bool,
+    together: bool,
+    distil: bool,
 ) -> list[Outcome]:
     """Retrain a candidate, after the baselines if it is to be compared with them; the candidate's comes first."""
-    if together and seeds < 2:
-        raise RunError(f"--together needs at least 2 seeds, got {seeds}; add --seeds 3")
+    for option, given in (("--together", together), ("--distil", distil)):
+        if given and seeds < 2:
+            raise RunError(f"{option} needs at least 2 seeds, got {seeds}; add --seeds 3")
     check_resources(config)
     bench = Workbench(config)
     bench.check(test=True)
@@ -163,8 +185,10 @@ def _retrain(
         stage = RetrainStage(bench, wanted)
         do_stages([stage], jobs=stage.left)
         outcomes = [_outcome(bench, *each, numbers, stage.tests) for each in named]
-        if together:
-            outcomes[0] = replace(outcomes[0], together=_together(bench, candidate, numbers))
+        if together or distil:
+            extra = _together(bench, candidate, numbers) if together else {}
+            extra |= _distilled(bench, candidate, numbers) if distil else {}
+            outcomes[0] = replace(outcomes[0], together=extra)
         if compared:
             write_json(folder / "baselines.json", [asdict(outcome) for outcome in outcomes[1:]])
         _hand_over(bench, candidate, outcomes[0])
@@ -192,7 +216,18 @@ def _outcome(
 def _together(bench: Workbench, candidate: Candidate, seeds: list[int]) -> dict[str, float]:
     """What the retrained seeds are worth on test together."""
     note_read(bench, f"{len(seeds)} seeds together", candidate, None)
-    return measure_together(bench, [bench.config.folder / adapter_name(candidate, seed) for seed in seeds])
+    return measure_together(bench, _files(bench, candidate, seeds))
+
+
+def _distilled(bench: Workbench, candidate: Candidate, seeds: list[int]) -> dict[str, float]:
+    """What a model is worth on test that the retrained seeds have taught."""
+    run = taught(bench, candidate, _files(bench, candidate, seeds), seeds[0])
+    note_read(bench, f"taught by {len(seeds)} seeds", candidate, None)
+    return {"distilled": keep_taught(run)}
+
+
+def _files(bench: Workbench, candidate: Candidate, seeds: list[int]) -> list[Path]:
+    return [bench.config.folder / adapter_name(candidate, seed) for seed in seeds]
 
 
 def _hand_over(bench: Workbench, candidate: Candidate, outcome: Outcome) -> None:

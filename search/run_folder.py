@@ -256,6 +256,22 @@ def find_run(run: str) -> RunConfig:
     raise RunError(f"RUN must be a run folder, got {run!r}; {there}")
 
 
+def find_runs(runs: Sequence[str]) -> list[RunConfig]:
+    """The configurations of runs, each as `find_run` finds it; of a folder of runs those of all in it.
+
+    Args:
+        runs: Run folders, names in `runs/`, or folders of runs.
+
+    Raises:
+        RunError: When one is no run, or of another version.
+    """
+    found: list[RunConfig] = []
+    for run in runs:
+        inside = [] if _is_file(Path(run) / _CONFIG) else runs_in(Path(run))
+        found += [find_run(str(path)) for path in inside] or [find_run(run)]
+    return found
+
+
 def runs_in(folder: Path) -> list[Path]:
     """The run folders directly in a folder, by name.
 

@@ -2,7 +2,8 @@
 
 An ensemble (Hansen & Salamon, 1990) takes the mean of the seeds' outputs and costs as many forward passes as there are
 seeds; the average of their weights (Wortsman et al., "Model soups", 2022) costs one, and only pays where the seeds end
-up close to each other, which modules that start at random need not.
+up close to each other, which modules that start at random need not. A model that the ensemble teaches (Hinton et al.,
+"Distilling the Knowledge in a Neural Network", 2015) costs one more training, and nothing more afterwards.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from petlas.petl import load_adapter, tuned_state_dict
+from petlas.petl import load_adapter, save_adapter, tuned_state_dict
 from petlas.search.predict import all_outputs
+from petlas.search.stages.retrain import RETRAINED
+from petlas.search.stages.taught_run import TaughtRun
+from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate
 
 log = logging.getLogger("petlas")
 
@@ -52,6 +57,56 @@ def measure_together(bench: Workbench, files: Sequence[Path]) -> dict[str, float
     for name, value in found.items():
         log.info("%d seeds together, %-9s test %s", count, f"{name}:", metric.format(value))
     return found
+
+
+def taught(bench: Workbench, candidate: Candidate, files: Sequence[Path], seed: int) -> TaughtRun:
+    """One more training of a candidate on train and val, in this process: what retrained seeds say counts.
+
+    Args:
+        bench: The run's workbench.
+        candidate: What the seeds are of.
+        files: Their adapter files.
+        seed: Of the training.
+
+    Raises:
+        UserError: When the run's settings mix images.
+        RuntimeError: When the training diverges.
+    """
+    checkpoint, view = bench.config.backbone.checkpoint, bench.task.views["trainval"]
+    said: list[Tensor] = []
+    for file in files:
+        logits = all_outputs(load_adapter(file, checkpoint=checkpoint), bench.batches(view), bench.device)
+        said.append(bench.objective.soften(logits))
+    run = TaughtRun(bench, candidate, Fidelity(bench.config.train.epochs, seed), torch.stack(said).mean(0))
+    log.info("a training that %d seeds teach begins", len(files))
+    while not run.finished:
+        run.train_epoch()
+    if run.diverged:
+        raise RuntimeError("the training that the seeds teach diverged; lower train.lr")
+    return run
+
+
+def keep_taught(run: TaughtRun) -> float:
+    """Test what was taught and keep its adapter file; the caller writes down that the test split is read.
+
+    Args:
+        run: The training, which is over.
+    """
+    bench, metric = run.bench, run.bench.objective.metric
+    value = run.test()
+    file = bench.config.folder / f"{RETRAINED}/{run.candidate.key}-distilled.safetensors"
+    save_adapter(
+        run.model,
+        file,
+        classes=bench.task.classes,
+        score={"test": value},
+        task=bench.about_task,
+        kind=bench.task.kind,
+        metric=metric.name,
+        input=bench.inputs,
+    )
+    log.info("taught by the seeds: test %s, kept as %s", metric.format(value), file)
+    return value
 
 
 def _value(bench: Workbench, outputs: Tensor, targets: Tensor) -> float:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import yaml
 
@@ -31,6 +33,11 @@ HEAD = """\
 # Recipes in the order in which `auto` tries them, after linear probing: methods with their share of the budget, and the
 # learning rate as a factor of train.lr. Made by benchmarks/portfolio/choose.py of recorded runs: portfolio.md there.
 """
+TAIL = """\
+# What is expected of candidates before they are tried: for a set of methods the rate that was best for it, and its mean
+# accuracy over tasks there, above the mean of all; and what a rate costs that is ten times too high or too low.
+"""
+LR = "lr"
 
 
 def read(path: Path, tasks: Iterable[str]) -> Table:
@@ -72,6 +79,30 @@ def _worth(table: Table, names: Iterable[str]) -> float:
     return fmean(max(own[name] for name in names) for own in table.values())
 
 
+def expected(table: Table) -> dict[str, Any]:
+    """What candidates are worth across tasks: for each set of methods its best rate and its mean there, in shares.
+
+    Means are by that of all of them. `curve` is what a rate ten times too high or too low costs: the mean over the
+    methods that were recorded at three rates.
+    """
+    rows: dict[tuple[str, ...], dict[float, float]] = {}
+    for name in next(iter(table.values())):
+        recipe = json.loads(name)
+        own, lr = rows.setdefault(tuple(sorted(recipe["methods"])), {}), recipe["settings"][LR]
+        own[lr] = max(own.get(lr, 0.0), _worth(table, [name]))  # prompts have a factor of their own beside
+    best = {methods: max(own, key=own.__getitem__) for methods, own in rows.items()}
+    middle = fmean(rows[methods][lr] for methods, lr in best.items())
+    steps = 2 * math.log10(10 / 3) * math.log10(3)  # of a parabola through 1, 3 and 10
+    curves = [
+        (2 * own[3.0] - own[1.0] - own[10.0]) / steps for m, own in rows.items() if m and {1.0, 3.0, 10.0} <= own.keys()
+    ]
+    methods = [
+        {"methods": [*names], LR: best[names], "worth": round(rows[names][best[names]] - middle, 4)}
+        for names in sorted(rows, key=lambda names: -rows[names][best[names]])
+    ]
+    return {"curve": round(fmean(curves), 3), "methods": methods}
+
+
 def told(name: str) -> str:
     """A recipe for people."""
     recipe = json.loads(name)
@@ -110,7 +141,10 @@ def main() -> None:
     print("| mean | " + " | ".join(f"{100 * fmean(column):.1f}" for column in zip(*rows, strict=True)) + " |")
     if args.out:
         first, *lines = (_line(name) for name in [probing, *order])
-        args.out.write_text(HEAD + f"linear: {first}\nrecipes:\n" + "".join(f"  - {line}\n" for line in lines))
+        known = expected(table)
+        worths = "".join(f"    - {yaml.safe_dump(row, default_flow_style=True, width=200)}" for row in known["methods"])
+        text = HEAD + f"linear: {first}\nrecipes:\n" + "".join(f"  - {line}\n" for line in lines)
+        args.out.write_text(text + TAIL + f"expected:\n  curve: {known['curve']}\n  methods:\n{worths}")
 
 
 if __name__ == "__main__":

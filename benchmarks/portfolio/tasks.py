@@ -146,19 +146,20 @@ HELD_OUT: dict[str, tuple[Draw, int]] = {"counts": (counts, 6), "typefaces": (ty
 """What it has not seen."""
 
 
-def write(name: str, root: Path, seed: int = 0) -> Path:
+def write(name: str, root: Path, seed: int = 0, test: int = SPLITS["test"]) -> Path:
     """Draw a task into a folder, unless it is there.
 
     Args:
         name: One of `DRAWN` or `HELD_OUT`.
         root: Where the folder is made.
         seed: Another one draws other images.
+        test: Images of the test split; the first of more are the same.
     """
     folder = root / name
     if (folder / ".done").exists():
         return folder
     draw, classes = (DRAWN | HELD_OUT)[name]
-    for part, (split, images) in enumerate(SPLITS.items()):
+    for part, (split, images) in enumerate((SPLITS | {"test": test}).items()):
         for index in range(images):
             label = index % classes
             path = folder / split / f"class{label}" / f"{index:04}.png"

@@ -20,7 +20,7 @@ from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 
-from petlas.search.selection import Evidence, Measurement, believe
+from petlas.search.selection import Evidence, Known, Measurement, believe
 from petlas.search.strategies.ladder import ladder
 from petlas.search.training.fidelity import Fidelity
 
@@ -113,8 +113,8 @@ class Run:
 
 def by_belief(run: Run) -> list[Arm]:
     """What the hierarchical model believes."""
-    groups = {key: str(arm.method) for key, arm in run.arms.items()}
-    found = believe(Evidence.of(run.rows, EPOCHS), groups)
+    known = {key: Known(frozenset({str(arm.method)}), arm.rate) for key, arm in run.arms.items()}
+    found = believe(Evidence.of(run.rows, EPOCHS), known)
     return sorted(run.arms.values(), key=lambda arm: -found.of(arm.key)[0])
 
 

@@ -37,6 +37,9 @@ Configs = Annotated[
 ]
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter file, or the run that has one.")]
 Checkpoint = Annotated[str | None, typer.Option(help="The backbone's weights, if they are a local file.")]
+Runs = Annotated[
+    list[str], typer.Argument(metavar="RUN... | DIR", help="Run folders, names in runs/, or a folder of runs.")
+]
 Run = Annotated[str, typer.Argument(help="A run folder, or its name in runs/.", metavar="RUN")]
 
 

@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from petlas.search.cli.arguments import Format, FormatOption
+from petlas.search.cli.arguments import Format, FormatOption, Runs
 from petlas.search.cli.output import print_json
 
 
 def report(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN... | DIR", help="Run folders, names in runs/, or a folder of runs.")
-    ],
+    runs: Runs,
     out: Annotated[
         Path | None, typer.Option(help="The page; by default report.html in the run or beside the runs.")
     ] = None,

@@ -18,6 +18,9 @@ def retrain(
     seeds: Annotated[int | None, typer.Option(min=1, help="How many; by default protocol.retrain_seeds.")] = None,
     baselines: Annotated[bool, typer.Option("--baselines", help="Retrain the baselines too, to compare.")] = False,
     together: Annotated[bool, typer.Option("--together", help="Test the seeds together, too: see the docs.")] = False,
+    distil: Annotated[
+        bool, typer.Option("--distil", help="Train one more that the seeds teach: see the docs.")
+    ] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Retrain the best design on train+val, test it once, and write the adapter file.
@@ -29,7 +32,8 @@ def retrain(
     from petlas.search import api
     from petlas.search.run_folder import find_run
 
-    result = api.retrain(find_run(run), trial=trial, design=design, seeds=seeds, baselines=baselines, together=together)
+    more = {"baselines": baselines, "together": together, "distil": distil}
+    result = api.retrain(find_run(run), trial=trial, design=design, seeds=seeds, **more)
     data = result.to_dict()
     if format is Format.JSON:
         print_json(data)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from petlas.search.cli.arguments import Run, TableFormat, TableFormatOption
+from petlas.search.cli.arguments import Runs, TableFormat, TableFormatOption
 from petlas.search.cli.output import print_csv, print_json
 
 if TYPE_CHECKING:
@@ -17,20 +19,25 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Where the dashboard l
 
 
 def study(
-    run: Run,
+    runs: Runs,
     top: Annotated[int | None, typer.Option(min=1, help="Only as many trials, the best first.")] = None,
     format: TableFormatOption = TableFormat.TABLE,
     dashboard: Dashboard = False,
     port: Port = 8080,
 ) -> None:
-    """Show the trials of a run, its Pareto front and its best design.
+    """Show the trials of a run, its Pareto front and its best design; several runs are compared in one table.
 
     Example: petlas study runs/demo --format json
     """
     from petlas.search import api
-    from petlas.search.run_folder import find_run
+    from petlas.search.run_folder import find_runs
 
-    config = find_run(run)
+    config, *others = find_runs(runs)
+    if others:
+        if top is not None or dashboard:
+            raise typer.BadParameter(f"--top and --dashboard are for one run, got {1 + len(others)}; name one of them")
+        _compare([config, *others], format)
+        return
     if dashboard:
         _serve(config, port)
         return
@@ -47,6 +54,22 @@ def study(
     from petlas.search.reports.tables import show
 
     show(*sections(report))
+
+
+def _compare(configs: Sequence[RunConfig], format: TableFormat) -> None:
+    """What each run found, and the means."""
+    from petlas.search.reports.comparing import RunRow, columns, compared, summaries
+    from petlas.search.reports.page.run import RunView
+    from petlas.search.reports.tables import drawn, show
+
+    views = [RunView.of(config) for config in configs]
+    rows = [RunRow.of(view) for view in views]
+    if format is TableFormat.JSON:
+        print_json({"runs": [row.to_dict() for row in rows], "means": [asdict(mean) for mean in summaries(rows)]})
+    elif format is TableFormat.CSV:
+        print_csv([row.to_dict() for row in rows])
+    else:
+        show(drawn(columns(views), compared(views), f"{len(views)} runs"))
 
 
 def _serve(config: RunConfig, port: int) -> None:

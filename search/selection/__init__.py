@@ -3,7 +3,7 @@
 from petlas.search.selection.agreement import Agreement, agreement_of, rank_agreement, regret
 from petlas.search.selection.choice import choose, choose_by_belief
 from petlas.search.selection.evidence import Difference, Evidence, Measurement, Pooled
-from petlas.search.selection.noise import Beliefs, believe
+from petlas.search.selection.noise import Beliefs, Known, believe
 from petlas.search.selection.pareto import pareto
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Beliefs",
     "Difference",
     "Evidence",
+    "Known",
     "Measurement",
     "Pooled",
     "agreement_of",

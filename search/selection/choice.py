@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from petlas.search.selection.evidence import Evidence
-from petlas.search.selection.noise import believe
+from petlas.search.selection.noise import Known, believe
 
 
 def choose(evidence: Evidence, params: Mapping[str, int], maximize: bool = True) -> str | None:
@@ -30,7 +30,7 @@ def choose(evidence: Evidence, params: Mapping[str, int], maximize: bool = True)
 
 
 def choose_by_belief(
-    evidence: Evidence, params: Mapping[str, int], groups: Mapping[str, str], maximize: bool = True
+    evidence: Evidence, params: Mapping[str, int], known: Mapping[str, Known], maximize: bool = True
 ) -> str | None:
     """The best candidate where they were measured unevenly, each on some folds: by what is believed of it.
 
@@ -39,11 +39,11 @@ def choose_by_belief(
     Args:
         evidence: What was measured, in any order.
         params: The trainable parameters of each candidate, in the order in which they were tried; others are left out.
-        groups: For each candidate's key the name of those that are likely to be like it.
+        known: What was known of each candidate before it was measured, by its key.
         maximize: Whether a higher value is better.
 
     Returns:
         Its key; None where no candidate was trained whole on a fold.
     """
     partly = {key: count for key, count in params.items() if key in evidence.partly}
-    return believe(evidence, groups).ranked(partly, maximize)[0] if partly else None
+    return believe(evidence, known).ranked(partly, maximize)[0] if partly else None

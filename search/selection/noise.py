@@ -1,18 +1,19 @@
 """What to believe of candidates that were measured a little, on few images, at several fidelities.
 
-A hierarchical model: what a candidate is worth is what its group (its methods) is worth and something of its own; a
-shorter training shows that with a deviation, which grows as the epochs shrink; each view of the data has a level of its
-own, at each number of epochs; and what is counted on images has their noise. How large each of these is, is not known:
-the answer is the mean over a grid of them, weighted by how well they explain what was measured. So a candidate is drawn
-towards its group and the group towards all, the more, the less was seen of it (empirical Bayes; James and Stein, 1961),
-and the best of many is not taken for as good as it looks. Torch-free.
+A hierarchical model: what a candidate is worth is what other tasks say of it, what its methods and its learning rate
+are worth here, and something of its own; a shorter training shows that with a deviation, which grows as the epochs
+shrink, and prefers other rates; each view of the data has a level of its own, at each number of epochs; and what is
+counted on images has their noise. How large each of these is, is not known: the answer is the mean over a grid of them,
+weighted by how well they explain what was measured. So a candidate is drawn towards those that are like it, and they
+towards what other tasks say, the more, the less was seen of them (empirical Bayes; James and Stein, 1961), and the best
+of many is not taken for as good as it looks. Torch-free.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,16 +25,38 @@ from petlas.search.training.fidelity import Fidelity
 Array = npt.NDArray[np.float64]
 
 _SPREADS = (0.004, 0.012, 0.035, 0.1)
-"""Standard deviations that groups and candidates may have, as shares of images."""
-_DEVIATIONS = (0.004, 0.012, 0.035)
+"""Standard deviations that methods and candidates may have, as shares of images."""
+_DEVIATIONS = (0.004, 0.012, 0.035, 0.1)
 """Standard deviations of what a training of a third of the epochs tells."""
 _NOISES = (0.3, 0.7, 1.5)
 """Variances of a measured value, by that of as many independent images: below 1 where candidates fail on the same
 images, which their comparison does not notice; above it where another seed gives another model."""
+_TRUSTS = (0.0, 0.5, 1.0)
+"""What is expected of candidates counts for so much."""
+_TILT = 0.05
+"""Standard deviation of what ten times the rate is worth on a task, beside what is expected: 0.056 is that of the ten
+recorded tasks of the portfolio (benchmarks/portfolio)."""
+_DRIFT = 0.04
+"""The same for what a training of a third of the epochs says of it beside."""
 _LEVEL = 10.0
 """Standard deviation of the levels of views, in spreads of the values: hardly a belief at all."""
 _TIE = 0.1
 """What counts as equal, in standard errors of a difference."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a candidate before it is measured.
+
+    Args:
+        methods: Of its design: candidates that share some are likely to be alike.
+        rate: The decimal logarithm of its learning rate; None if it has none of its own.
+        expected: What it is worth on other tasks, in shares of images; what is added to all of them does not matter.
+    """
+
+    methods: frozenset[str] = frozenset()
+    rate: float | None = None
+    expected: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,12 +102,12 @@ class Beliefs:
         return bool(abs(self.mean[a] - self.mean[b]) <= _TIE * math.sqrt(max(0.0, spread)))
 
 
-def believe(evidence: Evidence, groups: Mapping[str, str]) -> Beliefs:
+def believe(evidence: Evidence, known: Mapping[str, Known]) -> Beliefs:
     """What the evidence says of every candidate that was measured.
 
     Args:
         evidence: What was measured, at any fidelity.
-        groups: For each candidate's key the name of its group.
+        known: What was known before, by the candidates' keys.
 
     Returns:
         Beliefs, of none where nothing was measured.
@@ -98,7 +121,7 @@ def believe(evidence: Evidence, groups: Mapping[str, str]) -> Beliefs:
     rows.sort(key=lambda row: (row[0], str(row[1])))  # sums do not depend on which came first
     if not rows:
         return Beliefs((), np.zeros(0), np.zeros((0, 0)))
-    return _Model(rows, groups, evidence.shares).beliefs()
+    return _Model(rows, known, evidence.shares).beliefs()
 
 
 class _Model:
@@ -106,29 +129,37 @@ class _Model:
 
     Args:
         rows: N of them.
-        groups: Of the keys.
+        known: Of the keys.
         shares: Whether values are shares of images.
     """
 
     def __init__(
-        self, rows: Sequence[tuple[str, Fidelity, Measurement]], groups: Mapping[str, str], shares: bool
+        self, rows: Sequence[tuple[str, Fidelity, Measurement]], known: Mapping[str, Known], shares: bool
     ) -> None:
         self.keys = tuple(dict.fromkeys(key for key, _, _ in rows))
         self._y = np.array([measured.value for _, _, measured in rows])
-        self._most = max(fidelity.epochs for _, fidelity, _ in rows)
-        self._views = [(fidelity.epochs, fidelity.folds, fidelity.fold) for _, fidelity, _ in rows]
+        views = [(fidelity.epochs, fidelity.folds, fidelity.fold) for _, fidelity, _ in rows]
+        most = max(fidelity.epochs for _, fidelity, _ in rows)
         spread = max(float(self._y.std()), 1e-6)
         self._unit = 1.0 if shares else spread / _SPREADS[2]
         self._level = (_LEVEL * max(spread, _SPREADS[2] * self._unit)) ** 2
         self._noise = self._noise_of([measured.images for _, _, measured in rows], shares, spread)
-        own = np.array([self.keys.index(key) for key, _, _ in rows])
-        group = np.array([groups.get(key, key) for key in self.keys])
-        self._own = own
-        self._same_group = np.equal.outer(group, group).astype(np.float64)  # (C, C)
-        self._same_view = np.array([[float(a == b) for b in self._views] for a in self._views])  # (N, N)
-        thirds = np.array([math.log(self._most / max(1, fidelity.epochs), 3) for _, fidelity, _ in rows])
-        self._shorter = np.minimum.outer(thirds, thirds) * np.equal.outer(own, own)  # (N, N): a walk from long to short
-        top = np.array([float(epochs == self._most) for epochs, _, _ in self._views])
+        self._own = own = np.array([self.keys.index(key) for key, _, _ in rows])
+        before = [known.get(key, Known(frozenset({key}))) for key in self.keys]
+        self._related = np.array([[_related(a.methods, b.methods) for b in before] for a in before])  # (C, C)
+        given = [one.rate for one in before if one.rate is not None]
+        middle = sum(given) / max(1, len(given))
+        rates = np.array([0.0 if one.rate is None else one.rate - middle for one in before])
+        self._tilt = (self._unit * _TILT) ** 2 * np.outer(rates, rates)  # (C, C)
+        self._expected = self._unit * np.array([one.expected for one in before])
+        self._expected -= self._expected.mean()
+        self._same_view = np.array([[float(a == b) for b in views] for a in views])  # (N, N)
+        thirds = np.array([math.log(most / max(1, fidelity.epochs), 3) for _, fidelity, _ in rows])
+        walked = np.minimum.outer(thirds, thirds)  # (N, N): from long to short
+        slow = self._related[np.ix_(own, own)] + np.equal.outer(own, own)  # some methods are slow, and some candidates
+        self._shorter = walked * slow / 2
+        self._drift = (self._unit * _DRIFT) ** 2 * walked * np.outer(rates[own], rates[own])
+        top = np.array([float(epochs == most) for epochs, _, _ in views])
         self._top = top / top.sum()  # the level that is asked for is that of whole trainings
 
     def _noise_of(self, images: Sequence[int], shares: bool, spread: float) -> Array:
@@ -141,25 +172,40 @@ class _Model:
 
     def beliefs(self) -> Beliefs:
         """The mean over the grid."""
-        found = [self._given(*spreads) for spreads in itertools.product(_SPREADS, _SPREADS, _DEVIATIONS, _NOISES)]
+        found = [
+            one
+            for spreads in itertools.product(_SPREADS, _SPREADS, _DEVIATIONS, _NOISES)
+            for one in self._given(*spreads)
+        ]
         evidence = np.array([weight for weight, _, _ in found])
         weights = np.exp(evidence - evidence.max())
         weights /= weights.sum()
         means = np.array([mean for _, mean, _ in found])
         mean = weights @ means
         off = means - mean
-        covariance = sum(w * (own + np.outer(o, o)) for w, o, (_, _, own) in zip(weights, off, found, strict=True))
-        return Beliefs(self.keys, mean, np.asarray(covariance))
+        inner = sum(w * own for w, (_, _, own) in zip(weights, found, strict=True))
+        return Beliefs(self.keys, mean, np.asarray(inner + (weights * off.T) @ off))
 
-    def _given(self, group: float, own: float, shorter: float, noise: float) -> tuple[float, Array, Array]:
-        """The log evidence for some spreads, and the mean and covariance of the candidates given them."""
-        group, own, shorter = ((self._unit * spread) ** 2 for spread in (group, own, shorter))
-        alike = group * self._same_group + own * np.eye(len(self.keys))  # of candidates, before anything is measured
+    def _given(self, methods: float, own: float, shorter: float, noise: float) -> Iterator[tuple[float, Array, Array]]:
+        """For each trust the log evidence for some spreads, and the candidates' mean and covariance given them."""
+        methods, own, shorter = ((self._unit * spread) ** 2 for spread in (methods, own, shorter))
+        alike = methods * self._related + own * np.eye(len(self.keys)) + self._tilt  # before anything is measured
         places, levels = self._own, self._level * self._same_view
-        matrix = alike[np.ix_(places, places)] + shorter * self._shorter + levels + np.diag(noise * self._noise)
+        matrix = alike[np.ix_(places, places)] + shorter * self._shorter + self._drift + levels
         cross = alike[:, places] + levels @ self._top
-        lower, centre = np.linalg.cholesky(matrix + 1e-12 * np.eye(len(matrix))), float(self._y.mean())
-        solved = np.linalg.solve(lower, np.column_stack([self._y - centre, cross.T]))
-        told, rest = solved[:, 0], solved[:, 1:]
-        evidence = -0.5 * float(told @ told) - float(np.log(np.diag(lower)).sum())
-        return evidence, centre + rest.T @ told, alike + self._top @ levels @ self._top - rest.T @ rest
+        lower = np.linalg.cholesky(matrix + np.diag(noise * self._noise + 1e-12))
+        trusted = np.outer(self._expected, _TRUSTS)  # (C, T)
+        centred = self._y[:, None] - self._y.mean() - trusted[places]
+        solved = np.linalg.solve(lower, np.column_stack([centred, cross.T]))
+        told, rest = solved[:, : len(_TRUSTS)], solved[:, len(_TRUSTS) :]
+        covariance = alike + self._top @ levels @ self._top - rest.T @ rest
+        means, size = self._y.mean() + trusted + rest.T @ told, float(np.log(np.diag(lower)).sum())
+        for place in range(len(_TRUSTS)):
+            yield -0.5 * float(told[:, place] @ told[:, place]) - size, means[:, place], covariance
+
+
+def _related(one: frozenset[str], other: frozenset[str]) -> float:
+    """How much two sets of methods have in common: the cosine of the angle between them."""
+    if one == other:
+        return 1.0
+    return len(one & other) / math.sqrt(len(one) * len(other)) if one and other else 0.0

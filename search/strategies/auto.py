@@ -27,7 +27,7 @@ from petlas.search.stages.rung import RungStage
 from petlas.search.strategies.base import Prices, Search, StageCost, Strategy
 from petlas.search.strategies.ladder import Rung, ladder
 from petlas.search.strategies.prior import prior
-from petlas.search.strategies.recipes import LR, Recipe, linear, portfolio
+from petlas.search.strategies.recipes import LR, Recipe, expected, linear, portfolio
 from petlas.search.strategies.variation import distinct, vary
 from petlas.search.study import FIRST_LOSS, HALVING, PORTFOLIO, VARIED, Entry, candidate_of, passes
 from petlas.search.training import Fidelity
@@ -130,10 +130,16 @@ class _Pipeline:
         bench = self._bench
         again, fold = divmod(rung.turn, bench.folds)
         fidelity = Fidelity(rung.epochs, bench.config.seed + again, fold, bench.folds)
-        entries = [Entry(candidate, fidelity, name, *bench.both_costs(candidate.design)) for candidate in candidates]
+        entries = [self._entry(candidate, fidelity, name) for candidate in candidates]
         epochs = f"{rung.epochs} epoch{'s' if rung.epochs > 1 else ''}"
         opening = f"{name}: {len(entries)} trainings of {epochs}, measured on fold {fold + 1} of {bench.folds}"
         return RungStage(bench, self._record, entries, self._search.late, usual, opening, lambda: self._told(name))
+
+    def _entry(self, candidate: Candidate, fidelity: Fidelity, stage: str) -> Entry:
+        """What is tried, with what other tasks say of it."""
+        lr = dict(candidate.settings)[LR] / self._bench.config.train.lr
+        costs = self._bench.both_costs(candidate.design)
+        return Entry(candidate, fidelity, stage, *costs, expected=expected(candidate.design.by_method, lr))
 
     def _told(self, name: str) -> str:
         """What is believed after a stage, and what was spent so far."""

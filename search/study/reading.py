@@ -13,6 +13,7 @@ from petlas.search.selection import (
     Agreement,
     Beliefs,
     Evidence,
+    Known,
     Measurement,
     agreement_of,
     believe,
@@ -28,9 +29,9 @@ from petlas.search.study.trials import (
     complete,
     cost_of,
     entry_of,
-    group_of,
     is_interrupted,
     is_trained,
+    known_of,
     result_of,
 )
 
@@ -208,14 +209,14 @@ class StudyReader:
         Args:
             counts: Whether a trial is looked at.
         """
-        return believe(self.evidence(counts), self._groups())
+        return believe(self.evidence(counts), self._known())
 
     def best(self) -> FrozenTrial | None:
         """The trial of the candidate that selection chooses, at all epochs on train and val; None if none ended."""
         whole, evidence = self._whole(), self.evidence()
         key = choose(evidence, _params(whole), self.maximize)
         if key is None:
-            key = choose_by_belief(evidence, _params(whole), self._groups(), self.maximize)
+            key = choose_by_belief(evidence, _params(whole), self._known(), self.maximize)
         return None if key is None else whole[key]
 
     def pareto(self) -> list[FrozenTrial]:
@@ -238,8 +239,10 @@ class StudyReader:
         most = max((trial.user_attrs["of_epochs"] for trial in ended), default=0)
         return {t.user_attrs["key"]: t for t in reversed(ended) if t.user_attrs["of_epochs"] == most}
 
-    def _groups(self) -> dict[str, str]:
-        return {trial.user_attrs["key"]: group_of(trial) for trial in self.counted() if "key" in trial.user_attrs}
+    def _known(self) -> dict[str, Known]:
+        """What was known of each candidate before it was measured."""
+        tried = (entry_of(trial) for trial in self.counted() if "key" in trial.user_attrs)
+        return {entry.candidate.key: known_of(entry, self.maximize) for entry in tried}
 
 
 def passes(epochs: int, train: float, val: float) -> float:

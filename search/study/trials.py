@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from petlas.petl.design import Design
+from petlas.search.selection import Known
 from petlas.search.training.fidelity import Fidelity
 from petlas.spaces import Candidate
 
@@ -55,6 +57,7 @@ class Entry:
         stage: One of this module's names.
         params: Trainable parameters of its design, head excluded.
         cost: What the run trades against its metric, where that is not the parameters.
+        expected: What it is worth on other tasks, in shares of images, by those of other candidates; None if unknown.
     """
 
     candidate: Candidate
@@ -62,6 +65,7 @@ class Entry:
     stage: str
     params: int
     cost: float | None = None
+    expected: float | None = None
 
     @property
     def identity(self) -> Identity:
@@ -80,14 +84,16 @@ class Entry:
             "seed": self.fidelity.seed,
             "fold": self.fidelity.fold,
             "folds": self.fidelity.folds,
-        } | ({} if self.cost is None else {"cost": self.cost})
+        } | {name: own for name in ("cost", "expected") if (own := getattr(self, name)) is not None}
 
     @classmethod
     def of_attributes(cls, attributes: dict[str, Any]) -> Entry:
         """What user attributes say: the inverse of `attributes`."""
         fidelity = Fidelity(*(attributes[key] for key in ("of_epochs", "seed", "fold", "folds")))
         candidate = Candidate(Design.from_dict(attributes["design"]), tuple(attributes["settings"].items()))
-        return cls(candidate, fidelity, attributes["stage"], attributes["params"], attributes.get("cost"))
+        return cls(
+            candidate, fidelity, attributes["stage"], attributes["params"], *map(attributes.get, ("cost", "expected"))
+        )
 
 
 @dataclass(frozen=True)
@@ -151,9 +157,16 @@ def result_of(trial: FrozenTrial) -> float | None:
     return trial.intermediate_values.get(trial.user_attrs["of_epochs"]) if trial.user_attrs.get(SHORT) else None
 
 
-def group_of(trial: FrozenTrial) -> str:
-    """The methods of a trial's design: candidates that have the same are likely to be alike."""
-    return "+".join(design_of(trial).by_method)
+def known_of(entry: Entry, maximize: bool = True) -> Known:
+    """What is known of what is tried before it is measured.
+
+    Args:
+        entry: What is tried.
+        maximize: Whether more is better of the task's metric.
+    """
+    rate, methods = dict(entry.candidate.settings).get("lr"), frozenset(entry.candidate.design.by_method)
+    expected = (entry.expected or 0.0) * (1 if maximize else -1)
+    return Known(methods, None if rate is None else math.log10(rate), expected)
 
 
 def row_of(trial: FrozenTrial) -> TrialRow:

@@ -1,9 +1,18 @@
-from petlas.datasets.names import ALIASES, VTAB, class_names
+from petlas.datasets.names import ALIASES, GROUPS, VTAB, class_names
 
 
 def test_the_19_data_sets_have_940_classes() -> None:
     assert len(VTAB) == 19
     assert sum(VTAB.values()) == 940
+
+
+def test_each_of_them_is_in_one_group() -> None:
+    assert [name for names in GROUPS.values() for name in names] == [*VTAB]
+    assert {group: (len(names), names[0]) for group, names in GROUPS.items()} == {
+        "natural": (7, "cifar"),
+        "specialised": (4, "patch_camelyon"),
+        "structured": (8, "clevr_count"),
+    }
 
 
 def test_every_known_data_set_has_its_number_of_different_names() -> None:

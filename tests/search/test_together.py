@@ -10,7 +10,7 @@ from petlas.petl import Design, Placement, load_adapter, tuned_state_dict
 from petlas.search.config import RunConfig
 from petlas.search.retraining import retrain
 from petlas.search.run_folder import RunError
-from petlas.search.stages.retrain import TEST_READS, adapter_name
+from petlas.search.stages.retrain import RETRAINED, TEST_READS, adapter_name
 from petlas.search.training import evaluate
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
@@ -55,3 +55,20 @@ def test_seeds_are_tested_together_beside_the_single_ones_when_that_is_asked_for
 def test_weights_that_are_not_the_same_ones_have_no_average(make: Make) -> None:
     config = make(**OPTIONS)
     assert set(retrain(config, candidate("sparse", config), seeds=2, together=True).together) == {"ensemble"}
+
+
+def test_a_model_that_the_seeds_teach_is_told_beside_them_and_kept(make: Make) -> None:
+    config = make(**OPTIONS)
+    lora = candidate("lora", config)
+    found = retrain(config, lora, seeds=2, distil=True)
+    assert set(found.together) == {"distilled"}
+    file = config.folder / RETRAINED / f"{lora.key}-distilled.safetensors"
+    bench = Workbench(config)
+    test = bench.batches(bench.task.views["test"])
+    assert evaluate(load_adapter(file), test, bench.objective) == pytest.approx(found.together["distilled"])
+    assert found.together["distilled"] not in found.tests
+    reads = json.loads((config.folder / TEST_READS).read_text())
+    assert [read["name"] for read in reads] == ["found", "found", "taught by 2 seeds"]
+    assert (config.folder / "best" / "adapter.safetensors").read_bytes() != file.read_bytes()
+    with pytest.raises(RunError, match="--distil needs at least 2 seeds, got 1"):
+        retrain(config, lora, seeds=1, distil=True)

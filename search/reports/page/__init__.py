@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from petlas.files import write_text
 from petlas.lazy import look_up
-from petlas.search.run_folder import REPORT, RunError, find_run, runs_in
+from petlas.search.run_folder import REPORT, RunError, find_runs
 
 if TYPE_CHECKING:
-    from petlas.search.config import RunConfig
     from petlas.search.reports.page.run import RunView
 
 Section = Callable[["RunView"], str]
@@ -49,7 +48,7 @@ def write_page(runs: Sequence[str], out: Path | None = None) -> Path:
     from petlas.search.reports.page.run import RunView
     from petlas.search.reports.page.template import document
 
-    configs = [config for run in runs for config in _configs(run)]
+    configs = find_runs(runs)
     views = [RunView.of(config) for config in configs]
     parts = [comparison(views)] if len(views) > 1 else []
     parts += [_of_run(view, several=len(views) > 1) for view in views]
@@ -60,15 +59,6 @@ def write_page(runs: Sequence[str], out: Path | None = None) -> Path:
     except OSError as error:
         raise RunError(f"the page cannot be written to {path} ({error}); choose another place with --out") from error
     return path
-
-
-def _configs(run: str) -> list[RunConfig]:
-    """The run of that name, or every run in that folder."""
-    folder = Path(run)
-    inside = runs_in(folder)
-    if inside and not (folder / "config.yaml").exists():
-        return [find_run(str(path)) for path in inside]
-    return [find_run(run)]
 
 
 def _of_run(view: RunView, several: bool) -> str:

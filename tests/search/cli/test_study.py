@@ -63,3 +63,20 @@ def test_the_best_alone_and_rows_for_a_spreadsheet(petlas: Petlas, write: Write,
     assert [float(row["val"]) if row["val"] else None for row in rows] == [row["val"] for row in everything]
     assert any("lora" in row["design"] for row in rows)
     assert petlas("study", "run", "--top", 0).status == 2
+
+
+def test_runs_are_compared_in_one_table(
+    petlas: Petlas, write: Write, training: Any, imported: Callable[..., set[str]]
+) -> None:
+    for name in ("one", "two"):
+        assert petlas("search", write(), f"name={name}", "search.trials=2").status == 0
+    data = petlas("study", "runs", "-f", "json").json
+    assert [row["name"] for row in data["runs"]] == ["one", "two"]
+    assert [mean["title"] for mean in data["means"]] == ["mean"]
+    assert data["means"][0]["R"] == data["runs"][0]["R"] == 2.0
+    table = petlas("study", "one", "two").out
+    assert all(text in table for text in ("2 runs", "PPT", "mean"))
+    assert len(list(csv.DictReader(io.StringIO(petlas("study", "runs", "-f", "csv").out)))) == 2
+    refused = petlas("study", "runs", "--top", 2)
+    assert (refused.status, "for one run" in refused.err) == (2, True)
+    assert not imported("study", "runs") & {"torch", "timm", "ray", "sklearn"}

@@ -4,7 +4,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from petlas.search.selection import Evidence, Measurement, believe, choose_by_belief
+from petlas.search.selection import Evidence, Known, Measurement, believe, choose_by_belief
 from petlas.search.training.fidelity import Fidelity
 
 SHORT, LONG = 4, 36
@@ -17,8 +17,14 @@ def row(
     return key, Fidelity(epochs, 0, fold, 5), Measurement(value, images)
 
 
-def beliefs(rows: Rows, groups: Mapping[str, str] | None = None, shares: bool = True) -> dict[str, tuple[float, float]]:
-    found = believe(Evidence.of(rows, LONG, shares), groups or {})
+def kin(groups: Mapping[str, str]) -> dict[str, Known]:
+    return {key: Known(frozenset(group.split("+"))) for key, group in groups.items()}
+
+
+def beliefs(
+    rows: Rows, known: Mapping[str, Known] | None = None, shares: bool = True
+) -> dict[str, tuple[float, float]]:
+    found = believe(Evidence.of(rows, LONG, shares), known or {})
     return {key: found.of(key) for key in found.keys}
 
 
@@ -40,7 +46,7 @@ def test_a_candidate_is_drawn_towards_its_group() -> None:
     good = [row(f"lora{i}", 0.86) for i in range(3)]
     bad = [row(f"vpt{i}", 0.74) for i in range(3)]
     equal = [row("lora", 0.8), row("vpt", 0.8)]
-    found = beliefs(good + bad + equal, {key: key.rstrip("012") for key, _, _ in good + bad + equal})
+    found = beliefs(good + bad + equal, kin({key: key.rstrip("012") for key, _, _ in good + bad + equal}))
     assert found["lora"][0] > found["vpt"][0] + 0.01
 
 
@@ -97,9 +103,46 @@ def test_it_loses_less_than_the_maximum_of_means_where_the_truth_is_known() -> N
         folds = {key: 1 + int(3 * rng.integers(2)) for key in truth}
         seen = {key: [rng.binomial(100, value) / 100 for _ in range(folds[key])] for key, value in truth.items()}
         rows = [row(key, value, fold=fold, images=100) for key, own in seen.items() for fold, value in enumerate(own)]
-        chosen = choose_by_belief(Evidence.of(rows, LONG), dict.fromkeys(truth, 1), {key: key[0] for key in truth})
+        chosen = choose_by_belief(Evidence.of(rows, LONG), dict.fromkeys(truth, 1), kin({key: key[0] for key in truth}))
         assert chosen is not None
         lost["belief"] += max(truth.values()) - truth[chosen]
         means = {key: fmean(own) for key, own in seen.items()}
         lost["maximum"] += max(truth.values()) - truth[max(means, key=means.__getitem__)]
     assert lost["belief"] < 0.8 * lost["maximum"]
+
+
+def test_what_other_tasks_say_decides_among_equals_and_not_against_the_evidence() -> None:
+    known = {"strong": Known(expected=0.03), "weak": Known(expected=-0.03)}
+    equal = [row(key, 0.8) for key in known]
+    found = beliefs(equal, known)
+    assert found["strong"][0] > found["weak"][0] + 0.005
+    unequal = [row("strong", 0.8, fold=fold) for fold in range(5)] + [row("weak", 0.95, fold=fold) for fold in range(5)]
+    found = beliefs(unequal, known)
+    assert found["weak"][0] > found["strong"][0] + 0.08
+
+
+def test_designs_that_share_a_method_are_alike() -> None:
+    known = kin({"a": "lora+convpass", "b": "convpass", "c": "lora+ssf", "d": "ssf", "e": "adapter"})
+    rows = [row(key, value, fold=fold) for key, value in zip("ade", (0.9, 0.7, 0.7), strict=True) for fold in range(3)]
+    found = beliefs([*rows, row("b", 0.8, SHORT), row("c", 0.8, SHORT)], known)
+    assert found["b"][0] > found["c"][0] + 0.005
+
+
+def test_what_a_rate_is_worth_is_learned_of_all() -> None:
+    rates = {"low": -3.0, "middle": -2.5, "high": -2.0}
+    known = {f"{rate}{method}": Known(frozenset({method}), lr) for rate, lr in rates.items() for method in "abc"}
+    tilted = [row(key, 0.95 + 0.1 * (known[key].rate or 0.0)) for key in known if not key.endswith("c")]
+    equal = [row(key, 0.7) for key in ("lowc", "middlec", "highc")]
+    found, unrelated = (beliefs([*tilted, *equal], names) for names in (known, {}))
+    gain = {key: found[key][0] - unrelated[key][0] for key in known}
+    assert gain["highc"] > gain["lowc"] + 0.01
+    assert beliefs(tilted, {key: Known(one.methods) for key, one in known.items()})  # without rates of their own
+
+
+def test_a_short_training_says_little_of_a_method_that_learns_slowly() -> None:
+    """Two candidates of one method are behind at first; where the one catches up, the other is believed to do so."""
+    known = kin({"slow": "ssf", "slow too": "ssf", "weak": "lora", "fast": "adapter", "as fast": "adapter"})
+    rows = [row(key, 0.6, SHORT) for key in ("slow", "slow too", "weak")]
+    rows += [row(key, 0.7, SHORT) for key in ("fast", "as fast")]
+    found = beliefs([*rows, row("slow", 0.85), row("fast", 0.8)], known)
+    assert found["slow too"][0] > found["weak"][0] + 0.005

@@ -9,6 +9,7 @@ from petlas.petl import Design
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
 from petlas.search.plan import plan
+from petlas.search.strategies.recipes import expected
 from petlas.search.strategies.variation import alike
 from petlas.search.study import HALVING, PORTFOLIO, VARIED, StudyRecord, candidate_of, result_of
 
@@ -59,6 +60,16 @@ def test_the_best_go_on_for_more_epochs_on_other_folds_within_the_cost(make: Mak
     assert best in whole
     bench_lr = config.train.lr
     assert {bench_lr / 10 <= t.user_attrs["settings"]["lr"] <= bench_lr * 10 for t in trials} == {True}
+
+
+def test_what_other_tasks_say_of_each_candidate_is_in_the_study(make: Make, training: Any) -> None:
+    training.curve = by_size
+    config = make(**OPTIONS)
+    search(config)
+    for trial in StudyRecord.read(config.folder).trials():
+        candidate = candidate_of(trial)
+        lr = dict(candidate.settings)["lr"] / config.train.lr
+        assert trial.user_attrs["expected"] == expected(candidate.design.by_method, lr)
 
 
 def test_wherever_it_is_cut_off_it_ends_as_if_it_had_not_been(make: Make, training: Any) -> None:

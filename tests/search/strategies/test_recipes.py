@@ -1,7 +1,7 @@
 import pytest
 
 from petlas.petl import MINI, count_params, shape_by_name
-from petlas.search.strategies.recipes import Recipe, portfolio
+from petlas.search.strategies.recipes import Recipe, expected, portfolio
 from petlas.spaces import Budget, Space
 
 SHAPE = shape_by_name(MINI, None)
@@ -76,3 +76,17 @@ def test_the_portfolio_covers_every_method_of_a_space_whichever_it_is() -> None:
     assert len({dict(recipe.settings)["lr"] for recipe in own}) == 3
     shipped = [recipe for recipe in portfolio(space()) if recipe.suits(space())]
     assert {name for recipe in shipped for name in recipe.methods} == METHODS.keys()
+
+
+def test_what_is_expected_of_a_candidate_is_that_of_its_methods_at_its_rate() -> None:
+    def worth(*methods: str, lr: float = 3.0) -> float:
+        found = expected(methods, lr)
+        assert found is not None
+        return found
+
+    assert worth("convpass", "lora") > worth("lora") > worth("bitfit") > worth(lr=10.0)
+    for away in (0.3, 1.0, 10.0):
+        assert worth("lora") > worth("lora", lr=away)
+    assert worth("lora", lr=30.0) == pytest.approx(worth("lora", lr=0.3))  # as many times too high as too low
+    assert worth("ssf", "adapter_plus") == pytest.approx((worth("ssf") + worth("adapter_plus")) / 2)
+    assert expected(["hydra"], 3.0) is None

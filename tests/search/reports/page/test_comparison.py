@@ -2,7 +2,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from petlas.search.objectives import Metric
+from petlas.search.reports.comparing import RunRow, compared
 from petlas.search.reports.page.comparison import comparison
 from petlas.search.reports.page.run import RunView
 
@@ -24,3 +27,17 @@ def test_values_of_different_metrics_have_no_mean_and_a_run_without_a_result_say
     assert "different metrics" in made
     assert ">mean<" not in made
     assert "no trial has come to its end yet" in made
+
+
+def test_a_run_is_told_with_its_cost_and_its_value_by_parameters(view: Callable[..., Any]) -> None:
+    retrained = {"test_mean": 0.9, "test_std": 0.01, "seeds": [0, 1], "params": 9_000_000}
+    made = RunRow.of(view(retrained=retrained))
+    assert pytest.approx(3.0) == made.R  # three trainings of all epochs
+    assert made.ppt == pytest.approx(0.9 * 1.9**-0.4343, abs=1e-4)  # exp(-log10 x) = x ** -log10 e
+    assert made.error == pytest.approx((0.95 * 0.05 / 200) ** 0.5)
+    one = view(retrained=retrained)
+    started = replace(one, report=replace(one.report, best=None), retrained=None)
+    cells = compared([one, started])
+    assert "90.0 ± 1.0" in cells[0]
+    assert "no trial has come to its end yet" in cells[1]
+    assert cells[2][0] == "mean" and cells[2][5] == "-"

@@ -1,0 +1,296 @@
+"""Which part of `auto` is worth what: searches replayed in the recorded runs, one task left out at a time.
+
+    PYTHONPATH=benchmarks/portfolio python benchmarks/selection/replay.py > benchmarks/selection/replay.md
+
+The truth of a task is what was recorded of it (benchmarks/portfolio/results.jsonl), drawn towards the mean over tasks
+by the part of the differences that its test images' noise explains; between and beyond the three rates there are
+parabolas. What is known before a search (the order of the portfolio and what is expected of each recipe) is made of the
+other nine tasks. What is measured has the noise of as many images as a fold of the task has, on which candidates fail
+together, and short trainings deviate and prefer higher rates, as in simulate.py. So this has the tasks' real spreads,
+and guesses what a short training tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import NormalDist, fmean, stdev
+
+import numpy as np
+
+from petlas.search.selection import Evidence, Known, Measurement, believe
+from petlas.search.training.fidelity import Fidelity
+
+RESULTS = Path(__file__).parents[1] / "portfolio" / "results.jsonl"
+EPOCHS, FOLDS = 9, 5
+IMAGES = {"emoji_group": 1000, "mnist": 1000, "dsprites_loc": 1000, "digits": 1000}
+"""Of train and val; the drawn tasks have 400."""
+TESTED = {"emoji_group": 906, "mnist": 1000, "dsprites_loc": 1000, "digits": 540}
+"""Images of the test split; the drawn tasks have 400."""
+BEST = 3.0
+"""The factor of the run's rate that is best on the mean."""
+CURVE = 0.18
+"""What a rate ten times too high or too low costs, by the recorded runs: 15 to 21 points but for adaptformer's 9."""
+FLAT = {"adaptformer": 0.09}
+DEVIATION = 0.03
+"""Of what a training of a third of the epochs tells, by curves.py; half of its variance is its methods'."""
+PAIRED = 0.65
+"""The part of the noise of images that all candidates share."""
+_NORMAL = NormalDist()
+Methods = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A candidate: methods with their shares, its rate in decades from the usual best, what it has of its own."""
+
+    methods: Methods
+    rate: float
+    own: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """What it is called."""
+        return f"{self.methods} {self.rate:.4f} {self.own:.5f}"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of its methods."""
+        return frozenset(name for name, _ in self.methods)
+
+
+def curve_of(methods: Methods) -> float:
+    """What a decade of the rate costs."""
+    return FLAT.get(methods[0][0], CURVE) if len(methods) == 1 else CURVE
+
+
+def read() -> dict[str, dict[Arm, float]]:
+    """For each task the accuracy of each recorded candidate."""
+    found: dict[str, dict[Arm, float]] = {}
+    for row in map(json.loads, RESULTS.read_text().splitlines()):
+        methods, lr = tuple(row["recipe"]["methods"].items()), row["recipe"]["settings"]["lr"]
+        if "lr.vpt" not in row["recipe"]["settings"]:
+            arm = Arm(methods, round(math.log10(lr / (BEST if methods else 10.0)), 4))
+            found.setdefault(row["task"], {})[arm] = row["test"]
+    everywhere = set.intersection(*(set(own) for own in found.values()))
+    return {task: {arm: own[arm] for arm in sorted(everywhere, key=lambda a: a.key)} for task, own in found.items()}
+
+
+class Truth:
+    """What candidates are worth on a task."""
+
+    def __init__(self, name: str, table: Mapping[str, Mapping[Arm, float]]) -> None:
+        self.name, own = name, table[name]
+        self.kinds = sorted({arm.methods for arm in own})
+        usual = [kind for kind in self.kinds if kind]
+        at = {task: {kind: row[Arm(kind, 0.0)] for kind in self.kinds} for task, row in table.items()}
+        level = {task: fmean(row[kind] for kind in usual) for task, row in at.items()}
+        mean = {kind: fmean(at[task][kind] - level[task] for task in table) for kind in self.kinds}
+        rest = {kind: at[name][kind] - level[name] - mean[kind] for kind in self.kinds}
+        noise = PAIRED_LEFT * fmean(at[name][k] * (1 - at[name][k]) for k in usual) / TESTED.get(name, 400)
+        real = max(0.1, 1 - noise / fmean(rest[kind] ** 2 for kind in usual))
+        self.base = {kind: level[name] + mean[kind] + real * rest[kind] for kind in self.kinds}
+        tilts = {task: _tilts(row) for task, row in table.items()}
+        usually = {kind: fmean(own[kind] for own in tilts.values()) for kind in tilts[name]}
+        off = {kind: tilts[name][kind] - usually[kind] for kind in usually}
+        task = 0.9 * fmean(off.values())
+        self.tilt = {k: task + usually.get(k, 0.0) + (0.5 * (off[k] - task) if k in off else 0.0) for k in self.kinds}
+        self.tilt[()] = 0.0
+
+    def __call__(self, arm: Arm, more: float = 0.0) -> float:
+        """The accuracy of an arm; `more` is by how much higher rates are preferred."""
+        curve, tilt = curve_of(arm.methods), self.tilt[arm.methods] + more
+        return min(0.99, max(0.03, self.base[arm.methods] + arm.own + tilt * arm.rate - curve * arm.rate**2))
+
+    @property
+    def best(self) -> float:
+        """The accuracy of the best methods at their best rate."""
+        return max(self(Arm(k, self.tilt[k] / 2 / curve_of(k))) for k in self.kinds)
+
+
+PAIRED_LEFT = 1 - PAIRED
+
+
+def _tilts(row: Mapping[Arm, float]) -> dict[Methods, float]:
+    """What a decade of the rate is worth, for the methods that were recorded at a decade's ends."""
+    third, ten = round(math.log10(1 / BEST), 4), round(math.log10(10 / BEST), 4)
+    kinds = {arm.methods for arm in row if arm.methods}
+    ends = {kind: (Arm(kind, third), Arm(kind, ten)) for kind in kinds}
+    return {
+        kind: row[high] - row[low] + curve_of(kind) * (high.rate**2 - low.rate**2)
+        for kind, (low, high) in ends.items()
+        if low in row and high in row
+    }
+
+
+@dataclass
+class World:
+    """A search's surroundings: a task, the images of its folds, and what other tasks say."""
+
+    truth: Truth
+    others: Mapping[str, Mapping[Arm, float]]
+    seed: int
+    walked: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng([self.seed, len(self.truth.name), sum(map(ord, self.truth.name))])
+        self.images = IMAGES.get(self.truth.name, 400) // FOLDS
+        self.hardness = self.rng.normal(0, 1, (FOLDS, self.images))
+        self.drift = [self.rng.normal(0.043, 0.03) for _ in range(3)]
+
+    def measure(self, arm: Arm, epochs: int, fold: int) -> Measurement:
+        """Images told right by one training; candidates fail on the same images."""
+        thirds = round(math.log(EPOCHS / epochs, 3))
+        off = 0.0
+        for third, name in itertools.product(range(thirds), (arm.key, *arm.names)):
+            own = DEVIATION * math.sqrt(0.5 if name == arm.key else 0.5 / len(arm.names))
+            off += self.walked.setdefault((name, third), float(self.rng.normal(0, own)))
+        chance = self.truth(arm, sum(self.drift[:thirds])) - 0.06 * thirds + off + self.rng.normal(0, 0.007)
+        limit = _NORMAL.inv_cdf(min(0.99, max(0.03, chance)))
+        own = self.rng.normal(size=self.images)
+        right = limit + math.sqrt(PAIRED) * self.hardness[fold] + math.sqrt(1 - PAIRED) * own > 0
+        return Measurement(float(right.mean()), self.images)
+
+    def expected(self, arm: Arm) -> float:
+        """What other tasks say of an arm."""
+        own = fmean(row[Arm(arm.methods, 0.0)] for row in self.others.values())
+        return own + arm.own - curve_of(arm.methods) * arm.rate**2
+
+    def portfolio(self) -> list[Arm]:
+        """Linear probing, and the greedy order of choose.py."""
+        names = [arm for arm in next(iter(self.others.values())) if arm.methods]
+
+        def worth(found: Sequence[Arm]) -> float:
+            return fmean(max(row[arm] for arm in found) for row in self.others.values())
+
+        found: list[Arm] = []
+        while len(found) < 16:
+            left = [arm for arm in names if arm not in found]
+            found.append(max(left, key=lambda arm: worth([*found, arm]) + 0.1 * worth([arm])))
+        return [Arm((), 0.0), *found]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a search goes about it; the defaults are those of `auto` before.
+
+    Args:
+        rungs: Epochs, fold and trainings of each rung after the first; the first has one fold and those of `first`.
+        expects: Whether what other tasks say is believed beforehand.
+        kin: Whether designs that share a method are alike, and a rate is worth the same for all.
+        varied: The part of the first rung that is for variations of the leaders.
+    """
+
+    first: tuple[int, int] = (1, 18)
+    rungs: tuple[tuple[int, int, int], ...] = ((3, 1, 6), (9, 2, 2))
+    expects: bool = False
+    kin: bool = False
+    varied: float = 1 / 3
+
+
+def search(world: World, rules: Rules) -> Arm:
+    """The choice of the ladder."""
+    rows: list[tuple[str, Fidelity, Measurement]] = []
+    arms: dict[str, Arm] = {}
+
+    def train(some: Sequence[Arm], epochs: int, fold: int) -> None:
+        for arm in some:
+            arms[arm.key] = arm
+            rows.append((arm.key, Fidelity(epochs, 0, fold, FOLDS), world.measure(arm, epochs, fold)))
+
+    def known(arm: Arm) -> Known:
+        names = arm.names if rules.kin else frozenset({"+".join(sorted(arm.names))})
+        return Known(names, arm.rate if rules.kin else 0.0, world.expected(arm) if rules.expects else 0.0)
+
+    def ranked() -> list[Arm]:
+        found = believe(Evidence.of(rows, EPOCHS), {arm.key: known(arm) for arm in arms.values()})
+        return sorted(arms.values(), key=lambda arm: -found.of(arm.key)[0])
+
+    rng = np.random.default_rng([world.seed, 1])
+    epochs, count = rules.first
+    varied = int(count * rules.varied)
+    train(world.portfolio()[: count - varied], epochs, 0)
+    if varied:
+        parents, children = ranked()[:4], list[Arm]()
+        for i in range(varied):
+            parent, rate, own = parents[i % len(parents)], -abs(float(rng.normal(0, 0.2))), float(rng.normal(0, 0.004))
+            rate, own = (rate, 0.0) if i % 8 < 4 else (0.0, own)
+            children.append(Arm(parent.methods, parent.rate + rate, parent.own + own))
+        train(children, epochs, 0)
+    last: set[str] = set(arms)
+    for epochs, fold, count in rules.rungs:
+        leaders = [arm for arm in ranked() if arm.key in last or count > len(last)][:count]
+        train(leaders, epochs, fold)
+        last = {arm.key for arm in leaders}
+    return next(arm for arm in ranked() if arm.key in last)
+
+
+def grid(world: World, epochs: int = 2) -> Arm:
+    """Eight methods at a third, once and three times the run's rate, for equal epochs: the highest value on a fold."""
+    kinds = [kind for kind in world.truth.kinds if len(kind) < 2 and "adapter_plus" not in dict(kind)]
+    arms = [Arm(k, math.log10(f / (BEST if k else 10.0))) for k in kinds for f in (0.3, 1.0, 3.0)]
+    return max(arms, key=lambda arm: world.measure(arm, epochs, 0).value)
+
+
+NEW = Rules(expects=True, kin=True)
+WAYS: dict[str, Callable[[World], Arm]] = {
+    "the portfolio's first, untried": lambda world: world.portfolio()[1],
+    "7 methods at 3 rates, 2 epochs, highest value": grid,
+    "auto, 18 x 1, 6 x 3, 2 x 9 epochs, as it was": lambda world: search(world, Rules()),
+    "the same, with what other tasks say": lambda world: search(world, Rules(expects=True)),
+    "the same, with kin and rates": lambda world: search(world, Rules(kin=True)),
+    "the same, with both": lambda world: search(world, NEW),
+    "2 R: as it was": lambda world: search(world, Rules(first=(1, 9), rungs=((3, 1, 3),))),
+    "2 R: both": lambda world: search(world, replace(NEW, first=(1, 9), rungs=((3, 1, 3),))),
+    "2 R: both, 6 x 3": lambda world: search(world, replace(NEW, first=(3, 6), rungs=())),
+    "2 R: grid, 1 epoch": lambda world: grid(world, 1),
+    "2 R: both, 6 x 1, 4 x 3": lambda world: search(world, replace(NEW, first=(1, 6), rungs=((3, 1, 4),))),
+    "both, 9 x 1, 6 x 3, 3 x 9, no variations": lambda world: search(
+        world, replace(NEW, first=(1, 9), rungs=((3, 1, 6), (9, 2, 3)), varied=0.0)
+    ),
+    "both, no variations": lambda world: search(world, replace(NEW, varied=0.0)),
+    "both, 9 x 1, 6 x 3, 3 x 9": lambda world: search(world, replace(NEW, first=(1, 9), rungs=((3, 1, 6), (9, 2, 3)))),
+    "both, 9 x 3, 3 x 9": lambda world: search(world, replace(NEW, first=(3, 9), rungs=((9, 2, 3),))),
+    "both, 18 x 3": lambda world: search(world, replace(NEW, first=(3, 18), rungs=())),
+    "both, 6 x 3, 4 x 9": lambda world: search(world, replace(NEW, first=(3, 6), rungs=((9, 1, 4),), varied=0.0)),
+    "both, 6 x 9": lambda world: search(world, replace(NEW, first=(9, 6), rungs=(), varied=0.0)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=10, help="searches of each task")
+    parser.add_argument("--ways", type=int, nargs="*", default=range(len(WAYS)))
+    args = parser.parse_args()
+    table = read()
+    print(
+        f"Lost to the best methods at their best rate, in points; mean over {len(table)} tasks of {args.draws} draws.\n"
+    )
+    print("| way | " + " | ".join(table) + " | mean | to the first |\n|---|" + "---|" * (len(table) + 2))
+    truths = {task: Truth(task, table) for task in table}
+    firsts: dict[tuple[str, int], float] = {}
+    for place, (name, way) in enumerate(WAYS.items()):
+        if place not in args.ways and place:
+            continue
+        cells, means, gains = [], [], []
+        for task, truth in truths.items():
+            others = {other: row for other, row in table.items() if other != task}
+            lost = []
+            for seed in range(args.draws if place else 1):
+                worth = truth(way(World(truth, others, seed)))
+                lost.append(100 * (truth.best - worth))
+                firsts.setdefault((task, 0), worth)
+                gains.append(100 * (worth - firsts[task, 0]))
+            cells.append(f"{fmean(lost):.1f}")
+            means.append(fmean(lost))
+        error = stdev(gains) / math.sqrt(len(gains))
+        print(f"| {name} | {' | '.join(cells)} | {fmean(means):.2f} | {fmean(gains):+.2f} ± {error:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
