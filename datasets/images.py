@@ -122,7 +122,10 @@ def _to_8_bits(image: Image.Image, value_range: ValueRange | None, origin: str |
 def _range_of_type(mode: str, origin: str | None, values: np.ndarray) -> ValueRange:
     """What 16 bits can hold, unless so little of it is used that it is most likely not what is meant."""
     found = f"{values.min():g} to {values.max():g}"
-    cure = "give the values that are black and white, the same for all images, as task.value_range=[LOW, HIGH]"
+    cure = (
+        "give the values that are black and white, the same for all images, as task.value_range=[LOW, HIGH], and to an "
+        "adapter as --value-range LOW HIGH"
+    )
     if not (mode.startswith("I;16") or (mode == "I" and origin in ("PNG", "PPM"))):
         kind = "floats" if mode == "F" else "32-bit integers"
         raise DataError(f"images of {kind} have no known range of values (this one holds {found}); {cure}")

@@ -16,8 +16,10 @@ from petlas.search.run_folder import check_distinct, check_same, opened
 from petlas.search.run_log import printing
 from petlas.search.runners import check_address, check_resources, check_together, check_trackers, starting
 from petlas.search.study import StudyRecord, TrialRow, row_of
+from petlas.search.waiting import never_silent
 
 if TYPE_CHECKING:
+    from petlas.datasets import ValueRange
     from petlas.petl import Exported
     from petlas.search.attention import Attention
     from petlas.search.evaluate import Evaluation
@@ -114,7 +116,7 @@ def search(configs: Sequence[RunConfig], report: bool = False) -> list[SearchRes
         check_trackers(config)
         check_address(config)
         check_same(config)
-    with printing(), starting(configs) as start:
+    with printing(), never_silent(), starting(configs) as start:
         for config in configs:
             log.info("searching %s in %s", config.task.name, config.folder)
         from petlas.search.driver import search_together  # in the meantime: it takes seconds, too
@@ -185,9 +187,9 @@ def retrain(
     from petlas.search.retraining import retrain as retrain_one
 
     count = seeds or config.protocol.retrain_seeds
-    candidate, val = choose(config, trial, design)
     others: list[Outcome] = []
-    with printing():
+    with printing(), never_silent():
+        candidate, val = choose(config, trial, design)
         if baselines:
             outcome, others = retrain_with_baselines(config, candidate, count, val, together=together, distil=distil)
         else:
@@ -214,10 +216,12 @@ def score(configs: Sequence[RunConfig]) -> list[SensitivityReport]:
     from petlas.search.workbench import Workbench
 
     benches = [Workbench(config) for config in configs]
-    for bench in benches:
-        check_resources(bench.config)
-        bench.check()
     with ExitStack() as stack:
+        stack.enter_context(printing())
+        stack.enter_context(never_silent())
+        for bench in benches:
+            check_resources(bench.config)
+            bench.check()
         for config in configs:
             stack.enter_context(opened(config))
         stages = [SensitivityStage(bench) for bench in benches]
@@ -227,7 +231,9 @@ def score(configs: Sequence[RunConfig]) -> list[SensitivityReport]:
     return [found for stage in stages if (found := stage.found) is not None]
 
 
-def predict(adapter: str | Path, images: Images, checkpoint: str | None = None) -> list[Prediction]:
+def predict(
+    adapter: str | Path, images: Images, checkpoint: str | None = None, value_range: ValueRange | None = None
+) -> list[Prediction]:
     """Label images with an adapter file.
 
     Args:
@@ -235,13 +241,14 @@ def predict(adapter: str | Path, images: Images, checkpoint: str | None = None) 
         images: A file, a folder, a PIL image, an array of one (H, W[, 3]) or several in uint8, or an iterable of these;
             or a loader of normalised batches (B, 3, S, S), with targets behind them or without.
         checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
+        value_range: What is black and white in images of more than 8 bits, where that is not as it was in training.
 
     Raises:
         UserError: When the adapter file or an image is at fault.
     """
     from petlas.search.predict import predict as predict_files
 
-    return predict_files(Path(adapter), images, checkpoint)
+    return predict_files(Path(adapter), images, checkpoint, value_range)
 
 
 def evaluate(
@@ -252,6 +259,7 @@ def evaluate(
     split_seed: int = 0,
     checkpoint: str | None = None,
     labels: Sequence[Any] | None = None,
+    value_range: ValueRange | None = None,
 ) -> Evaluation:
     """Measure an adapter on a task with the same classes: metrics, class by class, confusion and calibration.
 
@@ -265,6 +273,7 @@ def evaluate(
         checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
         labels: Of images that are given: the name of each one's class, or its number as the adapter counts them; where
             an image can be of several classes a list of names, or a row of yes and no.
+        value_range: What is black and white in images of more than 8 bits, where that is not as it was in training.
 
     Raises:
         UserError: When the adapter, the task, an image or a label is at fault, or the classes are not the same.
@@ -272,7 +281,7 @@ def evaluate(
     from petlas.search.evaluate import evaluate as evaluate_one
 
     folder = None if root is None else Path(root)
-    return evaluate_one(Path(adapter), task, folder, view, split_seed, checkpoint, labels)
+    return evaluate_one(Path(adapter), task, folder, view, split_seed, checkpoint, labels, value_range)
 
 
 def attention(

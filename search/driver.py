@@ -18,7 +18,7 @@ from petlas.files import write_text
 from petlas.search.config import RunConfig
 from petlas.search.identity import claim
 from petlas.search.live import watched
-from petlas.search.plan import most, outline
+from petlas.search.plan import outline, search_costs
 from petlas.search.run_folder import clear_checkpoints, opened
 from petlas.search.runners import check_resources, check_together, open_runner
 from petlas.search.runners.tracking import tracked
@@ -98,7 +98,7 @@ def search_together(
         try:
             if not rounds.over:  # Ray starts only if something is left to run
                 turns = [run.turns for run in runs]
-                with watched(turns, most=most), open_runner(benches, start) as runner, tracked(turns):
+                with watched(turns, costs=search_costs), open_runner(benches, start) as runner, tracked(turns):
                     runner.run(rounds)
         finally:
             for run in runs:

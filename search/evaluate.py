@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from petlas.datasets import VIEWS, DataError, Task
+from petlas.datasets import VIEWS, DataError, Task, ValueRange
 from petlas.petl import AdapterError, AdapterInfo, count_tuned, load_adapter, read_adapter_info
 from petlas.search.given import Given, batches_for, task_for
 from petlas.search.objectives import Assessment, Objective, get_objective
@@ -71,6 +71,7 @@ def evaluate(
     split_seed: int = 0,
     checkpoint: str | None = None,
     labels: Sequence[Any] | None = None,
+    value_range: ValueRange | None = None,
 ) -> Evaluation:
     """Measure an adapter, in full precision, on images that are prepared as those that it was trained on.
 
@@ -83,6 +84,7 @@ def evaluate(
         checkpoint: The backbone's weights, where the adapter file does not know them or they were moved.
         labels: Of images that are given: for each the name or number of its class, as the adapter counts them; of
             several classes a list of names, or a row of yes and no.
+        value_range: What is black and white in images of more than 8 bits, where that is not as it was in training.
 
     Raises:
         AdapterError: When the adapter is at fault, or is of other classes than the task.
@@ -94,9 +96,10 @@ def evaluate(
         raise DataError(f"--view must be one of {', '.join(VIEWS)}, got {view!r}")
     info = read_adapter_info(adapter)
     if labels is None and isinstance(task, str | Path):
-        measured = _of_task(adapter, info, task_for(info, str(task), root, split_seed), view, checkpoint)
+        found = task_for(info, str(task), root, split_seed, value_range)
+        measured = _of_task(adapter, info, found, view, checkpoint)
     elif (root, view, split_seed) == (None, TEST, 0):
-        measured = _of_images(adapter, info, task, labels, checkpoint)
+        measured = _of_images(adapter, info, task, labels, checkpoint, value_range)
     else:
         raise DataError("root, view and split_seed say which images of a task are read, and images were given")
     return _evaluation(str(adapter), get_objective(info.kind), measured)
@@ -128,13 +131,18 @@ def _of_task(adapter: Path, info: AdapterInfo, task: Task, view: str, checkpoint
 
 
 def _of_images(
-    adapter: Path, info: AdapterInfo, images: Images, labels: Sequence[Any] | None, checkpoint: str | None
+    adapter: Path,
+    info: AdapterInfo,
+    images: Images,
+    labels: Sequence[Any] | None,
+    checkpoint: str | None,
+    value_range: ValueRange | None,
 ) -> _Measured:
     objective, found = get_objective(info.kind), [] if labels is None else [*labels]
     targets = objective.targets(found, info.classes)  # a wrong one is told before anything is computed
     items = _apart(images, found) if labels is None else one_by_one(images)
     model = load_adapter(adapter, checkpoint=checkpoint)
-    said = [logits for _, logits in outputs(model, Given.of(info).parts(items), pick_device())]
+    said = [logits for _, logits in outputs(model, Given.of(info, value_range).parts(items), pick_device())]
     count = sum(map(len, said))
     if labels is None:
         targets = objective.targets(found, info.classes)

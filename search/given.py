@@ -36,7 +36,13 @@ Part: TypeAlias = tuple[list[str], Tensor]
 """What some images are called, and the images (B, 3, S, S), normalised."""
 
 
-def task_for(info: AdapterInfo, name: str, root: Path | None = None, split_seed: int = 0) -> Task:
+def task_for(
+    info: AdapterInfo,
+    name: str,
+    root: Path | None = None,
+    split_seed: int = 0,
+    value_range: ValueRange | None = None,
+) -> Task:
     """A task whose images are read as those that an adapter was trained on.
 
     Args:
@@ -44,11 +50,12 @@ def task_for(info: AdapterInfo, name: str, root: Path | None = None, split_seed:
         name: The task's name or folder.
         root: The folder that holds the task's data.
         split_seed: Of the val or test that is set aside where the data has none.
+        value_range: What is black and white in images of more than 8 bits, where that is not as it was in training.
 
     Raises:
         DataError: When the task is at fault.
     """
-    return open_task(name, root=root, split_seed=split_seed, value_range=value_range_of(info))
+    return open_task(name, root=root, split_seed=split_seed, value_range=value_range or value_range_of(info))
 
 
 def batches_for(info: AdapterInfo, view: View, device: torch.device) -> ImageBatches:
@@ -90,13 +97,14 @@ class Given:
         self._waiting = _Waiting([], value_range)
 
     @classmethod
-    def of(cls, info: AdapterInfo) -> Given:
+    def of(cls, info: AdapterInfo, value_range: ValueRange | None = None) -> Given:
         """For an adapter: prepared as its training images were.
 
         Args:
             info: The header of its file.
+            value_range: What is black and white in images of more than 8 bits, where that is not as it was in training.
         """
-        return cls(info.input, value_range_of(info))
+        return cls(info.input, value_range or value_range_of(info))
 
     def parts(self, items: Iterable[Any]) -> Iterator[Part]:
         """The batches.

@@ -1,4 +1,4 @@
-"""How far runs are: a table that is kept up to date on a terminal, and nothing beside the log's lines elsewhere."""
+"""How far runs are: a table that is kept up to date on a terminal, elsewhere a line where the log has long had none."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from petlas.search.reckoning import Reckoned, reckon
 from petlas.search.reports.text import duration, measured, shown, standard_error, unit
+from petlas.search.run_log import about
 from petlas.search.stages.rounds import Job, Turns
 from petlas.search.study import SCORE, is_interrupted, result_of
 from petlas.search.training import EpochResult
+from petlas.search.waiting import never_silent
 from petlas.search.workbench import Workbench
+
+if TYPE_CHECKING:
+    from petlas.search.strategies.base import StageCost
 
 log = logging.getLogger("petlas")
 
@@ -30,25 +37,41 @@ _NAMED = 4
 def watched(
     runs: Sequence[Turns],
     jobs: int | None = None,
-    most: Callable[[Workbench], float] = lambda bench: 0.0,
+    costs: Callable[[Workbench], Sequence[StageCost]] = lambda bench: (),
     console: Console | None = None,
 ) -> Iterator[None]:
-    """Show how far runs are while they are done in here, where somebody looks on.
+    """Show how far runs are while they are done in here.
 
-    On a terminal that is a table below the lines of the log.
+    On a terminal that is a table below the lines of the log; elsewhere a line wherever nothing was said for a while.
 
     Args:
         runs: Of which none has begun.
         jobs: How many pieces of work there are in all, where that is known.
-        most: What a search costs at most, in R.
+        costs: What the stages of a search cost at most.
         console: Where the table is drawn; by default on the terminal of standard error, if it is one.
     """
     where = console or Console(stderr=True, markup=False, emoji=False)
     drawn = where.is_interactive and not (where.is_dumb_terminal or where.is_jupyter)
-    with ExitStack() as stack:
-        if drawn and (console or sys.stderr.isatty()):
-            stack.enter_context(_table_shown([_Watch(run, jobs, most) for run in runs], where))
-        yield
+    watches = [_Watch(run, jobs, costs) for run in runs]
+    for watch in watches:
+        watch.start()
+    try:
+        with ExitStack() as stack:
+            if drawn and (console or sys.stderr.isatty()):
+                stack.enter_context(never_silent(lambda: None))  # the table says it
+                stack.enter_context(_table_shown(watches, where))
+            else:
+                stack.enter_context(never_silent(lambda: _say(watches)))
+            yield
+    finally:
+        for watch in watches:
+            watch.stop()
+
+
+def _say(watches: Sequence[_Watch]) -> None:
+    for watch in watches:
+        with about(watch.turns.bench.config.folder, watch.turns.name):
+            log.info("%s", line(watch.state, time.monotonic()))
 
 
 @contextmanager
@@ -68,8 +91,6 @@ def _table_shown(watches: Sequence[_Watch], console: Console) -> Iterator[None]:
         for name, stream in raw.items()
         if isinstance(handler, logging.StreamHandler) and handler.stream is stream
     ]
-    for watch in watches:
-        watch.start()
     try:
         with live:
             for handler, name, _ in handlers:
@@ -78,8 +99,6 @@ def _table_shown(watches: Sequence[_Watch], console: Console) -> Iterator[None]:
     finally:
         for handler, _, stream in handlers:
             handler.setStream(stream)
-        for watch in watches:
-            watch.stop()
 
 
 @dataclass(frozen=True)
@@ -97,7 +116,7 @@ class State:
         best: The best value so far with its standard error, in words.
         used: What the search has cost so far, in R, with what is running; None where no R is counted.
         before: What of that was spent before this process.
-        most: What it costs at most, in R.
+        most: What it will have cost in the end, in R, as it is reckoned now.
         limit: After how many seconds nothing more begins.
         paced: When the first piece of work began, after all that is done once; None before that.
     """
@@ -116,13 +135,28 @@ class State:
     limit: float | None = None
     paced: float | None = None
 
+    def rest(self, now: float) -> float:
+        """R that are still to come: no more than what is done, at the pace so far, within the limit.
+
+        Args:
+            now: By the monotonic clock.
+        """
+        used = self.used or 0.0
+        missing, made, took = max(0.0, self.most - used), used - self.before, self._took(now)
+        if self.limit is None or made <= 0 or took <= 0:
+            return missing
+        return min(missing, made / took * max(0.0, self.limit - (now - self.began)))
+
+    def _took(self, now: float) -> float:
+        return now - (self.began if self.paced is None else self.paced)
+
     def left(self, now: float) -> float | None:
         """Seconds to the end at the pace of this process since its first work; None as long as there is no pace.
 
         Args:
             now: By the monotonic clock.
         """
-        took = now - (self.began if self.paced is None else self.paced)
+        took = self._took(now)
         if self.used is not None:
             made, missing = self.used - self.before, max(0.0, self.most - self.used)
         else:
@@ -149,7 +183,7 @@ def table(states: Sequence[State], now: float) -> RenderableType:
         drawn.add_column(column, no_wrap=column != "run", overflow="ellipsis")
     for state in states:
         left = state.left(now)
-        of_search = [state.best, f"{state.used or 0:.1f}", f"{max(0.0, state.most - (state.used or 0)):.1f}"]
+        of_search = [state.best, f"{state.used or 0:.1f}", f"~{state.rest(now):.1f}"]
         drawn.add_row(
             shown(state.name),
             state.stage or "starting",
@@ -163,6 +197,24 @@ def table(states: Sequence[State], now: float) -> RenderableType:
     return drawn
 
 
+def line(state: State, now: float) -> str:
+    """How far a run is, on one line.
+
+    Args:
+        state: How far it is.
+        now: By the monotonic clock.
+    """
+    left, epochs = state.left(now), _epochs(state.epochs)
+    parts = [
+        f"{state.done}{'' if state.total is None else f' of {state.total}'} done",
+        f"{state.running} running" + (f" ({epochs})" if epochs else ""),
+        *([] if state.best == "-" else [f"best {state.best}"]),
+        *([] if state.used is None else [f"{state.used:.1f} R used, ~{state.rest(now):.1f} left"]),
+        duration(now - state.began) + ("" if left is None else f", ~{duration(left)} left"),
+    ]
+    return f"still at {state.stage or 'the start'}: {'; '.join(parts)}"
+
+
 def _epochs(running: Sequence[tuple[int, int, int]]) -> str:
     named = [f"#{number} {epoch}/{of}" for number, epoch, of in running if of]
     return " ".join(named[:_NAMED]) + (f" +{len(named) - _NAMED}" if len(named) > _NAMED else "")
@@ -174,37 +226,42 @@ class _Watch:
     Args:
         turns: The run.
         jobs: How many pieces of work there are in all, where that is known.
-        most: What a search costs at most, in R.
+        costs: What the stages of a search cost at most.
     """
 
-    def __init__(self, turns: Turns, jobs: int | None, most: Callable[[Workbench], float]) -> None:
-        self._turns, self._read_at, self._spent, self._best, self._ended = turns, 0.0, 0.0, "-", 0
+    def __init__(self, turns: Turns, jobs: int | None, costs: Callable[[Workbench], Sequence[StageCost]]) -> None:
+        self.turns, self._read_at, self._best, self._ended = turns, 0.0, "-", 0
+        self._reckoned, self._progress = Reckoned(0.0, 0.0), dict[str, float]()
         self._known = 0  # of its jobs that came to their end, those whose ends were read
         config, record = turns.bench.config, turns.record
         if record is None:
             self.state = State(config.name, time.monotonic(), total=jobs)
             return
+        self._costs = costs(turns.bench)
         self._read()
         limit = None if config.search.seconds is None else max(0.0, config.search.seconds - record.elapsed)
         self.state = State(
-            config.name, time.monotonic(), done=self._ended, best=self._best, used=self._spent, before=self._spent,
-            most=most(turns.bench), limit=limit,
+            config.name, time.monotonic(), done=self._ended, best=self._best, used=self._reckoned.used,
+            before=self._reckoned.used, most=sum(self._reckoned), limit=limit,
         )  # fmt: skip
 
     def start(self) -> None:
         """Begin to look."""
-        self._turns.watchers.append(self)
+        self.turns.watchers.append(self)
 
     def stop(self) -> None:
         """Look no more."""
-        self._turns.watchers.remove(self)
+        self.turns.watchers.remove(self)
 
     def on_start(self, job: Job) -> None:
         """Look."""
         self._look()
 
     def on_epoch(self, job: Job, result: EpochResult) -> None:
-        """Look."""
+        """Look; of what is no trial, how much of it is done."""
+        own = getattr(job.bench.config, job.proposal.work, None)
+        if job.proposal.entry is None:
+            self._progress[job.proposal.work] = min(1.0, result.epoch / getattr(own, "epochs", 1))
         self._look()
 
     def on_end(self, job: Job, error: str) -> None:
@@ -218,7 +275,7 @@ class _Watch:
             log.debug("the table could not be made", exc_info=True)
 
     def _update(self) -> None:
-        before, running = self.state, [job for job in self._turns.jobs if job.begun]
+        before, running = self.state, [job for job in self.turns.jobs if job.begun]
         entries = [(job, job.proposal.entry) for job in running]
         stages = dict.fromkeys(entry.stage if entry else job.proposal.work for job, entry in entries)
         epochs = tuple(
@@ -226,27 +283,27 @@ class _Watch:
             for job, entry in entries
             if entry is not None
         )
-        due = self._known != self._turns.done or time.monotonic() - self._read_at >= _READS_EVERY
-        if self._turns.record is not None and due:
+        due = self._known != self.turns.done or time.monotonic() - self._read_at >= _READS_EVERY
+        if self.turns.record is not None and due:
             self._read()
-        record = self._turns.record
+        record = self.turns.record
         self.state = State(
             before.name, before.began, ", ".join(stages) or before.stage,
-            self._turns.done if record is None else self._ended,
+            self.turns.done if record is None else self._ended,
             len(running), before.total, epochs, self._best,
-            None if record is None else self._spent, before.before, before.most, before.limit,
+            None if record is None else self._reckoned.used, before.before, sum(self._reckoned), before.limit,
             time.monotonic() if before.paced is None and running else before.paced,
         )  # fmt: skip
 
     def _read(self) -> None:
         """What the study says: trials that ended, what they cost, and the best of those with the most epochs."""
-        record = self._turns.record
+        record = self.turns.record
         assert record is not None, "only a search has a study to read"
-        self._read_at, self._known = time.monotonic(), self._turns.done
+        self._read_at, self._known = time.monotonic(), self.turns.done
         counted = [trial for trial in record.trials() if not is_interrupted(trial)]
         self._ended = sum(trial.state.is_finished() for trial in counted)
-        self._spent = sum(map(record.cost, counted))
-        metric = self._turns.bench.objective.metric
+        self._reckoned = reckon(self._costs, counted, record.about, self._progress)
+        metric = self.turns.bench.objective.metric
         values = [
             (trial.user_attrs["of_epochs"], value, trial.user_attrs.get("images"))
             for trial in counted

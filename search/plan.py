@@ -134,25 +134,20 @@ def _costs(prices: Prices) -> Iterator[StageCost]:
     yield prices.cost("retrain", seeds, seeds * one)
 
 
-def _of_search(bench: Workbench) -> list[StageCost]:
-    """The stages of a search without measuring: a step is taken for three forward passes."""
+def search_costs(bench: Workbench) -> list[StageCost]:
+    """The stages of a search, each at what it costs at most, without measuring: a step is three forward passes.
+
+    Args:
+        bench: The run's workbench.
+    """
     images = {name: len(view) for name, view in bench.task.views.items()}
     prices = Prices(bench, 3.0, 1.0, images, workers(bench.config))
     return [cost for cost in _costs(prices) if cost.trials and cost.stage != "retrain"]
 
 
-def most(bench: Workbench) -> float:
-    """What a search costs at most, in R, without measuring.
-
-    Args:
-        bench: The run's workbench.
-    """
-    return sum(cost.R for cost in _of_search(bench))
-
-
 def outline(bench: Workbench) -> str:
     """A search's cost in one line, without measuring."""
-    config, stages = bench.config, _of_search(bench)
+    config, stages = bench.config, search_costs(bench)
     images = {name: len(view) for name, view in bench.task.views.items()}
     parts = ", ".join(f"{cost.trials} {cost.stage}" if cost.trials > 1 else cost.stage for cost in stages)
     limit = f", no new trial after {config.search.seconds:g} s" if config.search.seconds else ""

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from petlas.datasets import ValueRange
 from petlas.datasets.progress import track
 from petlas.petl import AdapterError, load_adapter, read_adapter_info
 from petlas.search.given import Given, Part, files_in
@@ -46,13 +47,16 @@ Images: TypeAlias = "str | Path | Image.Image | npt.NDArray[np.uint8] | Iterable
 of batches as a loader gives them: tensors (B, 3, S, S), normalised, alone or as the first of a pair."""
 
 
-def predict(adapter: Path, images: Images, checkpoint: str | None = None) -> list[Prediction]:
+def predict(
+    adapter: Path, images: Images, checkpoint: str | None = None, value_range: ValueRange | None = None
+) -> list[Prediction]:
     """Label images, prepared as the training images were.
 
     Args:
         adapter: An adapter file.
         images: The images; of a folder all that are in it, at any depth, by their names.
         checkpoint: The backbone's weights, if they are a local file that lies elsewhere than the adapter file says.
+        value_range: What is black and white in images of more than 8 bits, where that is not as it was in training.
 
     Raises:
         AdapterError: When the adapter cannot be loaded.
@@ -62,7 +66,7 @@ def predict(adapter: Path, images: Images, checkpoint: str | None = None) -> lis
     info = read_adapter_info(adapter)
     objective = get_objective(info.kind)
     items = one_by_one(images)
-    parts = Given.of(info).parts(items)
+    parts = Given.of(info, value_range).parts(items)
     model = load_adapter(adapter, checkpoint=checkpoint)
 
     def labelled() -> Iterator[Prediction]:

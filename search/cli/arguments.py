@@ -36,6 +36,10 @@ Configs = Annotated[
     list[str], typer.Argument(metavar="CONFIG... [key=value ...]", help="Configurations, and overrides for all.")
 ]
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter file, or the run that has one.")]
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(metavar="LOW HIGH", help="Black and white of images of more than 8 bits, if not as in training."),
+]
 Checkpoint = Annotated[str | None, typer.Option(help="The backbone's weights, if they are a local file.")]
 Runs = Annotated[
     list[str], typer.Argument(metavar="RUN... | DIR", help="Run folders, names in runs/, or a folder of runs.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from petlas.search.cli.arguments import Adapter, Checkpoint, Format, FormatOption, adapter_file
+from petlas.search.cli.arguments import Adapter, Checkpoint, Format, FormatOption, ValueRange, adapter_file
 from petlas.search.cli.output import print_json
 
 
@@ -18,6 +18,7 @@ def evaluate(
     view: Annotated[str, typer.Option(help="Which part: train, val, trainval or test.")] = "test",
     split_seed: Annotated[int, typer.Option(help="Of what is set aside where the data has no test or val.")] = 0,
     checkpoint: Checkpoint = None,
+    value_range: ValueRange = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Measure an adapter on a task with the same classes: metrics, class by class, confusion and calibration.
@@ -29,7 +30,13 @@ def evaluate(
     from petlas.search import api
 
     found = api.evaluate(
-        adapter_file(adapter), task, root=root, view=view, split_seed=split_seed, checkpoint=checkpoint
+        adapter_file(adapter),
+        task,
+        root=root,
+        view=view,
+        split_seed=split_seed,
+        checkpoint=checkpoint,
+        value_range=value_range,
     )
     if format is Format.JSON:
         print_json(found.to_dict())

@@ -21,10 +21,10 @@ def methods(
     Example: petlas methods --backbone vit_small_patch14_dinov2
     """
     from petlas.search.reports.listing import list_methods
-    from petlas.search.reports.tables import methods_table, show
+    from petlas.search.reports.tables import methods_tables, show
 
     rows = list_methods(backbone)
     if format is Format.JSON:
         print_json(rows)
         return
-    show(methods_table(rows, backbone))
+    show(*methods_tables(rows, backbone))

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from petlas.search.cli.arguments import Adapter, Checkpoint, TableFormat, TableFormatOption, adapter_file
+from petlas.search.cli.arguments import (
+    Adapter,
+    Checkpoint,
+    TableFormat,
+    TableFormatOption,
+    ValueRange,
+    adapter_file,
+)
 from petlas.search.cli.output import print_csv, print_json
 
 
@@ -16,6 +23,7 @@ def predict(
     adapter: Adapter,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     checkpoint: Checkpoint = None,
+    value_range: ValueRange = None,
     format: TableFormatOption = TableFormat.TABLE,
 ) -> None:
     """Label images with an adapter file; of a folder all that are in it, at any depth.
@@ -24,7 +32,7 @@ def predict(
     """
     from petlas.search import api
 
-    found = api.predict(adapter_file(adapter), images, checkpoint)
+    found = api.predict(adapter_file(adapter), images, checkpoint, value_range)
     if format is TableFormat.JSON:
         print_json([asdict(prediction) for prediction in found])
         return

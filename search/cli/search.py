@@ -43,7 +43,7 @@ def search(
             log_file = shown(config.folder / "log.txt")
             print(f"no trial of {folder} came to its end; see {log_file}", file=sys.stderr)
         elif format is Format.TABLE:
-            show(*sections(api.study(config)))
+            show(*sections(api.study(config).brief()))
             show(f"{folder}: {chosen_text(result.best.design, result.best.settings)}")
     if stopped is not None:
         print(f"petlas: {stopped}", file=sys.stderr)

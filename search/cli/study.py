@@ -53,7 +53,7 @@ def study(
     from petlas.search.reports.sections import sections
     from petlas.search.reports.tables import show
 
-    show(*sections(report))
+    show(*sections(report if top is not None else report.brief()))
 
 
 def _compare(configs: Sequence[RunConfig], format: TableFormat) -> None:

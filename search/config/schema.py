@@ -100,6 +100,11 @@ def _lr_factors(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
+def _off(value: Any) -> Any:
+    """YAML 1.1 reads off as False."""
+    return "off" if value is False else value
+
+
 def _gpus(value: Any) -> Any:
     """`auto` is None, which the driver resolves."""
     if isinstance(value, str):
@@ -251,7 +256,7 @@ class TrainConfig(Group):
     mixup: Annotated[Number, Field(ge=0)] = 0.0
     cutmix: Annotated[Number, Field(ge=0)] = 0.0
     clip_grad: Positive | None = 1.0
-    amp: Literal["auto", "bf16", "off"] = "auto"
+    amp: Annotated[Literal["auto", "bf16", "off"], BeforeValidator(_off)] = "auto"
     deterministic: bool = False
 
     def usual(self, setting: str) -> float:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from socketserver import ThreadingMixIn
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial
 
 from petlas.search.config import RunConfig
+from petlas.search.objectives import Metric
 from petlas.search.reports.readable import readable_studies
-from petlas.search.run_folder import LOG, RunError
-from petlas.search.study import StudyRecord
+from petlas.search.reports.text import USUAL, duration, standard_error
+from petlas.search.run_folder import LOG, REPORT, RunError
+from petlas.search.study import SCORE, StudyRecord, candidate_of, value_of
 
 HOST = "127.0.0.1"
 """Where it can be reached: from this machine alone."""
-_SHOWN = ("best/design.yaml", "best/metrics.json", "best/card.md", "config.yaml", LOG, "sensitivity.png")
+_SHOWN = ("best/design.yaml", "best/metrics.json", "best/card.md", "config.yaml", LOG, REPORT, "sensitivity.png")
 """Files of the run folder that the dashboard offers, where they are there."""
 
 log = logging.getLogger("petlas")
@@ -53,7 +57,12 @@ def dashboard(config: RunConfig, port: int) -> Iterator[WSGIServer]:
         raise RunError("the dashboard is Optuna's, which is not installed; pip install 'petlas[dashboard]'") from None
     storage = InMemoryStorage()
     studies = readable_studies(config, storage)
-    save_note(studies[0], _note(config))
+    record = StudyRecord.read(config.folder, config.storage)
+    save_note(studies[0], _note(config, record))
+    for study in studies:
+        for trial in study.trials:
+            if trial.user_attrs["stage"] != SCORE:  # of which there are many, and nothing to say
+                save_note(_writable(study, storage, trial.number), _note_of(trial, record.about))
     with tempfile.TemporaryDirectory(prefix="petlas-dashboard-") as scratch:
         _offer(config, studies[0], storage, store := FileSystemArtifactStore(scratch))
         try:
@@ -70,9 +79,36 @@ def _offer(config: RunConfig, study: optuna.Study, storage: InMemoryStorage, sto
             upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study, storage=storage)
 
 
-def _note(config: RunConfig) -> str:
-    best = StudyRecord.read(config.folder, config.storage).best()
-    found = f"Best: trial {best.number}, {best.user_attrs['params']:,} parameters." if best else "No best trial yet."
+def _writable(study: optuna.Study, storage: InMemoryStorage, number: int) -> optuna.Trial:
+    in_storage = storage.get_study_id_from_name(study.study_name)
+    return optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(in_storage, number))
+
+
+def _note_of(trial: FrozenTrial, about: Mapping[str, Any]) -> str:
+    """A trial in words: its design, what it was worth and how sure that is, and what it took."""
+    own, value = trial.user_attrs, value_of(trial)
+    metric = Metric.from_dict(about["metric"]) if "metric" in about else USUAL
+    found = "no value"
+    if value is not None:
+        error = standard_error(metric, value, own.get("images", about.get("images", {}).get("val")))
+        found = f"{metric.name} {metric.format(value)}" + ("" if error is None else f" ± {metric.format(error)}")
+    fold = "" if own.get("fold") is None else f", fold {own['fold'] + 1} of {own['folds']}"
+    lines = [
+        f"**{own['design']}**",
+        f"{own['params']:,} parameters; stage {own['stage']}, seed {own['seed']}{fold}",
+        f"{found} after {own.get('epochs', 0)} of {own['of_epochs']} epochs; {duration(own.get('seconds', 0.0))}"
+        + (f" on {own['device']}" if own.get("device") else ""),
+        *([f"It failed: {own['error']}"] if "error" in own else []),
+        f"`petlas retrain RUN --trial {own['number']}` retrains this candidate.",
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _note(config: RunConfig, record: StudyRecord) -> str:
+    best = record.best()
+    found = "No best trial yet."
+    if best is not None:
+        found = f"Best: trial {best.number}, {best.user_attrs['params']:,} parameters, {candidate_of(best)}."
     return (
         f"# {config.name}\n\n{found}\n\nThe study as it was when the dashboard began. `lora@03` is the size of "
         "that method at block 3, 0 where it is absent; the attribute `number` is a trial's number in `petlas study`. "

@@ -29,7 +29,10 @@ KINDS: dict[str, Callable[[FrozenTrial], bool]] = {
 
 _LOG = 10.0
 """Settings that span so many times their least value are told on a logarithmic scale."""
-_TOLD = ("stage", "params", "cost", "epochs", "of_epochs", "seed", "fold", "folds", "seconds", "device", "key")
+_TOLD = (
+    "stage", "params", "cost", "epochs", "of_epochs", "seed", "fold", "folds", "images", "seconds", "device", "key",
+    "error",
+)  # fmt: skip
 
 
 def readable_study(config: RunConfig) -> optuna.Study:

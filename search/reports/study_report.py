@@ -10,9 +10,11 @@ from typing import Any
 from petlas.search.objectives import Metric
 from petlas.search.reports.text import USUAL, candidate_text
 from petlas.search.selection import Agreement, Pooled
-from petlas.search.study import StudyRecord, TrialRow, row_of
+from petlas.search.study import SCORE, StudyRecord, TrialRow, row_of
 
 _ONLY_WHERE_KNOWN = ("fold", "device")
+_SCORES = 20
+"""So many scores with inherited weights are listed for people; a supernet has hundreds."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class StudyReport:
         images: How many images `val` was measured on; None where that is not known.
         agreement: How well scores of a supernet rank candidates, where that was checked.
         pooled: By a candidate's key, its value over all folds, where finalists were compared on them.
+        left_out: How many scores are not among the trials.
     """
 
     trials: list[TrialRow]
@@ -36,6 +39,7 @@ class StudyReport:
     images: int | None = None
     agreement: Agreement | None = None
     pooled: Mapping[str, Pooled] = field(default_factory=dict)
+    left_out: int = 0
 
     @classmethod
     def of(cls, record: StudyRecord) -> StudyReport:
@@ -71,13 +75,17 @@ class StudyReport:
         Args:
             count: How many.
         """
-        sign = -1 if self.metric.maximize else 1
+        return replace(self, trials=sorted(self.trials, key=self._rank)[:count])
 
-        def rank(row: TrialRow) -> tuple[bool, bool, float]:
-            lost = row.val is None or math.isnan(row.val)
-            return row.state != "COMPLETE", lost, 0.0 if row.val is None or lost else sign * row.val
+    def brief(self) -> StudyReport:
+        """The same with the best few scores alone, where there are many."""
+        scores = sorted((row for row in self.trials if row.stage == SCORE), key=self._rank)
+        dropped = {row.number for row in scores[_SCORES:]}
+        return replace(self, trials=[row for row in self.trials if row.number not in dropped], left_out=len(dropped))
 
-        return replace(self, trials=sorted(self.trials, key=rank)[:count])
+    def _rank(self, row: TrialRow) -> tuple[bool, bool, float]:
+        lost, sign = row.val is None or math.isnan(row.val), -1 if self.metric.maximize else 1
+        return row.state != "COMPLETE", lost, 0.0 if row.val is None or lost else sign * row.val
 
     def rows(self) -> list[dict[str, Any]]:
         """The trials as flat rows, for a spreadsheet."""

@@ -134,8 +134,8 @@ def outcome_table(outcomes: Sequence[Mapping[str, Any]], metric: Metric = USUAL)
     return drawn(("", f"val{unit(metric)}#", f"test{unit(metric)}#", "params#", "design"), rows)
 
 
-def methods_table(rows: Sequence[Mapping[str, Any]], backbone: str) -> Table:
-    """What `petlas methods` lists.
+def methods_tables(rows: Sequence[Mapping[str, Any]], backbone: str) -> list[RenderableType]:
+    """What `petlas methods` lists: the methods that a backbone takes, and behind them why it does not take the others.
 
     Args:
         rows: As plain data.
@@ -149,12 +149,23 @@ def methods_table(rows: Sequence[Mapping[str, Any]], backbone: str) -> Table:
             "-" if row["params"] is None else f"{row['params']:,}",
             "yes" if row["zero_start"] else "no",
             "yes" if row["mergeable"] else "no",
-            row.get("refused") or row["summary"],
+            row["summary"],
             row["paper"],
         )
         for row in rows
+        if not row.get("refused")
     ]
-    return drawn(columns, cells, f"at default size on {backbone}, head excluded")
+    refused: dict[str, list[str]] = {}
+    for row in rows:
+        if message := row.get("refused"):
+            refused.setdefault(_reason(message), []).append(row["method"])
+    notes = [f"not on {backbone}: {', '.join(names)}: {why}" for why, names in refused.items()]
+    return [drawn(columns, cells, f"at default size on {backbone}, head excluded"), *notes]
+
+
+def _reason(refused: str) -> str:
+    """What several refusals have in common: why a site is not there, without the method and its sites."""
+    return refused.partition(": ")[2].removesuffix("; choose another method") or refused
 
 
 def datasets_tables(rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

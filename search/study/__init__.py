@@ -35,6 +35,7 @@ from petlas.search.study.trials import (
     known_of,
     result_of,
     row_of,
+    value_of,
 )
 
 __all__ = [
@@ -79,4 +80,5 @@ __all__ = [
     "result_of",
     "row_of",
     "sqlite_url",
+    "value_of",
 ]

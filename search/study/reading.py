@@ -256,7 +256,7 @@ def passes(epochs: int, train: float, val: float) -> float:
     return epochs * (train + val / 3)
 
 
-def price(trial: FrozenTrial, about: Mapping[str, Any]) -> float:
+def price(trial: FrozenTrial, about: Mapping[str, Any], epochs: int | None = None) -> float:
     """What a trial cost, in R: its passes over images, by those of an ordinary training; one with a score has none.
 
     A training pass counts for three measuring ones. So it is the same on every machine.
@@ -264,13 +264,15 @@ def price(trial: FrozenTrial, about: Mapping[str, Any]) -> float:
     Args:
         trial: The trial.
         about: What its study is of.
+        epochs: How many it had, where that is not to be read from it.
     """
     attributes, images, whole = trial.user_attrs, about.get("images", {}), about.get("epochs", 0)
     if attributes.get("stage") == SCORE or not whole:
         return 0.0
     train, val = images["train"], images["val"]
     held = val if attributes.get("fold") is None else attributes.get("images", val)
-    epochs = attributes.get("epochs", max(trial.intermediate_values, default=0))
+    if epochs is None:
+        epochs = attributes.get("epochs", max(trial.intermediate_values, default=0))
     return passes(epochs, train + val - held, held) / passes(whole, train, val)
 
 

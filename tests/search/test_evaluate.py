@@ -12,7 +12,7 @@ from PIL import Image
 
 from petlas.datasets import DataError, open_task
 from petlas.errors import UserError
-from petlas.petl import AdapterError, apply, load_backbone, read_adapter_info, save_adapter
+from petlas.petl import AdapterError, apply, load_adapter, load_backbone, read_adapter_info, save_adapter
 from petlas.petl.design import Design
 from petlas.search.cli.output import print_json
 from petlas.search.given import Given
@@ -158,6 +158,19 @@ def test_a_task_of_16_bits_is_read_with_the_range_of_the_training_images(levels:
     assert shades.max().item() == pytest.approx(3905 / 4095, abs=0.01)
     plane = import_module("petlas.search.tsne").tsne(adapter, str(data), images=12)
     assert len(plane.labels) == 12
+
+
+def test_a_range_that_the_adapter_does_not_know_can_be_given(levels: tuple[Path, Path], tmp_path: Path) -> None:
+    adapter, data = levels
+    plain = tmp_path / "plain.safetensors"
+    save_adapter(load_adapter(adapter), plain, classes=("bright", "dark"), task={"name": "levels"})
+    image, predicted = data / "test/dark/0.png", import_module("petlas.search.predict").predict
+    with pytest.raises(DataError, match=r"its white is not known.*to an adapter as --value-range LOW HIGH"):
+        evaluate(plain, str(data))
+    found = evaluate(plain, str(data), value_range=(0, 4095))
+    assert found.assessment.confusion == evaluate(adapter, str(data)).assessment.confusion
+    assert predicted(plain, image, value_range=(0, 4095))[0].top5 == predicted(adapter, image)[0].top5
+    assert evaluate(plain, image, labels=["dark"], value_range=(0, 4095)).images == 1
 
 
 def test_images_that_are_given_with_their_labels_are_measured_as_the_task_s(run: TrainingRun, adapter: Path) -> None:

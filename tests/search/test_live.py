@@ -11,7 +11,9 @@ from rich.console import Console
 
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
-from petlas.search.live import State, table, watched
+from petlas.search.live import State, _Watch, line, table, watched
+from petlas.search.plan import search_costs
+from petlas.search.workbench import Workbench
 
 Make = Callable[..., RunConfig]
 
@@ -39,7 +41,7 @@ def text(drawn: Any) -> str:
 def test_a_row_says_how_far_a_run_is() -> None:
     state = State("demo", 0.0, "search", 3, 2, None, ((3, 1, 4), (4, 2, 4)), "81.0 ± 2.8 %", 4.0, 1.0, 10.0)
     told = text(table([state], 60.0))
-    assert re.search(r"demo +search +3 +2 +81\.0 ± 2\.8 % +4\.0 +6\.0 +60 s +~2\.0 min +#3 1/4 #4 2/4", told), told
+    assert re.search(r"demo +search +3 +2 +81\.0 ± 2\.8 % +4\.0 +~6\.0 +60 s +~2\.0 min +#3 1/4 #4 2/4", told), told
 
 
 def test_the_time_left_is_by_the_pace_of_this_process() -> None:
@@ -54,6 +56,61 @@ def test_what_is_done_once_before_the_first_work_is_no_part_of_the_pace() -> Non
     """Such as the start of Ray; the limit of time counts from the beginning."""
     assert State("r", 0.0, used=2.0, most=6.0, paced=10.0).left(30.0) == 40.0
     assert State("r", 0.0, used=2.0, most=6.0, paced=10.0, limit=50.0).left(30.0) == 20.0
+
+
+def test_a_limit_of_time_bounds_what_is_left_in_r() -> None:
+    state = State("r", 0.0, used=2.0, most=10.0, limit=30.0)
+    assert state.rest(20.0) == 1.0  # 2 R in 20 s, and 10 s are left
+    assert State("r", 0.0, used=2.0, most=10.0).rest(20.0) == 8.0
+
+
+def test_a_line_says_the_same_as_a_row() -> None:
+    state = State("demo", 0.0, "search", 3, 2, None, ((3, 1, 4), (4, 2, 4)), "81.0 ± 2.8 %", 4.0, 1.0, 10.0)
+    told = "3 done; 2 running (#3 1/4 #4 2/4); best 81.0 ± 2.8 %; 4.0 R used, ~6.0 left; 60 s, ~2.0 min left"
+    assert line(state, 60.0) == f"still at search: {told}"
+    assert line(State("r", 0.0, "retrain", 0, 1, 3), 40.0) == "still at retrain: 0 of 3 done; 1 running; 40 s"
+    assert line(State("r", 0.0), 5.0) == "still at the start: 0 done; 0 running; 5 s"
+
+
+def test_without_a_terminal_a_long_epoch_is_told_in_lines(
+    make: Make, training: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the run's own log, too, and with what the study says, also of R."""
+    monkeypatch.setattr("petlas.search.waiting.SILENCE", 0.1)
+    monkeypatch.setattr("petlas.search.live._READS_EVERY", 0.0)
+    caplog.set_level(logging.INFO, "petlas")
+
+    def curve(design: Any, epoch: int) -> float:
+        time.sleep(0.5 if epoch == 2 else 0.0)
+        return 0.5
+
+    training.curve = curve
+    config = make(search={"trials": 2})
+    search(config)
+    told = re.findall(r"still at search: .*", (config.folder / "log.txt").read_text())
+    wanted = r": 1 done; 1 running \(#1 1/2\); best 50\.0 .*; 1\.5 R used, ~0\.5 left"
+    assert any(re.search(wanted, each) for each in told), told
+    assert "still at search" in caplog.text
+
+
+def test_a_supernet_counts_among_what_is_used_and_left(
+    make: Make, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petlas.search.live._READS_EVERY", 0.0)
+    config = make(
+        strategy="supernet",
+        search={"trials": 1, "scores": 2, "finalists": 1},
+        supernet={"epochs": 2, "warmup_epochs": 0},
+    )
+    costs = {cost.stage: cost.R for cost in search_costs(Workbench(config))}
+    seen: list[State] = []
+    monkeypatch.setattr(_Watch, "_look", lambda self: (self._update(), seen.append(self.state)))
+    search(config)
+    begun, half = seen[0], next(state for state in seen if state.used)
+    assert (begun.stage, begun.used, begun.most) == ("supernet", 0.0, pytest.approx(sum(costs.values())))
+    assert half.used == pytest.approx(costs["supernet"] / 2)
+    assert seen[-1].used == pytest.approx(sum(costs.values()))
+    assert seen[-1].rest(0.0) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_retraining_has_no_columns_of_a_search() -> None:

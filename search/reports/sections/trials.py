@@ -26,4 +26,6 @@ def section(report: StudyReport) -> Iterator[RenderableType]:
         return [number, row.state, row.stage, *fold, *told, candidate_text(row.design, row.settings)]
 
     yield drawn(columns, [cells(row) for row in report.trials])
+    if report.left_out:
+        yield f"{report.left_out:,} further scores, none of them better: petlas study RUN --format csv lists all trials"
     yield f"* on the Pareto front of {report.metric.name} and parameters"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from petlas.search.config import SETTINGS, Fault, RunConfig, TrainConfig, load_config, schema
+from petlas.search.config import SETTINGS, ConfigError, Fault, RunConfig, TrainConfig, load_config, schema
 from petlas.search.samplers import SAMPLERS
 from petlas.search.strategies import STRATEGIES
 
@@ -38,6 +38,18 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(write: Write) -> None:
     path = write()
     path.write_text(path.read_text() + "\n".join(["", "budget: {params: 0}"]).replace("\n\n", "\n"))
     assert load_config(str(path), ["train.lr=3e-4", "train.weight_decay=0"]).train.lr == 3e-4
+
+
+@pytest.mark.parametrize("given", ["off", "'off'", '"off"', "no", "false"])
+def test_off_is_off_however_yaml_reads_it(given: str, write: Write) -> None:
+    """YAML 1.1 reads off, no and false as the same."""
+    assert load_config(str(write()), [f"train.amp={given}"]).train.amp == "off"
+    path = write(train={"amp": None})
+    path.write_text(path.read_text().replace("amp: null", f"amp: {given}"))
+    assert load_config(str(path)).train.amp == "off"
+    assert load_config(str(path), ["train.amp=bf16"]).train.amp == "bf16"
+    with pytest.raises(ConfigError, match=r"train\.amp = True: .*'auto', 'bf16' or 'off'"):
+        load_config(str(path), ["train.amp=on"])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from petlas.search.objectives import Metric
 from petlas.search.reports.tables import (
     datasets_tables,
     drawn,
-    methods_table,
+    methods_tables,
     outcome_table,
     plan_tables,
     sensitivity_tables,
@@ -78,10 +78,28 @@ def test_a_plan_is_told_by_stage_and_in_all(printed: Printed) -> None:
 def test_methods_are_listed_with_what_they_are(printed: Printed) -> None:
     row = {"method": "lora", "size": 8, "size_means": "rank", "params": 1234, "zero_start": True, "mergeable": False,
            "summary": "updates", "paper": "Hu"}  # fmt: skip
-    lines = printed(methods_table([row, row | {"method": "bitfit", "size": None}], "vit"))
+    lines = printed(*methods_tables([row, row | {"method": "bitfit", "size": None}], "vit"))
     assert lines[0] == "at default size on vit, head excluded"
     assert lines[2].split() == ["lora", "8", "(rank)", "1,234", "yes", "no", "updates", "Hu"]
     assert lines[3].split() == ["bitfit", "1,234", "yes", "no", "updates", "Hu"]
+
+
+def test_why_a_backbone_does_not_take_methods_is_said_once_for_all_of_them(printed: Printed) -> None:
+    row = {"method": "lora", "size": 8, "size_means": "rank", "params": 1, "zero_start": True, "mergeable": False,
+           "summary": "updates", "paper": "Hu", "refused": None}  # fmt: skip
+    refused = [
+        row | {"method": name, "refused": f"{name} acts at {site}, which x does not have: {why}; choose another method"}
+        for name, site, why in (
+            ("a", "attn", "no attention"),
+            ("b", "mlp", "no MLP"),
+            ("c", "attn.out", "no attention"),
+        )
+    ]
+    lines = printed(*methods_tables([row, *refused, row | {"method": "d", "refused": "a rule without a reason"}], "x"))
+    assert lines[2].split()[0] == "lora"
+    assert lines[3:] == [
+        "not on x: a, c: no attention", "not on x: b: no MLP", "not on x: d: a rule without a reason",
+    ]  # fmt: skip
 
 
 def test_data_sets_are_listed_with_their_counts_their_faults_and_what_is_odd(printed: Printed) -> None:

@@ -34,3 +34,14 @@ def test_another_metric_is_told_as_it_is(row: Row, printed: Printed) -> None:
     assert "%" not in lines[0]
     assert lines[1].split()[3] == "1.25"
     assert lines[2] == "* on the Pareto front of loss and parameters"
+
+
+def test_of_many_scores_the_best_are_listed_and_the_others_counted(row: Row, printed: Printed) -> None:
+    scores = [row(n, "COMPLETE", n / 100, stage="score", epochs=0) for n in range(50)]
+    trained = [row(50, "COMPLETE", 0.1, stage="finalist"), row(51, "FAIL", None, stage="finalist")]
+    report = StudyReport([*scores, *trained], trained[0], [])
+    lines = printed(*trials.section(report.brief()))
+    assert [int(line.split()[0]) for line in lines[1:-2]] == [*range(30, 50), 50, 51]
+    assert lines[-2].startswith("30 further scores, none of them better: petlas study RUN --format csv")
+    few = StudyReport(trained, trained[0], [])
+    assert few.brief() == few

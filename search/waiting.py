@@ -1,0 +1,66 @@
+"""Plain lines for whoever waits: after some time without any line, what is going on is said again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from petlas.search.reports.text import duration
+
+log = logging.getLogger("petlas")
+
+SILENCE = 20.0
+"""Seconds after which something is said."""
+_LOOKS_EVERY = 0.2  # of that time
+
+
+class _Ear(logging.Handler):
+    """Hears when the last line was said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hear a line."""
+        self.heard = time.monotonic()
+
+    @property
+    def innermost(self) -> bool:
+        """Whether nobody else listens who knows more."""
+        return [handler for handler in log.handlers if isinstance(handler, _Ear)][-1:] == [self]
+
+
+@contextmanager
+def never_silent(say: Callable[[], None] | None = None) -> Iterator[None]:
+    """Whoever reads the lines of the log is told that work goes on, where nothing else was said for a while in here.
+
+    Of several that are inside each other the innermost speaks.
+
+    Args:
+        say: Says it, in a thread of its own; by default that work goes on, and for how long it has. One that says
+            nothing is for work that is followed elsewhere.
+    """
+    ear, over, began = _Ear(), threading.Event(), time.monotonic()
+
+    def usual() -> None:
+        log.info("still at work, after %s", duration(time.monotonic() - began))
+
+    def watch() -> None:
+        while not over.wait(SILENCE * _LOOKS_EVERY):
+            if time.monotonic() - ear.heard >= SILENCE and ear.innermost:
+                (say or usual)()
+                ear.heard = time.monotonic()  # also where nobody has asked for lines
+
+    thread = threading.Thread(target=watch, name="petlas-waiting", daemon=True)
+    log.addHandler(ear)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        log.removeHandler(ear)
+        thread.join()
