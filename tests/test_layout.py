@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -110,11 +111,21 @@ def sources(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-def imports(path: Path, lazy: bool = True) -> Iterator[str]:
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A source file, read once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path, lazy: bool = True) -> tuple[str, ...]:
     """The modules that a file imports; without `lazy` only those that are imported with it, types left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree)) if lazy else [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-    for node in nodes:
+    return tuple(_imports(path, lazy))
+
+
+def _imports(path: Path, lazy: bool) -> Iterator[str]:
+    tree = parsed(path)
+    for node in ast.walk(tree) if lazy else tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -132,11 +143,10 @@ def module_name(path: Path) -> str:
     return f"petlas.{name}" if name.partition(".")[0] != "petlas" else name
 
 
-@pytest.mark.parametrize("file", cases(*MAY_IMPORT))
-def test_rooms_import_only_downwards_and_by_their_installed_names(file: str) -> None:
-    room = Path(file).parts[0]
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_rooms_import_only_downwards_and_by_their_installed_names(room: str) -> None:
     allowed = {room, *MAY_IMPORT[room], *COMMON}
-    for name in imports(ROOT / file):
+    for file, name in ((path, name) for path in cases(room) for name in imports(ROOT / path)):
         first, _, rest = name.partition(".")
         assert first not in ROOMS, f"{file} imports {name}: write petlas.{name}"
         if first == "petlas" and rest and rest != "__version__":
@@ -165,15 +175,14 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("file", cases("spaces"))
-def test_spaces_need_neither_torch_nor_timm_nor_ray(file: str) -> None:
-    assert not {name.partition(".")[0] for name in imports(ROOT / file)} & HEAVY
+def test_spaces_need_neither_torch_nor_timm_nor_ray() -> None:
+    heavy = {file: {name.partition(".")[0] for name in imports(ROOT / file)} & HEAVY for file in cases("spaces")}
+    assert heavy and not any(heavy.values()), heavy
 
 
-@pytest.mark.parametrize("file", cases(*MAY_IMPORT))
-def test_ray_is_imported_in_one_package(file: str) -> None:
-    uses = "ray" in {name.partition(".")[0] for name in imports(ROOT / file)}
-    assert not uses or file.startswith("search/runners/ray/")
+def test_ray_is_imported_in_one_package() -> None:
+    uses = {file for file in cases(*MAY_IMPORT) if "ray" in {name.partition(".")[0] for name in imports(ROOT / file)}}
+    assert uses and not {file for file in uses if not file.startswith("search/runners/ray/")}
 
 
 @pytest.mark.parametrize(("room", "name"), [(room, name) for room, names in TORCH_FREE.items() for name in names])
@@ -196,16 +205,17 @@ def test_light_modules_are_imported_without_torch(room: str, name: str) -> None:
     assert seen
 
 
-@pytest.mark.parametrize("file", cases(*MAY_IMPORT))
-def test_no_private_names_of_libraries_are_used(file: str) -> None:
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_no_private_names_of_libraries_are_used(room: str) -> None:
     """Neither imported, nor reached through a module or an object that is of a library by its name."""
-    text = (ROOT / file).read_text(encoding="utf-8")
-    for name in imports(ROOT / file):
-        first, *rest = name.split(".")
-        private = [part for part in rest if part.startswith("_") and not part.startswith("__")]
-        assert first not in LIBRARIES or not private, f"{file} imports {name}"
-    reached = set(re.findall(rf"\b(?:{'|'.join(LIBRARIES)}|study|storage|trial|model|block)\._(?!_)\w+", text))
-    assert reached <= ISOLATED.get(file, set()), f"{file} uses {reached}"
+    for file in cases(room):
+        for name in imports(ROOT / file):
+            first, *rest = name.split(".")
+            private = [part for part in rest if part.startswith("_") and not part.startswith("__")]
+            assert first not in LIBRARIES or not private, f"{file} imports {name}"
+        text = (ROOT / file).read_text(encoding="utf-8")
+        reached = set(re.findall(rf"\b(?:{'|'.join(LIBRARIES)}|study|storage|trial|model|block)\._(?!_)\w+", text))
+        assert reached <= ISOLATED.get(file, set()), f"{file} uses {reached}"
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -297,7 +307,7 @@ def test_no_file_is_too_long_to_read_at_once(folder: str) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_function_is_too_long_to_read_at_once(room: str) -> None:
     for path in sources(room):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, f"{path}: {node.name}"
 

@@ -18,7 +18,8 @@ pytest.importorskip("onnxscript", reason="the extra export is not installed")
 def test_one_file_with_a_dynamic_batch_that_says_what_it_is(
     adapter: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file, out = adapter("adapter"), tmp_path / "deep" / "model.onnx"
+    """Of a hook behind layers, and of further tokens."""
+    file, out = adapter("adapter", "vpt"), tmp_path / "deep" / "model.onnx"
     export_adapter(file, "onnx", out)
     assert list(out.parent.iterdir()) == [out]
     session = runtime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
