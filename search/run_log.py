@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 log = logging.getLogger("petlas")
+
+ASIDE: Mapping[str, bool] = {"aside": True}
+"""The `extra` of a line that is for the files of the runs, and not for a terminal."""
 
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 _name: ContextVar[str] = ContextVar("name", default="")
@@ -40,6 +43,15 @@ class Naming(logging.Formatter):
         return f"{name}: {line}" if name else line
 
 
+def for_terminal(record: logging.LogRecord) -> bool:
+    """Whether a line is for a terminal, too.
+
+    Args:
+        record: The line.
+    """
+    return not getattr(record, "aside", False)
+
+
 @contextmanager
 def printing() -> Iterator[None]:
     """In a notebook or another interactive session that set up no logging, what is logged in here is printed."""
@@ -48,6 +60,7 @@ def printing() -> Iterator[None]:
         return
     handler, level = logging.StreamHandler(sys.stdout), log.level
     handler.setFormatter(Naming("%(message)s"))
+    handler.addFilter(for_terminal)
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

@@ -16,7 +16,7 @@ import petlas
 from petlas.errors import UserError
 from petlas.lazy import look_up
 from petlas.search.cli.interrupts import heed_signals, resumable
-from petlas.search.run_log import Naming
+from petlas.search.run_log import Naming, for_terminal
 
 log = logging.getLogger("petlas")
 
@@ -102,6 +102,7 @@ def _fail(error: Exception, debug: bool) -> NoReturn:
 def _log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Naming("%(message)s"))
+    handler.addFilter(for_terminal)
     log.addHandler(handler)
     log.setLevel(level)
     log.propagate = False

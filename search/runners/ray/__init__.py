@@ -10,6 +10,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "16")  # so many workers may start at once
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # or notices are kept back, and printed at the end
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # or relative paths would mean other files in the workers
 # Read by a Ray that a search starts for itself: no worker starts before it is asked for. Tune starts its own, with
 # environment variables that those do not have, and uses none of them.

@@ -18,6 +18,7 @@ from petlas.search.run_folder import RunError
 from petlas.search.runners.ray.cluster import connected, present
 from petlas.search.runners.ray.devices import resolved, room
 from petlas.search.runners.ray.jobs import FaultStopper, JobScheduler, JobSearch, Starts
+from petlas.search.runners.ray.notices import notices_to_log
 from petlas.search.runners.ray.start import Start
 from petlas.search.runners.ray.supplier import Supplier, by_path, size_of
 from petlas.search.runners.ray.worker import TrialWorker
@@ -43,6 +44,7 @@ def opened(
     """
     resources = benches[0].config.resources
     with ExitStack() as stack:
+        stack.enter_context(notices_to_log())
         others = start.wait() if start else stack.enter_context(connected(resources.address))
         count = stack.enter_context(present()) if others else lambda: 1
         supplier = Supplier(by_path(resources.data, size_of(benches, views)))

@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import petlas as package
 from petlas.errors import UserError
 from petlas.search import api, cli
 from petlas.search.cli.app import COMMANDS
+from petlas.search.run_log import ASIDE
 
 Write = Callable[..., Path]
 Petlas = Callable[..., Any]
@@ -138,6 +140,18 @@ def test_faults_are_told_apart_by_their_base_class(
 
     monkeypatch.setattr(api, "search", fail)
     assert petlas("search", write()).status == status
+
+
+def test_a_line_that_is_for_the_runs_log_alone_is_not_on_the_terminal(
+    petlas: Petlas, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell(*given: object) -> list[object]:
+        logging.getLogger("petlas").info("for the log", extra=ASIDE)
+        logging.getLogger("petlas").info("for all")
+        return []
+
+    monkeypatch.setattr(api, "score", tell)
+    assert petlas("score", write(), "--format", "json").err == "for all\n"
 
 
 def test_a_name_that_is_no_text_is_printed_without_a_crash(tmp_path: Path, environment: dict[str, str]) -> None:
