@@ -26,7 +26,7 @@ def notices_to_log() -> Iterator[None]:
     Ray would print it among what the command prints, with the last lines of a raylet's log.
     """
     before, apart = sys.stdout, _Apart(sys.stdout)
-    sys.stdout = apart  # type: ignore[assignment]
+    sys.stdout = apart
     try:
         yield
     finally:

@@ -145,13 +145,13 @@ def test_faults_are_told_apart_by_their_base_class(
 def test_a_line_that_is_for_the_runs_log_alone_is_not_on_the_terminal(
     petlas: Petlas, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tell(*given: object) -> list[object]:
+    def tell(*given: object) -> None:
         logging.getLogger("petlas").info("for the log", extra=ASIDE)
         logging.getLogger("petlas").info("for all")
-        return []
+        raise UserError("told")
 
     monkeypatch.setattr(api, "score", tell)
-    assert petlas("score", write(), "--format", "json").err == "for all\n"
+    assert petlas("score", write()).err == "for all\npetlas: told\n"
 
 
 def test_a_name_that_is_no_text_is_printed_without_a_crash(tmp_path: Path, environment: dict[str, str]) -> None:
