@@ -211,6 +211,7 @@ def score(configs: Sequence[RunConfig]) -> list[SensitivityReport]:
     for config in configs:
         check_address(config)
         check_same(config)
+    from petlas.search.stages.costs import costs_of_cluster
     from petlas.search.stages.doing import do_stages
     from petlas.search.stages.sensitivity import SensitivityStage
     from petlas.search.workbench import Workbench
@@ -219,6 +220,7 @@ def score(configs: Sequence[RunConfig]) -> list[SensitivityReport]:
     with ExitStack() as stack:
         stack.enter_context(printing())
         stack.enter_context(never_silent())
+        costs_of_cluster([bench for bench in benches if bench.counts_costs])
         for bench in benches:
             check_resources(bench.config)
             bench.check()

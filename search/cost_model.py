@@ -8,17 +8,20 @@ designs of the space, on the device and in the precision of the run, and are nev
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 
 from petlas.files import write_json
 from petlas.petl import Design, Placement, methods_of, untouched
+from petlas.search.runners.place import elsewhere
 from petlas.search.timed_steps import Setting, StepCost, TimedSteps
+
+log = logging.getLogger("petlas")
 
 FILE = "cost_model.json"
 """In the run folder: what was measured, so that a search that goes on counts as it did."""
@@ -122,6 +125,8 @@ def fit(measured: Sequence[tuple[Mapping[str, float], StepCost]]) -> Shares:
     Args:
         measured: Features of designs, and what they cost.
     """
+    from scipy.optimize import nnls  # slow to import, and needed here only
+
     names = sorted({name for found, _ in measured for name in found})
     rows = np.array([[found.get(name, 0) for name in names] for found, _ in measured], dtype=float)
     scale = np.maximum(rows.max(axis=0), 1)
@@ -158,8 +163,23 @@ def samples(largest: Design) -> Iterator[Design]:
             yield Design.of(chosen, largest.backbone)
 
 
-def cost_model(bench: Setting) -> CostModel:
-    """The cost model of a run, from its folder where it was made there before.
+def cost_model(bench: Setting, shares: Shares | None = None) -> CostModel:
+    """The cost model of a run.
+
+    Args:
+        bench: The run's workbench.
+        shares: As they were measured elsewhere; by default those of the run folder, or else they are measured here.
+
+    Raises:
+        UserError: When the backbone or the task is at fault.
+    """
+    found = shares or kept_shares(bench) or measure_shares(bench)
+    batch, weights = bench.config.train.batch_size, 4 * bench.shape.params
+    return CostModel(found, bench.shape.depth, batch, weights, bench.cost, partial(_measure_other, TimedSteps(bench)))
+
+
+def measure_shares(bench: Setting) -> Shares:
+    """The shares, fitted to steps that are measured on this machine.
 
     Args:
         bench: The run's workbench.
@@ -167,15 +187,45 @@ def cost_model(bench: Setting) -> CostModel:
     Raises:
         UserError: When the backbone or the task is at fault.
     """
-    config, depth, steps = bench.config, bench.shape.depth, TimedSteps(bench)
-    path, stamp = config.folder / FILE, steps.stamp()
-    shares = _read(path, stamp)
-    if shares is None:
-        shares = fit([(features(d, depth), steps.measure(d)) for d in samples(bench.space.largest)])
-        if path.parent.is_dir():  # a plan is made before there is a run
-            write_json(path, {"stamp": stamp, "shares": shares})
-    batch, weights = config.train.batch_size, 4 * bench.shape.params
-    return CostModel(shares, depth, batch, weights, bench.cost, steps.measure)
+    depth, steps = bench.shape.depth, TimedSteps(bench)
+    return fit([(features(design, depth), steps.measure(design)) for design in samples(bench.space.largest)])
+
+
+def kept_shares(bench: Setting) -> Shares | None:
+    """What the run folder keeps; None where it has none, or they are of another space, device or batch.
+
+    Args:
+        bench: The run's workbench.
+    """
+    try:
+        found = json.loads((bench.config.folder / FILE).read_text(encoding="utf-8"))
+        shares: Shares | None = found["shares"] if found["stamp"] == _stamp(bench) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return shares
+
+
+def keep_shares(bench: Setting, shares: Shares) -> None:
+    """Write the shares into the run folder, so that a search that goes on counts as it did.
+
+    Args:
+        bench: The run's workbench; its folder is there.
+        shares: To be kept.
+    """
+    if kept_shares(bench) != shares:
+        write_json(bench.config.folder / FILE, {"stamp": _stamp(bench), "shares": shares})
+
+
+def _stamp(bench: Setting) -> dict[str, Any]:
+    stamp = TimedSteps(bench).stamp()
+    return stamp | {"device": "of a cluster"} if elsewhere(bench.config) else stamp  # which is not known here
+
+
+def _measure_other(steps: TimedSteps, design: Design) -> StepCost:
+    """A design with methods that the model was not fitted to."""
+    if elsewhere(steps.config):
+        log.warning("steps with methods that the space does not have are measured on this machine, not on the cluster")
+    return steps.measure(design)
 
 
 def measured_costs(bench: Setting) -> CostModel:
@@ -186,12 +236,3 @@ def measured_costs(bench: Setting) -> CostModel:
     """
     batch, weights = bench.config.train.batch_size, 4 * bench.shape.params
     return CostModel({}, bench.shape.depth, batch, weights, bench.cost, TimedSteps(bench).measure)
-
-
-def _read(path: Path, stamp: Mapping[str, Any]) -> Shares | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        shares: Shares | None = found["shares"] if found["stamp"] == stamp else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return shares

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 from petlas.errors import UserError
 from petlas.files import write_text
 from petlas.search.config import RunConfig
+from petlas.search.cost_model import keep_shares
 from petlas.search.identity import claim
 from petlas.search.live import watched
 from petlas.search.plan import outline, search_costs
@@ -24,6 +25,7 @@ from petlas.search.runners import check_resources, check_together, open_runner
 from petlas.search.runners.tracking import tracked
 from petlas.search.sensitivity import with_pruned_space
 from petlas.search.stages.base import Stage
+from petlas.search.stages.costs import costs_of_cluster
 from petlas.search.stages.rounds import Rounds, Turns
 from petlas.search.stages.sensitivity import SensitivityStage
 from petlas.search.stages.train import FoldStage
@@ -89,6 +91,7 @@ def search_together(
     """
     benches = [Workbench(config) for config in configs]
     check_together(configs)
+    costs_of_cluster([bench for bench in benches if bench.counts_costs])
     _check(benches)
     with ExitStack() as stack:
         several = len(benches) > 1
@@ -139,6 +142,8 @@ class _Run:
         objectives, maximize = objectives_of(bench)
         self._record = StudyRecord.create(self._folder, bench.config.storage, objectives, maximize, holding.check)
         claim(self._record, bench)
+        if bench.counts_costs:
+            keep_shares(bench, bench.costs.shares)
         self.turns = Turns(bench, self._stages, bench.config.name if several else "", self._record)
         with self.turns.at_work():
             if stale := self._record.recover():

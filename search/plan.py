@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from petlas.search.config import RunConfig
 from petlas.search.cost_model import LIMITS, measured_costs
 from petlas.search.runners import check_address, choose_runner, on_cluster, rooms
+from petlas.search.runners.place import elsewhere
 from petlas.search.sensitivity.report import PARTS
+from petlas.search.stages.costs import costs_of_cluster
 from petlas.search.stages.doing import do_stages
 from petlas.search.stages.measure import MeasureStage, measure
 from petlas.search.strategies import get_strategy
@@ -52,8 +54,10 @@ def plan(config: RunConfig) -> Plan:
     Raises:
         UserError: As the search itself would.
     """
+    check_address(config)
     bench = Workbench(config)
     bench.cost(bench.space.largest)
+    costs_of_cluster([bench])
     bench.space.check_budget(bench.budget)
     images = {name: len(view) for name, view in bench.task.views.items()}
     forward, step, flops, pixels = _measure(bench)
@@ -84,9 +88,9 @@ def _kept(bench: Workbench, images: int) -> int:
 
 
 def _steps(bench: Workbench) -> dict[str, dict[str, float | None]]:
-    """What training steps cost: by the cost model where the budget limits them by it, else as measured."""
+    """What training steps cost: by the cost model where the budget or a cluster wants it, else as measured here."""
     most = bench.config.budget.model_dump()
-    costs = bench.costs if bench.budget.further else measured_costs(bench)
+    costs = bench.costs if bench.budget.further or elsewhere(bench.config) else measured_costs(bench)
     return {
         name: {
             "smallest": round(cost(bench.space.smallest), 6),
@@ -168,7 +172,6 @@ def _measure(bench: Workbench) -> tuple[float, float, int, int]:
     """What passes take where the run's work is done: here, or on a cluster."""
     if not on_cluster(bench.config):
         return measure(bench)
-    check_address(bench.config)
     stage = MeasureStage(bench)
     do_stages([stage], jobs=1)
     return stage.found()

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-TASK, BACKBONE = "task", "backbone"
-"""The task, whose images are known by their hashes; and the pretrained backbone, as a `Parcel`."""
+TASK, BACKBONE, COSTS = "task", "backbone", "costs"
+"""The task, whose images are known by their hashes; the pretrained backbone, as a `Parcel`; what steps were measured
+to cost."""
 
 
 def images_of(view: str) -> str:
@@ -32,12 +33,14 @@ class Supply:
         key: Tells its content: equal keys are the same thing, of whatever run.
         size: Bytes, about.
         make: The thing, to be handed to another process.
+        on_disk: Whether a process that sees the driver's files can open it itself.
     """
 
     name: str
     key: str
     size: int
     make: Callable[[], Any]
+    on_disk: bool = True
 
 
 @dataclass(frozen=True)

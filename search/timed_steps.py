@@ -97,7 +97,9 @@ class TimedSteps:
     """
 
     def __init__(self, bench: Setting) -> None:
-        self._bench, config = bench, bench.config
+        self._bench = bench
+        self.config = config = bench.config
+        """The run's."""
         self.kept = config.resources.cache_gb > 0 and not augments(config.train)
         """Whether what the blocks below the lowest placement compute is kept."""
         self._model: nn.Module | None = None

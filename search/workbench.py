@@ -34,7 +34,7 @@ from petlas.search.config import RunConfig, TrainConfig, space_of
 from petlas.search.cost_model import LIMITS, CostModel, cost_model
 from petlas.search.objectives import Objective, ObjectiveError, objective_of
 from petlas.search.run_files import Files, Folder
-from petlas.search.supplies import BACKBONE, TASK, Supply, images_of, packed
+from petlas.search.supplies import BACKBONE, COSTS, TASK, Supply, images_of, packed
 from petlas.search.training.augment import AugmentedBatches, augments
 from petlas.search.training.batches import EVAL_BATCH, Batches, ImageBatches, on_device
 from petlas.search.training.fidelity import Fidelity
@@ -136,8 +136,14 @@ class Workbench:
 
     @cached_property
     def costs(self) -> CostModel:
-        """What the training steps of designs cost; steps of some designs are measured for it."""
-        return cost_model(self)
+        """What the training steps of designs cost: as this process was told, or steps of some designs are measured."""
+        return cost_model(self, self._supplied.get(COSTS))
+
+    @property
+    def counts_costs(self) -> bool:
+        """Whether the run limits or trades what steps cost."""
+        most, traded = self.config.budget.model_dump(), self.config.search.objectives
+        return any(most[name] is not None or name in traded for name in LIMITS)
 
     @cached_property
     def _params(self) -> Callable[[Design], int]:
@@ -228,7 +234,7 @@ class Workbench:
         return np.asarray(self._store(view))  # as a plain array: a map would be copied on its way
 
     def supplies(self, views: Iterable[str] = ("trainval",)) -> list[Supply]:
-        """All that a process needs to do this run's work without a file of the task or of the backbone.
+        """All that a process needs to do this run's work without a file of the task or of the backbone; and figures.
 
         Args:
             views: Of `trainval` and `test`, those whose images the work reads.
@@ -247,6 +253,10 @@ class Workbench:
             key = f"images {prints[view]} {size} {self.inputs.interpolation}"
             make = partial(self._images_of, self.task.views[view])
             found.append(Supply(images_of(view), key, len(source) * 3 * size**2, make))
+        if "costs" in vars(self):  # all processes count by the same figures, wherever they were measured
+            shares = self.costs.shares
+            key = f"{COSTS} {json.dumps(shares, sort_keys=True)}"
+            found.append(Supply(COSTS, key, len(key), lambda: shares, on_disk=False))
         return found
 
     def batches(self, view: View, size: int = EVAL_BATCH) -> ImageBatches:

@@ -11,7 +11,7 @@ from petlas.search.cli.output import print_json_of
 def plan(arguments: Configs, format: FormatOption = Format.TABLE) -> None:
     """Say what the search of each configuration would cost before it starts, at most: parameters, time, R, disk.
 
-    R is the price of one training run at full epochs; a step of it is measured here, on random weights.
+    R is the price of one training run at full epochs; a step is measured, here or on the cluster, on random weights.
 
     Example: petlas plan noah task.name=dtd task.root=data
     """

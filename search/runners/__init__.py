@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from petlas.lazy import look_up
+from petlas.search.runners.place import on_cluster
 from petlas.search.runners.share import gpus_here
 
 if TYPE_CHECKING:
@@ -145,11 +146,6 @@ def choose_runner(config: RunConfig, jobs: int | None = None) -> str:
     if any(look_up(TRACKERS[name]).needs_ray for name in config.search.trackers):
         return "ray"
     return "ray" if min(rooms(config), resources.concurrent or rooms(config)) > 1 else "inline"
-
-
-def on_cluster(config: RunConfig) -> bool:
-    """Whether it is a cluster where trials run, and not this machine."""
-    return bool(config.resources.address or os.environ.get("RAY_ADDRESS"))
 
 
 def rooms(config: RunConfig) -> int:

@@ -23,6 +23,7 @@ WORKS: dict[str, str] = {
     "supernet": "petlas.search.stages.supernet:open_supernet",
     "sensitivity": "petlas.search.stages.sensitivity:open_measuring",
     "measure": "petlas.search.stages.measure:open_prices",
+    "costs": "petlas.search.stages.costs:open_costs",
     "retrain": "petlas.search.stages.retrain:open_retraining",
 }
 

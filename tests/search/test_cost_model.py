@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from petlas.petl import Design, Placement
-from petlas.search.cost_model import FILE, LIMITS, cost_model, features, fit, samples, total
+from petlas.search.cost_model import FILE, LIMITS, cost_model, features, fit, keep_shares, samples, total
 from petlas.search.stages.train import whole
 from petlas.search.study import SEARCH, Ending, StudyRecord, candidate_of, entry_of
 from petlas.search.timed_steps import StepCost, TimedSteps
@@ -117,12 +117,23 @@ def test_a_search_that_goes_on_counts_as_it_did(bench: Bench, known: list[Design
     assert not work.config.folder.exists()  # a plan leaves nothing
     work.config.folder.mkdir(parents=True)
     first = cost_model(work)
+    keep_shares(work, first.shares)
     assert json.loads((work.config.folder / FILE).read_text())["shares"] == first.shares
     known.clear()
     assert cost_model(work).shares == first.shares
     assert not known
     cost_model(bench(space=SPACE, train={"batch_size": 64}))
     assert known  # of another batch
+
+
+def test_workers_count_by_the_figures_of_the_driver(bench: Bench, known: list[Design]) -> None:
+    """Or a supernet would learn other designs than those that are scored."""
+    driver = bench(space=SPACE, budget={"latency_ms": 1e9})
+    cost = driver.costs.latency_ms(driver.space.largest)
+    known.clear()
+    worker = Workbench(driver.config, {supply.name: supply.make() for supply in driver.supplies(())})
+    assert worker.costs.latency_ms(driver.space.largest) == cost
+    assert not known
 
 
 @pytest.mark.parametrize("name", LIMITS)

@@ -25,6 +25,7 @@ from petlas.search.run_folder import RunError
 from petlas.search.stages.base import SearchStopped
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.study import FOLDS, StudyRecord, candidate_of, design_of
+from petlas.search.timed_steps import StepCost, TimedSteps
 from petlas.search.training import EpochResult
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate, SpaceError
@@ -41,6 +42,20 @@ def test_a_search_returns_its_best_trial_and_writes_its_design(make: Make, train
     assert Design.load(config.folder / "best" / "design.yaml") == design_of(best)
     assert (config.folder / "study.journal").exists()
     assert (config.folder / "log.txt").read_text().count("trial ") == 9
+
+
+def test_what_steps_cost_is_kept_for_a_search_that_goes_on(
+    make: Make, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is measured before there is a folder."""
+    measured: list[Design] = []
+    cost = StepCost(1e9, 1e-3, 2**20)
+    monkeypatch.setattr(TimedSteps, "measure", lambda self, design: measured.append(design) or cost)
+    for trials_in_all in (2, 3):
+        assert not measured
+        search(make(search={"trials": trials_in_all, "baselines": False}, budget={"latency_ms": 1e9}))
+        assert bool(measured) == (trials_in_all == 2)
+        measured.clear()
 
 
 def test_the_study_is_copied_to_a_database_that_optunas_tools_read(make: Make, training: Any, exported: None) -> None:

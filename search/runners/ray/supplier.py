@@ -91,7 +91,7 @@ class Supplier:
             bench: The run's workbench.
             views: Whose images it reads.
         """
-        supplies = [] if self._paths else bench.supplies(views)
+        supplies = [supply for supply in bench.supplies(views) if not (self._paths and supply.on_disk)]
         held = Delivered(tuple((supply.name, self._hold(supply)) for supply in supplies))
         return held, _place() if self._paths else None
 
