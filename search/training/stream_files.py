@@ -41,8 +41,9 @@ class StreamFiles:
             if kept is not None:
                 with suppress(OSError):
                     os.utime(path)  # used now
-                dtype: torch.dtype = getattr(torch, path.stem.rpartition("-")[2])
-                return on_device(kept, torch.device("cpu")).view(dtype)
+                dtype, _, order = path.stem.rpartition("-")[2].partition("+")
+                stream = on_device(kept, torch.device("cpu")).view(getattr(torch, dtype))
+                return stream.permute([order.index(str(axis)) for axis in range(stream.ndim)]) if order else stream
         return None
 
     def load_all(self, numbers: Collection[int]) -> dict[int, Tensor] | None:
@@ -90,6 +91,9 @@ class StreamFiles:
     def writing(self, number: int, part: Tensor) -> Iterator[Callable[[Tensor], object]]:
         """Write a stream batch by batch; it is kept when the block ends well.
 
+        Its axes are kept in the order in which they lie in memory: what reads maps (B, C, H, W) computes other digits
+        where channels lie elsewhere.
+
         Args:
             number: Of the stream.
             part: Some of it (B, ...), for its shape.
@@ -97,7 +101,14 @@ class StreamFiles:
         Raises:
             OSError: When it cannot be written.
         """
-        dtype = str(part.dtype).removeprefix("torch.")
-        shape = (self.rows, *part.view(torch.uint8).shape[1:])
-        with writing_array(self.folder / f"{self.key}-{number}-{dtype}.npy", shape, np.uint8) as write:
-            yield lambda batch: write(batch.contiguous().view(torch.uint8).cpu().numpy())
+        form, order = str(part.dtype).removeprefix("torch."), list(range(part.ndim))
+        if not part.is_contiguous():
+            order = [0, *sorted(order[1:], key=part.stride, reverse=True)]
+            form += "+" + "".join(map(str, order))
+
+        def as_bytes(batch: Tensor) -> Tensor:
+            return batch.permute(order).contiguous().view(torch.uint8)
+
+        shape = (self.rows, *as_bytes(part).shape[1:])
+        with writing_array(self.folder / f"{self.key}-{number}-{form}.npy", shape, np.uint8) as write:
+            yield lambda batch: write(as_bytes(batch).cpu().numpy())

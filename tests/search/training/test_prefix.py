@@ -73,6 +73,13 @@ def test_a_training_is_the_same_to_the_digit_with_it_and_without(small: Bench, p
         assert all(torch.equal(values[name], value) for name, value in tuned_state_dict(without.model).items())
 
 
+@pytest.mark.parametrize("backbone", ["swin_mini_patch4_64", "convnext_mini_64"])
+def test_it_is_so_on_maps_too(small: Bench, backbone: str) -> None:
+    placements = [Placement("adapter", 4, 2)]
+    expected = numbers(start(small(backbone=backbone, resources={"cache_gb": 0}), *placements))
+    assert numbers(start(small(backbone=backbone), *placements)) == expected
+
+
 def test_leading_blocks_run_once_for_all_trials(small: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     found = prefix_module.Verdicts.found
     monkeypatch.setattr(

@@ -29,6 +29,16 @@ def test_a_stream_comes_back_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> N
     assert list(files.load_all([4]) or ()) == [4]
 
 
+@pytest.mark.parametrize("order", [(0, 3, 1, 2), (0, 2, 3, 1)])
+def test_axes_come_back_as_they_lay_in_memory(tmp_path: Path, order: tuple[int, ...]) -> None:
+    files, stream = StreamFiles(tmp_path, "k", 3, 2**20), torch.randn(3, 5, 2, 4).permute(order)
+    put(files, 0, stream)
+    found = files.load(0)
+    assert found is not None
+    assert torch.equal(found, stream)
+    assert found.stride() == found[torch.tensor([2, 0, 1])].stride() == stream.stride()
+
+
 def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
     stream = torch.zeros(4, 64)  # 1 KiB, and a header
     other, files = StreamFiles(tmp_path, "other", 4, 4000), StreamFiles(tmp_path, "k", 4, 4000)
