@@ -226,6 +226,7 @@ class BackboneShape:
         branches: The residual branches of each block.
         lacks: Why it has not what others have, by the names of the sites.
         gap: Why it cannot run in parts, so that nothing of it can be kept; None where it can.
+        image: Height and width in pixels of the images that it is used at.
     """
 
     name: str
@@ -240,6 +241,7 @@ class BackboneShape:
     branches: tuple[str, ...] = ("attn", "mlp")
     lacks: Mapping[str, str] = field(default_factory=dict, hash=False)
     gap: str | None = None
+    image: tuple[int, int] = (0, 0)
 
     @property
     def depth(self) -> int:

@@ -381,8 +381,9 @@ def undecayed(model: nn.Module) -> set[str]:
 def _intermediates(tuning: Tuning, design: Design, own: Any, *args: Any, **kwargs: Any) -> Any:
     """timm's `forward_intermediates`, where it gives the backbone's own tokens."""
     model: nn.Module = vars(tuning)["_model"]
+    flows = "tokens" in family_of(model).sites
     for method in methods_of(design):
-        if method.strays(design.by_method[method.name], len(family_of(model).blocks(model))):
+        if flows and method.strays(design.by_method[method.name], len(family_of(model).blocks(model))):
             raise DesignError(
                 f"features between blocks must be the backbone's own tokens, and {method.name} keeps further ones in "
                 "the stream of this design; place it at every block up to the last, or read the features of another "

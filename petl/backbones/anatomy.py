@@ -179,6 +179,7 @@ class Anatomy(ABC):
             branches=self.branches,
             lacks=self.lacking(model),
             gap=self.gap(model),
+            image=self.image_size(model),
         )
 
 

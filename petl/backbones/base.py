@@ -158,8 +158,18 @@ class Family(Anatomy):
             index: The block's.
             x: What left the block before, or what `enter` gave.
         """
-        y: Tensor = self.blocks(model)[index](x)
+        y: Tensor = self.blocks(model)[index](self.arrive(model, index, x))
         return y
+
+    def arrive(self, model: nn.Module, index: int, x: Tensor) -> Tensor:
+        """Run what stands between a block and the block before, hooks included.
+
+        Args:
+            model: The model.
+            index: The block's.
+            x: What left the block before, or what `enter` gave.
+        """
+        return x
 
     def exposed(self, model: nn.Module) -> Iterator[Handle]:
         """Have a frozen model behave as one: see `CalledLayer` and `Still`.
@@ -290,6 +300,15 @@ class Family(Anatomy):
         Args:
             block: The block.
             source: Gives keys (p, A) and values (p, A).
+        """
+        raise NotImplementedError
+
+    def more_tokens(self, block: BlockSites, source: Callable[[], Tensor]) -> Iterator[Handle]:
+        """Let tokens take part in the attention of a block, and leave with it: the site `attn.tokens`.
+
+        Args:
+            block: The block.
+            source: Gives them (p, D).
         """
         raise NotImplementedError
 

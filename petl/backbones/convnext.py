@@ -58,7 +58,7 @@ class ConvNeXt(MapFamily):
         **{"block.in": "NCHW", "block": "NCHW", "block.out": "NCHW", "mlp.stream": "NCHW"},
         **{"mlp.out": "NCHW", "mlp.residual": "NCHW", "conv.in": "NCHW", "conv.out": "NCHW"},
     }
-    other_sites = frozenset(("backbone", "head", "patch_embed", "norm2", "norm", "shortcut2"))
+    other_sites = frozenset(("backbone", "head", "patch_embed", "norm2", "norm", "shortcut2", "pixels"))
     lacks: ClassVar[dict[str, str]] = {
         "tokens": "it computes on maps, which hold pixels and nothing else",
         **dict.fromkeys(("attn", "attn.in", "attn.out", "attn.normed", "attn.residual"), NO_ATTENTION),

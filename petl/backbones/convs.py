@@ -37,7 +37,7 @@ class ConvFamily(MapFamily):
         "block.out": ("", "out"),
     }
     layouts: ClassVar[dict[str, Layout]] = dict.fromkeys(in_block, "NCHW")
-    other_sites = frozenset(("backbone", "head", "patch_embed", "norm1", "norm2", "norm"))
+    other_sites = frozenset(("backbone", "head", "patch_embed", "norm1", "norm2", "norm", "pixels"))
     lacks: ClassVar[dict[str, str]] = {
         "tokens": NO_TOKENS,
         **dict.fromkeys(("attn", "attn.in", "attn.out", "attn.normed", "attn.residual"), NO_ATTENTION),

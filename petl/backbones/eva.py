@@ -14,14 +14,16 @@ from timm.models.eva import Eva as TimmEva
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from petlas.petl.backbones.base import BackboneError
+from petlas.petl.backbones.base import BackboneError, BlockSites
+from petlas.petl.backbones.further import Keys, Tokens, attend_with_table, normed, with_keys, with_tokens
 from petlas.petl.backbones.separate_bias import SeparateBias
 from petlas.petl.backbones.tokens import TokenFamily, lengthened
 from petlas.petl.backbones.transformer import SITES
 from petlas.petl.parts.handles import Handle
 
 NO_QUERIES = "its keys know where they stand, and queries from outside the sequence stand nowhere"
-OWN_TABLE = "its attention has a table of positions for its own tokens only"
+NO_STREAM = "its attention has a table of positions for its own tokens, so that further ones cannot flow through blocks"
+NO_TABLE = "its attention has a table of positions for its own queries only"
 
 
 class _Positioned(SeparateBias, TokenFamily):
@@ -124,11 +126,8 @@ class Beit(_Positioned):
     summary = "a timm Beit"
     timm_module: ClassVar[ModuleType] = beit
     recomputed = frozenset({"pos_embed", "relative_position_bias_table"})
-    other_sites = TokenFamily.other_sites - {"attn.queries", "attn.keys", "tokens"}
-    lacks: ClassVar[dict[str, str]] = {
-        **TokenFamily.lacks,
-        **dict.fromkeys(("tokens", "attn.keys", "attn.queries"), OWN_TABLE),
-    }
+    other_sites = (TokenFamily.other_sites - {"attn.queries", "tokens"}) | {"attn.tokens"}
+    lacks: ClassVar[dict[str, str]] = {**TokenFamily.lacks, "tokens": NO_STREAM, "attn.queries": NO_TABLE}
 
     def why_not(self, model: nn.Module) -> str | None:
         """Whether it is of the class."""
@@ -138,6 +137,14 @@ class Beit(_Positioned):
         """The table that all blocks share."""
         table: Any = getattr(model, "rel_pos_bias", None)
         return {} if table is None else {"shared_rel_pos_bias": table()}
+
+    def more_keys(self, block: BlockSites, source: Keys) -> Iterator[Handle]:
+        """Among its own, where they stand nowhere."""
+        yield from with_keys(block, source, attend_with_table)
+
+    def more_tokens(self, block: BlockSites, source: Tokens) -> Iterator[Handle]:
+        """Among its own, where they stand nowhere; they pass the norm alone that is in front of the attention."""
+        yield from with_tokens(block, normed(block, source), attend_with_table)
 
 
 def _eva(model: nn.Module) -> TimmEva:

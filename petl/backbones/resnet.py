@@ -67,6 +67,10 @@ class ClipResNet(ConvFamily):
         **{"conv.in": ("conv2_kxk.conv", "in"), "conv.out": ("conv2_kxk.conv", "out")},
     }
     in_model = {"images": ("stem", "in"), "head.in": ("head.proj", "in"), "head.out": ("head.proj", "out")}
+    other_sites = ConvFamily.other_sites - {"pixels"}
+    lacks: ClassVar[dict[str, str]] = ConvFamily.lacks | {
+        "pixels": "the attention that pools has positions for maps of one size"
+    }
     drop_paths = {"mlp": "drop_path"}
 
     def why_not(self, model: nn.Module) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -13,15 +13,18 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 
-from petlas.petl.backbones.base import BackboneError
+from petlas.petl.backbones.base import BackboneError, BlockSites
+from petlas.petl.backbones.further import Keys, Tokens, attend_with_table, normed, with_keys, with_tokens
 from petlas.petl.backbones.separate_bias import SeparateBias
 from petlas.petl.backbones.site import Layout
 from petlas.petl.backbones.stages import StageFamily
 from petlas.petl.backbones.transformer import DROP_PATHS, NAMES, SITES
+from petlas.petl.parts.handles import Handle
 from petlas.petl.shape import Stage
 
 NO_TOKENS = "it computes on maps, which hold patches and nothing else"
-OWN_ATTENTION = "its windows have a table of positions for their own keys only"
+NO_PIXELS = "it takes images of one size"
+NO_QUERIES = "its windows have a table of positions for their own queries only"
 
 
 class WindowFamily(StageFamily):
@@ -49,14 +52,10 @@ class WindowFamily(StageFamily):
     other_sites = frozenset(
         (
             *("backbone", "head", "patch_embed", "norm1", "norm2", "ls1", "ls2", "norm"),
-            *("shortcut1", "shortcut2", "attn.qkv"),
+            *("shortcut1", "shortcut2", "attn.qkv", "attn.keys", "attn.tokens"),
         )
     )
-    lacks: ClassVar[dict[str, str]] = {
-        "tokens": NO_TOKENS,
-        "attn.keys": OWN_ATTENTION,
-        "attn.queries": OWN_ATTENTION,
-    }
+    lacks: ClassVar[dict[str, str]] = {"tokens": NO_TOKENS, "attn.queries": NO_QUERIES, "pixels": NO_PIXELS}
     recomputed = frozenset({"relative_position_bias_table"})
     model_type: ClassVar[type[nn.Module]]
     timm_module: ClassVar[ModuleType]
@@ -120,6 +119,10 @@ class WindowFamily(StageFamily):
         names: set[str] = set(self._swin(model).no_weight_decay())
         return names
 
+    def more_keys(self, block: BlockSites, source: Keys) -> Iterator[Handle]:
+        """In each window, where they stand nowhere."""
+        yield from with_keys(block, source, attend_with_table)
+
     def _embedding(self, model: nn.Module) -> Any:
         return self._swin(model).patch_embed
 
@@ -140,6 +143,10 @@ class Swin(WindowFamily):
     in_block = {**SITES, "conv.in": ("norm1", "out"), "conv.out": ("drop_path1", "in")}
     model_type: ClassVar[type[nn.Module]] = SwinTransformer
     timm_module: ClassVar[ModuleType] = swin_transformer
+
+    def more_tokens(self, block: BlockSites, source: Tokens) -> Iterator[Handle]:
+        """In each window, where they stand nowhere; they pass the norm alone that is in front of the attention."""
+        yield from with_tokens(block, normed(block, source), attend_with_table)
 
     def _swin(self, model: nn.Module) -> SwinTransformer:
         if not isinstance(model, SwinTransformer):
@@ -166,6 +173,10 @@ class SwinV2(SeparateBias, WindowFamily):
     }
     model_type: ClassVar[type[nn.Module]] = SwinTransformerV2
     timm_module: ClassVar[ModuleType] = swin_transformer_v2
+
+    def more_tokens(self, block: BlockSites, source: Tokens) -> Iterator[Handle]:
+        """In each window, where they stand nowhere."""
+        yield from with_tokens(block, source, attend_with_table)
 
     def _swin(self, model: nn.Module) -> SwinTransformerV2:
         if not isinstance(model, SwinTransformerV2):

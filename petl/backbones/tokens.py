@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites, Family
+from petlas.petl.backbones.further import Keys, with_keys
 from petlas.petl.backbones.transformer import DROP_PATHS, NAMES
-from petlas.petl.parts.handles import ForwardOverride, Handle, Side
+from petlas.petl.parts.handles import Handle, Side
 
+NO_PIXELS = "it takes images of one size"
 NO_MAPS = "it computes on tokens, which convolutions do not see as maps"
 
 
@@ -36,7 +37,7 @@ class TokenFamily(Family):
             *("shortcut1", "shortcut2", "attn.qkv", "attn.keys", "attn.queries"),
         )
     )
-    lacks: ClassVar[dict[str, str]] = dict.fromkeys(("conv.in", "conv.out"), NO_MAPS)
+    lacks: ClassVar[dict[str, str]] = {**dict.fromkeys(("conv.in", "conv.out"), NO_MAPS), "pixels": NO_PIXELS}
     drop_paths = DROP_PATHS
     attention = "attn"
     recomputed = frozenset({"pos_embed"})
@@ -85,19 +86,9 @@ class TokenFamily(Family):
         names: set[str] = set(_timm(model).no_weight_decay()) | {"reg_token"}
         return names
 
-    def more_keys(self, block: BlockSites, source: Callable[[], tuple[Tensor, Tensor]]) -> Iterator[Handle]:
-        """Around the attention, behind the layers of q, k and v, and in front of the projection.
-
-        timm's attentions take q, k and v of one length. So p empty rows join their input, the keys and values of these
-        are replaced behind those layers, and what their queries found is dropped in front of the projection: the
-        attention itself stays timm's, fused or not, and what is hooked on it sees the N rows only.
-        """
-        attention = block.module.get_submodule("attn")
-        yield ForwardOverride(attention, partial(_attend_padded, source, attention))
-        for layer in block.shape.linears:
-            if {"k", "v"} & set(layer.names):
-                yield block.layer(layer).register_forward_hook(partial(_insert_rows, source, layer.names))
-        yield attention.get_submodule("proj").register_forward_pre_hook(partial(_drop_rows, source))
+    def more_keys(self, block: BlockSites, source: Keys) -> Iterator[Handle]:
+        """Rows in the attention."""
+        yield from with_keys(block, source, _attend_turned)
 
 
 def lengthened(positions: Tensor, rows: int) -> Tensor:
@@ -115,36 +106,9 @@ def _timm(model: nn.Module) -> Any:
     return model
 
 
-def _attend_padded(
-    source: Callable[[], tuple[Tensor, Tensor]],
-    attention: nn.Module,
-    x: Tensor,
-    rope: Tensor | None = None,
-    **masks: Any,
-) -> Tensor:
-    """The attention's own forward, on (B, N + p, D)."""
-    rows = len(source()[0])
+def _attend_turned(attention: nn.Module, x: Tensor, rows: int, rope: Tensor | None = None, **masks: Any) -> Tensor:
+    """The attention's own forward; what joins it is turned by nothing."""
     if rope is not None:
         masks["rope"] = lengthened(rope, rows)
-    attended: Tensor = type(attention).forward(attention, F.pad(x, (0, 0, 0, rows)), **masks)
+    attended: Tensor = type(attention).forward(attention, x, **masks)
     return attended
-
-
-def _insert_rows(
-    source: Callable[[], tuple[Tensor, Tensor]],
-    names: tuple[str, ...],
-    layer: nn.Module,
-    args: tuple[Tensor],
-    output: Tensor,
-) -> Tensor:
-    """Behind a layer: the keys and values of the last p rows of its shares (B, N + p, ...)."""
-    keys, values = source()
-    own = {"k": keys, "v": values}
-    rows = torch.cat([own.get(name, torch.zeros_like(keys)) for name in names], dim=-1).to(output.dtype)
-    return torch.cat((output[:, : -len(keys)], rows.expand(output.shape[0], -1, -1)), dim=1)
-
-
-def _drop_rows(source: Callable[[], tuple[Tensor, Tensor]], layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-    """In front of the projection: (B, N + p, A) to (B, N, A)."""
-    keys, _ = source()
-    return (args[0][:, : -len(keys)],)

@@ -45,6 +45,7 @@ METHODS: dict[str, str] = {
     "snf": "petlas.petl.methods.snf:SNF",
     "bapat": "petlas.petl.methods.bapat:BAPAT",
     "prefix": "petlas.petl.methods.prefix:Prefix",
+    "pad_prompt": "petlas.petl.methods.pad_prompt:PadPrompt",
     "vpt_shallow": "petlas.petl.methods.vpt_shallow:VPTShallow",
     "vpt": "petlas.petl.methods.vpt:VPT",
     "vqt": "petlas.petl.methods.vqt:VQT",
@@ -52,6 +53,7 @@ METHODS: dict[str, str] = {
     "dtl_plus": "petlas.petl.methods.dtl:DTLPlus",
     "hst": "petlas.petl.methods.hst:HST",
     "lst": "petlas.petl.methods.lst:LST",
+    "e3va": "petlas.petl.methods.e3va:E3VA",
     "last": "petlas.petl.methods.last:LAST",
 }
 

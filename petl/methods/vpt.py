@@ -30,6 +30,10 @@ class Prompts(Elastic):
         bound = math.sqrt(6.0 / (3 * shape.patch[0] * shape.patch[1] + shape.width))
         self.tokens = nn.Parameter(torch.empty(count, shape.width).uniform_(-bound, bound))
 
+    def forward(self) -> Tensor:
+        """The tokens in use (p, D)."""
+        return self.part("tokens")
+
 
 class VPT(Method[NoOptions]):
     """Learned tokens that join the sequence in front of a block and stay until other prompts replace them.
@@ -40,13 +44,19 @@ class VPT(Method[NoOptions]):
     with its attention already, which computes the same for less. `size` is the number of tokens p. Count: p D per block
     (VPT-Deep at p = 50: 460,800 for ViT-B/16; VPT-Shallow at p = 100: 76,800). By definition not zero-start; not
     mergeable. Source: Jia et al., Visual Prompt Tuning, 2022.
+
+    Where no tokens can join the stream, those of a block, in the block's width, join its attention alone, in each
+    window on Swin, without a position (p = 10: 120,320 for Swin-B): what the paper's deep prompts do, too, as the next
+    block replaces them. Its code gives images the prompts of others in their batch, and pools prompts; this does
+    neither. They pass the norm in front of that attention as it is, without what other methods hook on it.
     """
 
     name = "vpt"
     summary = "learned tokens in front of a block"
     paper = "VPT (Jia et al., 2022)"
-    sites = ("tokens",)
+    sites = ("tokens", "attn.tokens")
     needs = ("block.in", "attn.stream", "attn.residual", "norm.in")
+    any_site = True
     size_means = "tokens"
     default_size = 10
     zero_start = False
@@ -69,6 +79,11 @@ class VPT(Method[NoOptions]):
         """Around the attention of blocks whose tokens leave there; else in front of blocks, and of the final norm."""
         family = family_of(model)
         blocks = family.block_sites(model)
+        if "tokens" not in family.sites:
+            for placement in placements:
+                prompts = module.get_submodule(placement.path)
+                yield from family.more_tokens(blocks[placement.block], prompts)
+            return
         ends = {placement.block for placement in placements} | {len(blocks)}
         before: Prompts | None = None  # those that flow in the stream
         for placement in placements:

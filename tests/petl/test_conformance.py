@@ -162,7 +162,7 @@ LARGEST = 4
 KINDS = (*TINY, "toy")
 
 every_kind = pytest.mark.parametrize("kind", TINY)
-ON_TOKENS = [name for name in METHODS if "conv.in" not in get_method(name).needs]
+ON_TOKENS = [name for name in METHODS if not {"conv.in", "pixels"} & {*get_method(name).sites, *get_method(name).needs}]
 """What a vision transformer takes."""
 
 every_method = pytest.mark.parametrize("name", ON_TOKENS)

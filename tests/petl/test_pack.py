@@ -28,7 +28,7 @@ from petlas.petl.methods import METHODS
 TINY = {"embed_dim": 96, "num_heads": 3, "depth": 2}
 SIZED = {"partial": 1, "prefix": 2}
 AT_ROOT = {"full"}
-ON_TOKENS = [name for name in METHODS if "conv.in" not in get_method(name).needs]
+ON_TOKENS = [name for name in METHODS if not {"conv.in", "pixels"} & {*get_method(name).sites, *get_method(name).needs}]
 CLOSE = {"rtol": 1e-7, "atol": 1e-9}  # in float64: what is mixed up shows
 
 

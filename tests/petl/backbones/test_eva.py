@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import reduce
+
 import pytest
 import timm
 import torch
@@ -15,6 +17,7 @@ from petlas.petl import (
     shape_by_name,
     shape_of,
 )
+from petlas.petl.backbones.checkpoint import load_file
 
 FUSED = {
     "a table of each block": {"model_name": "beit_base_patch16_224"},
@@ -122,3 +125,83 @@ def test_published_counts():
 def test_what_is_one_and_what_is_not(name, reason):
     with torch.device("meta"):
         assert get_family("eva").why_not(timm.create_model(name)) == reason
+
+
+def renamed(state, *pairs):
+    def name(key):
+        return reduce(lambda text, pair: text.replace(*pair), pairs, key)
+
+    return {name(key): value for key, value in state.items()}
+
+
+def as_eva02(state):
+    """BAAI's file after masked image modelling."""
+    pairs = (("mlp.fc1_g", "mlp.w1"), ("mlp.fc1_x", "mlp.w2"), ("mlp.fc2", "mlp.w3"), ("mlp.norm", "mlp.ffn_ln"))
+    more = (("attn.norm", "attn.inner_attn_ln"), ("q_proj.bias", "q_bias"), ("v_proj.bias", "v_bias"))
+    own = renamed(state, *pairs, *more, ("fc_norm.", "norm."))
+    turns = {f"blocks.{i}.attn.rope.{name}": torch.ones(4, 16) for i in range(2) for name in ("freqs_cos", "freqs_sin")}
+    return {"module": own | turns | {"mask_token": torch.ones(1, 1, 32), "lm_head.weight": torch.ones(8, 32)}}
+
+
+def as_openclip(state):
+    """A file of EVA-CLIP, with both towers."""
+    pairs = (("mlp.fc1_g", "mlp.w1"), ("mlp.fc1_x", "mlp.w2"), ("mlp.fc2", "mlp.w3"), ("mlp.norm", "mlp.ffn_ln"))
+    own = renamed(state, *pairs, ("q_proj.bias", "q_bias"), ("v_proj.bias", "v_bias"))
+    return {f"visual.{key}": value for key, value in own.items()} | {"text.positional_embedding": torch.ones(2, 32)}
+
+
+def as_dinov3(state):
+    """Meta's file."""
+    found = {
+        "storage_tokens": state["reg_token"],
+        "mask_token": torch.ones(1, 1, 32),
+        "rope_embed.periods": torch.ones(4),
+    }
+    for key, value in renamed(state, ("gamma_1", "ls1.gamma"), ("gamma_2", "ls2.gamma")).items():
+        if key.endswith("q_bias"):
+            at = key.removesuffix("q_bias")
+            parts = value, torch.zeros_like(value), state[f"{at}v_bias"]
+            found |= {f"{at}qkv.bias": torch.cat(parts), f"{at}qkv.bias_mask": torch.ones(3 * len(value))}
+        elif not key.endswith("v_bias") and key != "reg_token":
+            found[key] = value
+    return found
+
+
+def as_beit(state):
+    """Microsoft's file."""
+    index = {f"blocks.{i}.attn.relative_position_index": torch.zeros(5, 5, dtype=torch.long) for i in range(2)}
+    return {"model": state | index | {"head.weight": torch.ones(8, 32), "head.bias": torch.ones(8)}}
+
+
+PUBLISHED = {
+    "eva02": ("eva", {}, as_eva02),
+    "EVA-CLIP": ("eva", {}, as_openclip),
+    "DINOv3": ("eva", {"model_name": "vit_small_patch16_dinov3", "img_size": 32}, as_dinov3),
+    "beit": ("beit", {}, as_beit),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_files_are_read_under_the_names_of_their_authors(kind, small, tmp_path):
+    family, arguments, written = PUBLISHED[kind]
+    model = small(family, num_classes=0, **arguments)
+    wanted = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.save(written(wanted), tmp_path / "weights.pth")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    load_file(get_family(family), model, kind, tmp_path / "weights.pth")
+    assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
+
+
+def test_tables_of_positions_are_fitted_to_another_image_size(small, tmp_path):
+    model, larger = small("beit", num_classes=0), small("beit", num_classes=0, img_size=48)
+    own = model.blocks[0].attn.relative_position_bias_table
+    with torch.no_grad():
+        own.copy_(torch.linspace(-1, 1, len(own))[:, None].expand_as(own))
+    torch.save(as_beit(model.state_dict()), tmp_path / "weights.pth")
+    load_file(get_family("beit"), larger, "beit", tmp_path / "weights.pth")
+    table = larger.blocks[0].attn.relative_position_bias_table
+    assert len(table) == (2 * 3 - 1) ** 2 + 3 != len(own)
+    assert torch.equal(table[-3:], own[-3:])  # of the class token
+    torch.testing.assert_close(table[[0, -4]], own[[0, -4]], rtol=0, atol=0.1)  # the farthest places

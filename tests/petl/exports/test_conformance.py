@@ -33,7 +33,7 @@ IN_ONNX = {"lora"}
 MOST = 6
 """Methods in a group."""
 
-ON_TOKENS = [name for name in METHODS if "conv.in" not in get_method(name).needs]
+ON_TOKENS = [name for name in METHODS if not {"conv.in", "pixels"} & {*get_method(name).sites, *get_method(name).needs}]
 
 
 def expressible(method: str, target: str) -> bool:
