@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,37 +171,34 @@ class _Model:
         return np.asarray(share * (1 - share) / counts)
 
     def beliefs(self) -> Beliefs:
-        """The mean over the grid."""
-        found = [
-            one
-            for spreads in itertools.product(_SPREADS, _SPREADS, _DEVIATIONS, _NOISES)
-            for one in self._given(*spreads)
-        ]
-        evidence = np.array([weight for weight, _, _ in found])
-        weights = np.exp(evidence - evidence.max())
+        """The mean over the grid: G of the spreads' values, and T trusts for each."""
+        found = [self._given(methods, own) for methods, own in itertools.product(_SPREADS, _SPREADS)]
+        evidence, means, covariances = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        weights = np.exp(evidence - evidence.max())  # (G, T)
         weights /= weights.sum()
-        means = np.array([mean for _, mean, _ in found])
-        mean = weights @ means
+        mean = np.einsum("gt,gtc->c", weights, means)
         off = means - mean
-        inner = sum(w * own for w, (_, _, own) in zip(weights, found, strict=True))
-        return Beliefs(self.keys, mean, np.asarray(inner + (weights * off.T) @ off))
+        inner = np.einsum("g,gcd->cd", weights.sum(1), covariances)
+        return Beliefs(self.keys, mean, inner + np.einsum("gt,gtc,gtd->cd", weights, off, off))
 
-    def _given(self, methods: float, own: float, shorter: float, noise: float) -> Iterator[tuple[float, Array, Array]]:
-        """For each trust the log evidence for some spreads, and the candidates' mean and covariance given them."""
-        methods, own, shorter = ((self._unit * spread) ** 2 for spread in (methods, own, shorter))
+    def _given(self, methods: float, own: float) -> tuple[Array, Array, Array]:
+        """For each deviation and noise (B of them) the log evidence (B, T), means (B, T, C), covariances (B, C, C)."""
+        methods, own = ((self._unit * spread) ** 2 for spread in (methods, own))
         alike = methods * self._related + own * np.eye(len(self.keys)) + self._tilt  # before anything is measured
         places, levels = self._own, self._level * self._same_view
-        matrix = alike[np.ix_(places, places)] + shorter * self._shorter + self._drift + levels
+        grid = np.array([*itertools.product(_DEVIATIONS, _NOISES)])[:, :, None, None]  # (B, 2, 1, 1)
+        matrix = (self._unit * grid[:, 0]) ** 2 * self._shorter + grid[:, 1] * np.diag(self._noise)
+        matrix = matrix + alike[np.ix_(places, places)] + self._drift + levels + 1e-12 * np.eye(len(places))
         cross = alike[:, places] + levels @ self._top
-        lower = np.linalg.cholesky(matrix + np.diag(noise * self._noise + 1e-12))
-        trusted = np.outer(self._expected, _TRUSTS)  # (C, T)
-        centred = self._y[:, None] - self._y.mean() - trusted[places]
-        solved = np.linalg.solve(lower, np.column_stack([centred, cross.T]))
-        told, rest = solved[:, : len(_TRUSTS)], solved[:, len(_TRUSTS) :]
-        covariance = alike + self._top @ levels @ self._top - rest.T @ rest
-        means, size = self._y.mean() + trusted + rest.T @ told, float(np.log(np.diag(lower)).sum())
-        for place in range(len(_TRUSTS)):
-            yield -0.5 * float(told[:, place] @ told[:, place]) - size, means[:, place], covariance
+        trusted = np.outer(_TRUSTS, self._expected)  # (T, C)
+        centred = self._y - self._y.mean() - trusted[:, places]
+        lower, right = np.linalg.cholesky(matrix), np.concatenate([centred, cross]).T
+        solved = np.linalg.solve(lower, np.broadcast_to(right, (len(grid), *right.shape)))
+        told, rest = solved[:, :, : len(_TRUSTS)], solved[:, :, len(_TRUSTS) :]
+        size = np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(1)
+        means = self._y.mean() + trusted + told.transpose(0, 2, 1) @ rest
+        covariances = alike + self._top @ levels @ self._top - rest.transpose(0, 2, 1) @ rest
+        return -0.5 * (told**2).sum(1) - size[:, None], means, covariances
 
 
 def _related(one: frozenset[str], other: frozenset[str]) -> float:

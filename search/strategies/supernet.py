@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Iterator
 
+from petlas.petl import Design
 from petlas.search.stages.base import Stage
 from petlas.search.stages.score import ScoreStage
 from petlas.search.stages.supernet import SupernetStage
+from petlas.search.stages.train import TrainStage
 from petlas.search.strategies.base import Prices, Search, StageCost, Strategy
+from petlas.search.strategies.recipes import portfolio
 from petlas.search.study import FINALIST, RANKING, Entry, design_of
+
+log = logging.getLogger("petlas")
 
 
 class SupernetStrategy(Strategy):
@@ -21,6 +28,8 @@ class SupernetStrategy(Strategy):
         scores = ScoreStage(search.bench, search.record, search.proposer(search.designs_only()))
         yield SupernetStage(search.bench, needed=not scores.exhausted(), tick=search.late)
         yield scores
+        if check := _check(search):
+            yield TrainStage(search.bench, search.record, check, late=search.late)
         yield search.training(_finalists(search), draws=False)
 
     def costs(self, prices: Prices, known: int) -> Iterator[StageCost]:
@@ -33,10 +42,29 @@ class SupernetStrategy(Strategy):
         yield prices.trained("baselines and finalists", known + search.finalists + search.ranking_check)
 
 
-def _finalists(search: Search) -> list[Entry]:
-    """The best designs by score, and before them for the ranking check designs spread over the scores."""
-    scored, settings = search.record.scored(), search.bench.config.search
-    count = min(settings.ranking_check, len(scored))
+def _check(search: Search) -> list[Entry]:
+    """Designs spread over the scores, for the ranking check."""
+    scored = search.record.scored()
+    count = min(search.bench.config.search.ranking_check, len(scored))
     places = [round(i * (len(scored) - 1) / max(1, count - 1)) for i in range(count)]
-    check = search.entries((design_of(scored[place]) for place in places), RANKING)
-    return check + search.entries(map(design_of, scored[: settings.finalists]), FINALIST)
+    return search.entries((design_of(scored[place]) for place in places), RANKING)
+
+
+def _finalists(search: Search) -> list[Entry]:
+    """The best designs by score; where those were seen to rank no better than chance, the portfolio's first instead."""
+    count, found = search.bench.config.search.finalists, search.record.agreement()
+    if found is None or found.trusted:
+        return search.entries([design_of(trial) for trial in search.record.scored()[:count]], FINALIST)
+    log.warning(
+        "scores rank %d designs with Kendall's tau %.2f (95%% interval %.2f to %.2f), no better than chance: the best "
+        "by score are not trained, but the first of the portfolio",
+        *(len(found.points), found.tau, found.low, found.high),
+    )
+    return search.entries(itertools.islice(_known(search), count), FINALIST)
+
+
+def _known(search: Search) -> Iterator[Design]:
+    """The portfolio's designs in the space of the run, each once."""
+    space, budget = search.designs_only(), search.bench.budget
+    designs = ((r, r.design(space, budget)) for r in portfolio(space) if r.suits(space))
+    yield from dict.fromkeys(design for recipe, design in designs if recipe.methods <= design.by_method.keys())

@@ -8,6 +8,7 @@ from petlas.search.stages.score import ScoreStage
 from petlas.search.stages.supernet import SupernetStage
 from petlas.search.stages.train import TrainStage
 from petlas.search.strategies.base import Prices, Search
+from petlas.search.strategies.recipes import portfolio
 from petlas.search.strategies.supernet import SupernetStrategy
 from petlas.search.study import FINALIST, RANKING, SCORE, StudyRecord, design_of
 from petlas.search.training import EpochResult
@@ -38,12 +39,18 @@ def score(stage: ScoreStage) -> None:
         stage.on_end(proposal.number, EpochResult(1, 0.0, worth(proposal.entry.candidate.design), 0.1))
 
 
+def train(stage: TrainStage, value: Callable[[Design], float]) -> None:
+    while not stage.exhausted():
+        proposal = stage.begin(stage.propose())
+        stage.on_end(proposal.number, EpochResult(2, 1.0, value(proposal.entry.candidate.design), 0.1))
+
+
 def test_the_supernet_is_trained_before_the_scores_and_not_for_nothing(searching: Searching) -> None:
     supernet, scores, *_ = SupernetStrategy().stages(searching())
     assert isinstance(supernet, SupernetStage)
     assert not supernet.exhausted()
     score(scores)  # type: ignore[arg-type]
-    supernet, scores, _ = SupernetStrategy().stages(searching())
+    supernet, scores, *_ = SupernetStrategy().stages(searching())
     assert supernet.exhausted()
     assert scores.exhausted()
 
@@ -57,25 +64,39 @@ def test_the_best_by_score_and_designs_spread_over_the_scores_are_trained(search
     score(scores)
     by_score = [design_of(t) for t in search.record.scored()]
     assert [worth(design) for design in by_score] == sorted(map(worth, by_score), reverse=True)
-    training = next(stages)
-    assert isinstance(training, TrainStage)
-    *_, resumed = SupernetStrategy().stages(searching())
-    assert isinstance(resumed, TrainStage)
-    assert resumed.queued == training.queued
-    queued = [(entry.stage, entry.candidate.design) for entry in training.queued]
+    queued = []
+    for stage in stages:
+        assert isinstance(stage, TrainStage)
+        *_, resumed = SupernetStrategy().stages(searching())
+        assert isinstance(resumed, TrainStage)
+        if queued:  # else what is resumed has the ranking check before it
+            assert resumed.queued == stage.queued
+        queued += [(entry.stage, entry.candidate.design) for entry in stage.queued]
+        train(stage, worth)
     assert [d for stage, d in queued if stage == RANKING] == [by_score[i] for i in (0, 5, 10, 14, 19)]
     assert [d for stage, d in queued if stage == FINALIST] == by_score[1:3]
-    tried = []
-    while not training.exhausted():
-        proposal = training.begin(training.propose())
-        tried.append(proposal.entry.candidate.design)
-        training.on_end(proposal.number, EpochResult(2, 1.0, 0.5, 0.1))
-    assert tried == [design for _, design in queued]
+    assert [design_of(t) for t in search.record.trained()] == [design for _, design in queued]
     best = search.record.best()
     assert best is not None
     assert best.user_attrs["stage"] in (RANKING, FINALIST)
     assert search.record.count_trained() == len(queued)
     assert len(search.record.counted(SCORE)) == 20
+
+
+def test_scores_that_rank_no_better_than_chance_shortlist_nothing(searching: Searching, caplog: Any) -> None:
+    search = searching()
+    stages = SupernetStrategy().stages(search)
+    next(stages)
+    score(next(stages))  # type: ignore[arg-type]
+    by_score = [design_of(t) for t in search.record.scored()]
+    train(next(stages), lambda design: 0.5 + 0.1 * (by_score.index(design) % 10 == 0))  # type: ignore[arg-type]
+    training = next(stages)
+    assert isinstance(training, TrainStage)
+    finalists = [entry.candidate.design for entry in training.queued if entry.stage == FINALIST]
+    recipe = next(recipe for recipe in portfolio(search.bench.space) if recipe.suits(search.bench.space))
+    assert finalists[0] == recipe.design(search.bench.space, search.bench.budget)
+    assert not set(finalists) & set(by_score[:3])
+    assert "no better than chance: the best by score are not trained, but the first of the portfolio" in caplog.text
 
 
 def test_a_sandwich_costs_several_passes_in_a_step(searching: Searching) -> None:
