@@ -201,7 +201,8 @@ class SearchConfig(Group):
 
     With `strategy: supernet`, the sampler draws `scores` designs that are scored with inherited weights; the best
     `finalists` of them are trained stand-alone, from the supernet's weights if `inherit`, else from the backbone.
-    `ranking_check` designs, spread over the scores, are trained too: they show how well scores rank designs.
+    `ranking_check` designs, spread over the scores, are trained before: they show how well scores rank designs, and
+    where that is no better than chance, the first of the portfolio are trained in place of the best by score.
 
     `trackers` are told of every training as it goes on: `tensorboard`, `wandb`, `mlflow`. They keep that in files,
     unless the environment names a server (WANDB_MODE=online, MLFLOW_TRACKING_URI); each is an extra of its name.

@@ -81,14 +81,15 @@ class Beliefs:
     def ranked(self, params: Mapping[str, int], maximize: bool = True) -> list[str]:
         """The candidates, the best first; of those that can't be told from the best left, the smallest comes first.
 
+        Which trial came first, which depends on the workers, does not matter.
+
         Args:
-            params: The trainable parameters of each candidate that is to be ranked, in the order of the first trials.
+            params: The trainable parameters of each candidate that is to be ranked.
             maximize: Whether a higher value is better.
         """
         sign = 1 if maximize else -1
-        left = sorted(
-            (key for key in params if key in self.keys), key=lambda key: -sign * self.mean[self.keys.index(key)]
-        )
+        means = dict(zip(self.keys, (-sign * self.mean).tolist(), strict=True))
+        left = sorted(params.keys() & means.keys(), key=lambda key: (means[key], key))
         found: list[str] = []
         while left:
             ties = [key for key in left if self._tied(left[0], key)]

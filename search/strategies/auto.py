@@ -199,7 +199,6 @@ class _Pipeline:
         return [leader for leader in self._ranked(self._record.beliefs(counts)) if leader.key in longest]
 
     def _ranked(self, beliefs: Beliefs) -> list[Candidate]:
-        trials = {trial.user_attrs["key"]: trial for trial in reversed(self._record.counted())}
-        tried = sorted((trials[key] for key in beliefs.keys), key=lambda trial: trial.number)
-        params = {trial.user_attrs["key"]: trial.user_attrs["params"] for trial in tried}
+        trials = {trial.user_attrs["key"]: trial for trial in self._record.counted()}
+        params = {key: trials[key].user_attrs["params"] for key in beliefs.keys}
         return [candidate_of(trials[key]) for key in beliefs.ranked(params, self._record.maximize)]

@@ -86,7 +86,7 @@ def test_of_candidates_that_cannot_be_told_apart_the_smallest_comes_first() -> N
     params = {"a": 3, "b": 1, "c": 2, "worse": 0}
     assert found.ranked(params) == ["b", "c", "a", "worse"]
     assert found.ranked(params, maximize=False)[0] == "worse"
-    assert found.ranked({"a": 1, "c": 1}) == ["a", "c"]
+    assert found.ranked({"a": 1, "c": 1}) == found.ranked({"c": 1, "a": 1}) == ["a", "c"]
 
 
 def test_only_what_was_trained_whole_is_chosen_whatever_short_trainings_say() -> None:

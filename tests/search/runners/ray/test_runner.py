@@ -264,3 +264,20 @@ def test_drivers_see_each_other_on_a_cluster(local_ray: str, make: Make) -> None
             time.sleep(0.1)
         config = make(resources={"runner": "ray"})
         assert [RayRunner([config], Supplier(paths=False), lambda n=n: n)._most() for n in (1, 2, 3)] == [2, 1, 1]
+
+
+def test_auto_tries_and_chooses_the_same_with_two_workers_as_in_this_process(local_ray: str, module_make: Make) -> None:
+    options = {"strategy": "auto", "search": {"cost": 4}, "train": {"epochs": 2, "batch_size": 200, "lr": 5e-3}}
+    two, one = (
+        searched(module_make(name=f"auto-{runner}", **options, resources={"runner": runner, "concurrent": 2}))
+        for runner in ("ray", "inline")
+    )
+    as_a_set = [
+        sorted(map(str, (row[1:] for row in rows(record)))) for record in (two, one)
+    ]  # who begins first may differ
+    assert as_a_set[0] == as_a_set[1]
+    chosen = [record.best() for record in (two, one)]
+    assert chosen[0] is not None
+    assert chosen[1] is not None
+    assert chosen[0].user_attrs["key"] == chosen[1].user_attrs["key"]
+    assert len({row[2] for row in rows(two)}) > 3
