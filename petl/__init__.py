@@ -33,9 +33,11 @@ if TYPE_CHECKING:
         shape_of,
     )
     from petlas.petl.backbones.site import Site
+    from petlas.petl.compiled import CompiledBlocks, can_compile
     from petlas.petl.design import Design, DesignError, Option, Placement
     from petlas.petl.exports import EXPORTS, ExportError, InexactError
     from petlas.petl.exports.export import Exported, export_adapter
+    from petlas.petl.graphs import graphs_kept
     from petlas.petl.methods import METHODS, get_method
     from petlas.petl.parts.method import Batch, BlockMethod, Loss, Method, SubsetMethod
     from petlas.petl.parts.placed import NoOptions, Placed
@@ -101,6 +103,10 @@ _HOME = {
     ),
     "backbones.anatomy": ("backbone_name",),
     "backbones.site": ("Site",),
+    "compiled": (
+        "CompiledBlocks",
+        "can_compile",
+    ),
     "design": (
         "Design",
         "DesignError",
@@ -117,6 +123,7 @@ _HOME = {
         "Exported",
         "export_adapter",
     ),
+    "graphs": ("graphs_kept",),
     "methods": (
         "METHODS",
         "get_method",
@@ -194,6 +201,7 @@ __all__ = [
     "BlockShape",
     "BlockSites",
     "BlockTensor",
+    "CompiledBlocks",
     "Criterion",
     "Design",
     "DesignError",
@@ -221,6 +229,7 @@ __all__ = [
     "attention_maps",
     "backbone_name",
     "block_tensors",
+    "can_compile",
     "check_design",
     "checkpoint_of",
     "count_params",
@@ -232,6 +241,7 @@ __all__ = [
     "freeze",
     "get_family",
     "get_method",
+    "graphs_kept",
     "groups",
     "input_config",
     "licence_of",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.base import Family
 from petlas.petl.design import Design, DesignError
+from petlas.petl.graphs import forget_graphs
 from petlas.petl.methods import METHODS, get_method
 from petlas.petl.parts.handles import ForwardOverride, Handle
 from petlas.petl.parts.method import AnyMethod, Batch, Loss
@@ -103,7 +103,7 @@ class Tuning(nn.Module):
             design: The design.
         """
         self.disconnect()
-        _forget_compiled()
+        forget_graphs()
         self.handles.extend(family_of(model).exposed(model))
         for method, placements in parts_of(design):
             module = self.get_submodule(method.name)
@@ -400,9 +400,3 @@ def _intermediates(tuning: Tuning, design: Design, own: Any, *args: Any, **kwarg
         for module in tuning.modules():
             if isinstance(module, Side):
                 module.forget()
-
-
-def _forget_compiled() -> None:
-    """Drop what torch.compile has made of other designs: it does not see that hooks differ."""
-    if "torch._dynamo" in sys.modules:  # else nothing was compiled, and to ask would import a compiler
-        torch.compiler.reset()

@@ -21,6 +21,7 @@ import petlas
 from petlas.datasets import Task, View, check_overlap, open_store, open_task
 from petlas.petl import (
     BackboneShape,
+    CompiledBlocks,
     Design,
     InputConfig,
     count_params,
@@ -37,6 +38,7 @@ from petlas.search.run_files import Files, Folder
 from petlas.search.supplies import BACKBONE, COSTS, TASK, Supply, images_of, packed
 from petlas.search.training.augment import AugmentedBatches, augments
 from petlas.search.training.batches import EVAL_BATCH, Batches, ImageBatches, on_device
+from petlas.search.training.compiling import compiled_blocks
 from petlas.search.training.fidelity import Fidelity
 from petlas.search.training.numerics import autocast_dtype, deterministic, pick_device
 from petlas.search.training.prefix import KnownBatches, PrefixCache
@@ -175,6 +177,11 @@ class Workbench:
     def autocast(self) -> torch.dtype | None:
         """The precision that is computed in; None for the model's own."""
         return autocast_dtype(self.config.train, self.device)
+
+    @cached_property
+    def compiled(self) -> CompiledBlocks | None:
+        """What compiles the blocks of all trainings in this process; None where they run as they are."""
+        return compiled_blocks(self.config.train, self.device)
 
     @cached_property
     def inputs(self) -> InputConfig:

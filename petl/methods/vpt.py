@@ -127,7 +127,7 @@ def exchange(old: Prompts | None, new: Prompts | None, x: Tensor) -> Tensor:
         x: The sequence (B, N, D).
     """
     if old is not None:
-        x = x[:, : x.shape[1] - old.active]
+        x = x[:, : x.shape[1] - len(old.part("tokens"))]
     if new is not None:
         tokens = new.part("tokens").to(x.dtype)
         x = torch.cat((x, tokens.expand(x.shape[0], -1, -1)), dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class TokenGrid(nn.Module):
     What stands behind them, such as prompts, is none. The grid is the backbone's, or, where images may differ in
     size, that of the images that went in last.
     """
+
+    unread: ClassVar[tuple[str, ...]] = ("block",)
 
     def __init__(self, shape: BackboneShape | BlockShape) -> None:
         super().__init__()

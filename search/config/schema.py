@@ -100,9 +100,9 @@ def _lr_factors(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
-def _off(value: Any) -> Any:
-    """YAML 1.1 reads off as False."""
-    return "off" if value is False else value
+def _switch(value: Any) -> Any:
+    """YAML 1.1 reads on as True and off as False."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _gpus(value: Any) -> Any:
@@ -241,6 +241,10 @@ class TrainConfig(Group):
     `lr_factors` is by how much the rate of a method's parameters, or of the `head`, is above `lr`: `{vpt: 10}` trains
     prompts ten times as fast as the rest of a mixed design.
 
+    `compile` compiles blocks with `torch.compile` for training, one graph for all designs that have the same modules
+    there; `auto` does so on a GPU. Where it fails, or gives anything else than without, blocks run as they are, and the
+    log says why. Packs are not compiled. Results are the same up to rounding.
+
     `deterministic` asks torch for the same digits twice on one GPU, at some cost of time; a CPU gives them anyway.
     """
 
@@ -257,7 +261,8 @@ class TrainConfig(Group):
     mixup: Annotated[Number, Field(ge=0)] = 0.0
     cutmix: Annotated[Number, Field(ge=0)] = 0.0
     clip_grad: Positive | None = 1.0
-    amp: Annotated[Literal["auto", "bf16", "off"], BeforeValidator(_off)] = "auto"
+    amp: Annotated[Literal["auto", "bf16", "off"], BeforeValidator(_switch)] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "off"
     deterministic: bool = False
 
     def usual(self, setting: str) -> float:

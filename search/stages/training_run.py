@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from petlas.errors import UserError
-from petlas.petl import Adapters, fingerprint, prepare, tuning_of
+from petlas.petl import Adapters, fingerprint, graphs_kept, prepare, tuning_of
 from petlas.petl.methods import METHODS
 from petlas.search.config import HEAD, LR_FACTOR, SETTINGS, TrainConfig
 from petlas.search.run_files import Files
@@ -63,9 +63,11 @@ class TrainingRun(Learner):
         self.bench, self.candidate, self.fidelity = bench, candidate, fidelity
         train, objective = settings_of(bench.config.train, candidate, fidelity.epochs), bench.objective
         learned, held_out = bench.views(fidelity, train_view, val_view or "val")
+        compiled = bench.compiled if host is None else None  # in a pack, blocks serve several designs
         host = Adapters(bench.backbone().to(bench.device)) if host is None else host  # an empty one is false
         torch.manual_seed(fidelity.seed)  # only here: reading the backbone for the first time draws random numbers
-        model = host.add(name, candidate.design, objective.outputs(bench.task.num_classes))
+        with graphs_kept():
+            model = host.add(name, candidate.design, objective.outputs(bench.task.num_classes))
         if initial is None:
             sample = learned.sample(len(learned), fidelity.seed)  # some methods look at the first batches only
             with deterministic(train.deterministic):
@@ -81,7 +83,7 @@ class TrainingRun(Learner):
         )
         file = files.file(checkpoint_name(candidate, fidelity, train_view)) if files else None
         data = bench.training_batches(model, learned, train)
-        super().__init__(model, data, objective, train, fidelity.seed, file, stamp)
+        super().__init__(model, data, objective, train, fidelity.seed, file, stamp, compiled)
         self.val_data = None if val_view is None else bench.known_batches(model, held_out)
         self.unmeasured = self.progress.epochs > 0 and self.val_data is not None
         """Whether it was taken up where nobody has measured it."""

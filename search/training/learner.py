@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petlas.petl import tuning_of
+from petlas.petl import CompiledBlocks, tuning_of
 from petlas.search.config import TrainConfig
 from petlas.search.objectives import Objective
 from petlas.search.run_files import File
@@ -33,6 +34,7 @@ class Learner(ABC):
         seed: Of the order of the images, dropout, and whatever else is drawn.
         checkpoint: Where every epoch is kept; a file of the same stamp that lies there is taken up.
         stamp: Everything that determines the numbers.
+        compiled: Compiles the model's blocks for its steps; None to run them as they are.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Learner(ABC):
         seed: int,
         checkpoint: File | None = None,
         stamp: Stamp = MappingProxyType({}),
+        compiled: CompiledBlocks | None = None,
     ) -> None:
         self.model, self.data, self.objective, self.train, self.seed = model, data, objective, train, seed
         self.device = next(model.parameters()).device
@@ -53,6 +56,7 @@ class Learner(ABC):
         self._checkpoint, self._stamp = checkpoint, dict(stamp)
         found = load_checkpoint(checkpoint, tuning_of(model), self._optimiser, self._stamp) if checkpoint else None
         self.progress = found or Progress(0, math.nan)
+        self._compiled: AbstractContextManager[None] = nullcontext() if compiled is None else compiled.of(model)
         self._step = self._steps = 0
         self._total = torch.zeros((), device=self.device)
 
@@ -80,8 +84,10 @@ class Learner(ABC):
         if self.finished:
             return
         with deterministic(self.train.deterministic):
-            for pick in self.begin_epoch():
-                self.update(self.accumulate(*self.batch(pick)), pick)
+            picks = self.begin_epoch()
+            with self._compiled:
+                for pick in picks:
+                    self.update(self.accumulate(*self.batch(pick)), pick)
         self.end_epoch()
 
     def begin_epoch(self) -> tuple[Tensor, ...]:
