@@ -103,7 +103,7 @@ TESTED_TOGETHER = {
 ACROSS = {"conformance", "counts", "documented", "drivers"}
 """Test files that hold for all modules of a folder, not for one."""
 
-ISOLATED = {"petl/tuning.py": {"torch._dynamo"}}
+ISOLATED = {"petl/graphs.py": {"torch._dynamo"}}
 """Private names that stand in one module, which has a test that fails when they move."""
 
 
