@@ -100,9 +100,14 @@ def _lr_factors(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
+def _off(value: Any) -> Any:
+    """YAML 1.1 reads off as False."""
+    return "off" if value is False else value
+
+
 def _switch(value: Any) -> Any:
-    """YAML 1.1 reads on as True and off as False."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+    """And on as True."""
+    return "on" if value is True else _off(value)
 
 
 def _gpus(value: Any) -> Any:
@@ -261,7 +266,7 @@ class TrainConfig(Group):
     mixup: Annotated[Number, Field(ge=0)] = 0.0
     cutmix: Annotated[Number, Field(ge=0)] = 0.0
     clip_grad: Positive | None = 1.0
-    amp: Annotated[Literal["auto", "bf16", "off"], BeforeValidator(_switch)] = "auto"
+    amp: Annotated[Literal["auto", "bf16", "off"], BeforeValidator(_off)] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "off"
     deterministic: bool = False
 

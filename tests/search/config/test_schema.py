@@ -160,3 +160,8 @@ def test_settings_that_a_space_may_name_are_settings_of_training() -> None:
 def test_configurations_cannot_be_changed(make: Callable[..., RunConfig]) -> None:
     with pytest.raises(ValueError, match="frozen"):
         make().seed = 3
+
+
+@pytest.mark.parametrize(("given", "meant"), [("on", "on"), ("yes", "on"), ("off", "off"), ("auto", "auto")])
+def test_a_switch_is_what_it_says_however_yaml_reads_it(given: str, meant: str, write: Write) -> None:
+    assert load_config(str(write()), [f"train.compile={given}"]).train.compile == meant
