@@ -338,7 +338,10 @@ def judge(folder: Path, soak: Soak) -> dict[str, int]:
         found, alone = soak.tally.known.get(f"run{number}", {}), undisturbed(folder / "calm", number, soak.trials)
         failed = {key for key, (state, _) in found.items() if state == "FAIL"}
         wrong["unended"] += len(found) != soak.trials
-        wrong["other_values"] += sum(alone.get(key) != found[key] for key in found.keys() - failed)
+        for key in sorted(found.keys() - failed):
+            if alone.get(key) != found[key]:
+                print(f"run{number} {key}: {found[key]}, undisturbed {alone.get(key)}", flush=True)
+                wrong["other_values"] += 1
     return dict(wrong)
 
 

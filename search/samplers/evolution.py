@@ -12,7 +12,7 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from petlas.search.samplers.feasible import FeasibleSampler
+from petlas.search.samplers.feasible import FeasibleSampler, number_of
 from petlas.spaces import Budget, Candidate, CrossoverUnit, Space, SpaceError
 
 _TRIES = 10  # NOAH's, for each child.
@@ -75,7 +75,7 @@ NOAH = Evolution(by="method", late=False)
 class EvolutionSampler(FeasibleSampler):
     """NOAH's evolution, with the guarantees of `FeasibleSampler`: within the budget, and no candidate twice.
 
-    A trial's place is the number of trials before it in the study; it says which generation the trial belongs to and
+    A trial's place is its number (see `FeasibleSampler`); it says which generation the trial belongs to and
     how its candidate comes about. The parents are the best complete trials of earlier generations: by the first
     objective, equal ones by the next (fewer parameters), then the first come. Where trials of earlier generations are
     still running, those that are finished will do: nothing waits. Failed and pruned trials keep their places but are
@@ -111,17 +111,18 @@ class EvolutionSampler(FeasibleSampler):
             trial: The trial.
             search_space: Not needed.
         """
-        others = [entry for entry in self.trials(study) if entry.number != trial.number]
+        number = number_of(trial)
+        others = [entry for entry in self.trials(study) if entry.number != number]
         seen = {key for entry in others for key in entry.keys}
-        earlier = [entry for entry in others if entry.number < trial.number]
-        generation, place = divmod(len(earlier), self._evolution.population)
+        generation, place = divmod(number, self._evolution.population)
         ranked = [
             (entry.losses, entry.number, entry.candidate)
-            for entry in earlier[: generation * self._evolution.population]
+            for entry in others
+            if entry.number < generation * self._evolution.population
             if entry.losses is not None and entry.candidate is not None
         ]
         parents = [candidate for *_, candidate in heapq.nsmallest(self._evolution.parents, ranked)]
-        rng = self.rng(len(earlier))
+        rng = self.rng(number)
         for _ in range(_TRIES):
             child = self._child(place, parents, rng)
             if child.key not in seen:

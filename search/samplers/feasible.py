@@ -27,6 +27,7 @@ class SeenTrial(NamedTuple):
 
     trial: FrozenTrial
     number: int
+    """See `number_of`."""
     losses: list[float] | None
     """The values of a complete trial, those that are maximized with their signs changed."""
     candidate: Candidate | None
@@ -95,7 +96,7 @@ class FeasibleSampler(BaseSampler):
             study: The study.
             trial: A trial that does not count.
         """
-        own = None if trial is None else trial.number
+        own = None if trial is None else number_of(trial)
         return {key for entry in self.trials(study) if entry.number != own for key in entry.keys}
 
     def trials(self, study: Study) -> list[SeenTrial]:
@@ -118,7 +119,7 @@ class FeasibleSampler(BaseSampler):
         if trial.state is TrialState.COMPLETE:
             pairs = zip(study.directions, trial.values, strict=True)
             losses = [-value if direction is StudyDirection.MAXIMIZE else value for direction, value in pairs]
-        return SeenTrial(trial, trial.number, losses, candidate, keys)
+        return SeenTrial(trial, number_of(trial), losses, candidate, keys)
 
     def _candidate(self, params: Mapping[str, Any]) -> Candidate | None:
         """The candidate of exactly these parameters; None if they are incomplete so far, or of another space."""

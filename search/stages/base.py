@@ -304,11 +304,12 @@ class TrialStage(Stage):
         if self._queue:
             entry, draw = self._queue.popleft()
             if draw is None:
-                draw = self._proposer.take(entry.candidate) if self._proposer else Draw(entry.candidate)
+                draw = self._proposer.take(entry.candidate, entry.number) if self._proposer else Draw(entry.candidate)
         else:
             assert self._proposer is not None, "exhausted() says whether there is anything to propose"
             draw = self._proposer.draw()
             entry = self.entry(draw.candidate)
+        entry = replace(entry, number=draw.number)
         self._proposed[entry.identity] = draw
         return Proposal(NOT_BEGUN, entry, self.work, entry.identity in self._starved)
 

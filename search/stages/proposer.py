@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from petlas.search.samplers.feasible import FeasibleSampler
+from petlas.search.samplers.feasible import NUMBER, FeasibleSampler, number_of
 from petlas.search.samplers.learning import LearningStudy
 from petlas.spaces import Budget, Candidate, Space
 
@@ -23,6 +24,7 @@ class Draw:
     Args:
         candidate: What is to be tried.
         place: Its trial in the study that the sampler learns from; None where no sampler learns from it.
+        number: Which draw it is, from 0: what is drawn depends on it. None as above.
         parameters: Its Optuna parameters.
         distributions: Their ranges.
         system: What the sampler keeps with it.
@@ -30,6 +32,7 @@ class Draw:
 
     candidate: Candidate
     place: int | None = None
+    number: int | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     system: Mapping[str, Any] = field(default_factory=dict)
@@ -39,8 +42,9 @@ class Proposer:
     """Draws candidates within the budget, none twice.
 
     The sampler learns from an Optuna study in memory that holds the trials of its stage alone, without those that were
-    cut off. What it draws depends on the seed and on these trials only, so a search that was interrupted and goes on
-    draws what it would have drawn; and asking costs no transactions.
+    cut off. What it draws depends on the seed, on these trials and on the draw's number only, and the next number is
+    the first that is missing: a search that was interrupted and goes on draws what it would have drawn, also where
+    later draws had begun before earlier ones. And asking costs no transactions.
 
     Args:
         sampler: The sampler.
@@ -53,11 +57,13 @@ class Proposer:
         self._space, self._budget = space, budget
         self._sampler = sampler
         self._study = LearningStudy(directions, sampler)
+        self._numbers: set[int] = set()
 
     def learn(self, trials: Iterable[FrozenTrial]) -> None:
-        """Take in finished trials, in their order."""
-        for trial in trials:
+        """Take in finished trials, in the order in which they were drawn."""
+        for trial in sorted(trials, key=number_of):
             self._study.add_trial(trial)
+            self._numbers.add(number_of(trial))
 
     def exhausted(self) -> bool:
         """Whether every candidate of the space within the budget was drawn or taken."""
@@ -65,16 +71,21 @@ class Proposer:
 
     def draw(self) -> Draw:
         """A new candidate."""
-        return self._suggest()
+        return self._suggest(None)
 
-    def take(self, candidate: Candidate) -> Draw:
-        """A candidate that is tried anyway, for the sampler to learn from where the space has it."""
+    def take(self, candidate: Candidate, number: int | None = None) -> Draw:
+        """A candidate that is tried anyway, for the sampler to learn from where the space has it.
+
+        Args:
+            candidate: What is tried.
+            number: Which draw it was when it was cut off; None if it was none.
+        """
         if candidate not in self._space:
-            trial = self._study.ask()  # it counts, as it does when the study is read by a search that goes on
+            trial = self._ask(number)  # it counts, as it does when the study is read by a search that goes on
             trial.set_user_attr("key", candidate.key)
-            return Draw(candidate, trial.number)
+            return Draw(candidate, trial.number, trial.user_attrs[NUMBER])
         self._study.enqueue_trial(dict(self._space.params(candidate)))
-        return self._suggest()
+        return self._suggest(number)
 
     def report(self, place: int, epoch: int, value: float) -> None:
         """Tell the sampler a value on the way.
@@ -99,11 +110,22 @@ class Proposer:
         """
         return self._study.tell(place, values, state=state).system_attrs
 
-    def _suggest(self) -> Draw:
+    def _ask(self, number: int | None) -> Trial:
+        if number is None or number in self._numbers:
+            number = next(free for free in itertools.count() if free not in self._numbers)
+        self._numbers.add(number)
         trial = self._study.ask()
+        trial.set_user_attr(NUMBER, number)  # before its first parameter
+        return trial
+
+    def _suggest(self, number: int | None) -> Draw:
+        trial = self._ask(number)
         candidate = self._space.suggest(trial, self._budget)
         if self._budget.cost is not None:
             trial.set_user_attr("params", self._budget.cost(candidate.design))
         trial.set_user_attr("key", candidate.key)
         frozen = self._study.get_trials(deepcopy=False)[trial.number]
-        return Draw(candidate, trial.number, frozen.params, frozen.distributions, frozen.system_attrs)
+        attributes = frozen.user_attrs
+        return Draw(
+            candidate, trial.number, attributes[NUMBER], frozen.params, frozen.distributions, frozen.system_attrs
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -43,6 +43,9 @@ DRAWN = (SEARCH, FINALIST)
 """Trials that halving may stop; the others are there to be compared with."""
 
 
+_OPTIONAL = ("cost", "expected", "number")
+"""What an entry may leave open, by its attributes' names; the sampler knows its draws by the last one."""
+
 Identity = tuple[str, Fidelity, bool]
 """A candidate's key, at what price it is measured, and whether it is trained: no two trials have the same."""
 
@@ -58,6 +61,8 @@ class Entry:
         params: Trainable parameters of its design, head excluded.
         cost: What the run trades against its metric, where that is not the parameters.
         expected: What it is worth on other tasks, in shares of images, by those of other candidates; None if unknown.
+        number: Which draw of its stage's sampler it is, from 0; None where there is none. A search that goes on draws
+            the numbers that are missing.
     """
 
     candidate: Candidate
@@ -66,6 +71,7 @@ class Entry:
     params: int
     cost: float | None = None
     expected: float | None = None
+    number: int | None = field(default=None, compare=False)
 
     @property
     def identity(self) -> Identity:
@@ -84,16 +90,15 @@ class Entry:
             "seed": self.fidelity.seed,
             "fold": self.fidelity.fold,
             "folds": self.fidelity.folds,
-        } | {name: own for name in ("cost", "expected") if (own := getattr(self, name)) is not None}
+        } | {name: own for name in _OPTIONAL if (own := getattr(self, name)) is not None}
 
     @classmethod
     def of_attributes(cls, attributes: dict[str, Any]) -> Entry:
         """What user attributes say: the inverse of `attributes`."""
         fidelity = Fidelity(*(attributes[key] for key in ("of_epochs", "seed", "fold", "folds")))
         candidate = Candidate(Design.from_dict(attributes["design"]), tuple(attributes["settings"].items()))
-        return cls(
-            candidate, fidelity, attributes["stage"], attributes["params"], *map(attributes.get, ("cost", "expected"))
-        )
+        optional = {name: attributes.get(name) for name in _OPTIONAL}
+        return cls(candidate, fidelity, attributes["stage"], attributes["params"], **optional)
 
 
 @dataclass(frozen=True)

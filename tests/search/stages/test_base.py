@@ -196,6 +196,22 @@ def test_a_sampler_learns_of_a_trial_whose_worker_died_once(searching: Searching
     assert found["calm"] == found["stormy"]
 
 
+def test_a_search_goes_on_with_the_same_candidates_where_a_later_one_had_begun_first(searching: Searching) -> None:
+    """Workers take proposals in their own order, and the search may end between them."""
+    calm, stormy = searching(name="calm"), searching(name="stormy")
+    stage = Toy(calm.bench, calm.record, proposer=calm.proposer(calm.bench.space))
+    keys = [stage.propose().tried.candidate.key for _ in range(5)]
+    stage = Toy(stormy.bench, stormy.record, proposer=stormy.proposer(stormy.bench.space))
+    proposals = [stage.propose() for _ in range(4)]
+    ended = stage.begin(proposals[2])
+    stage.on_end(ended.number, EpochResult(2, 1.0, 0.5, 0.1))
+    stage.begin(proposals[3])  # and the search is killed
+    stormy = searching(name="stormy")
+    again = Toy(stormy.bench, stormy.record, proposer=stormy.proposer(stormy.bench.space))
+    rest = [again.begin(again.propose()).tried.candidate.key for _ in range(4)]
+    assert rest == [keys[3], keys[0], keys[1], keys[4]]
+
+
 class Errand(Chore):
     work = "errand"
 

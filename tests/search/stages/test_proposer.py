@@ -33,7 +33,7 @@ def trial_of(draw: Draw, system: Mapping[str, Any]) -> FrozenTrial:
         values=[worth(draw.candidate)],
         params=dict(draw.parameters),
         distributions=dict(draw.distributions),
-        user_attrs={"key": draw.candidate.key},
+        user_attrs={"key": draw.candidate.key, "number": draw.number},
         system_attrs=dict(system),
     )
 
@@ -80,6 +80,20 @@ def test_one_that_learned_what_another_drew_draws_what_that_one_would_have_drawn
     assert [*first, *rest] == whole
 
 
+@pytest.mark.parametrize("data", [DATA, DATA | LR], ids=["designs", "settings"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_had_not_begun_is_drawn_again_though_later_draws_had(name: str, data: dict[str, Any]) -> None:
+    found = proposer(name, data)
+    first, second, third, fourth = (found.draw() for _ in range(4))
+    again = proposer(name, data)
+    again.learn([trial_of(third, {}), trial_of(first, {})])
+    taken = again.take(fourth.candidate, fourth.number)
+    assert (taken.candidate, taken.number) == (fourth.candidate, 3)
+    drawn = again.draw()
+    assert (drawn.candidate, drawn.number) == (second.candidate, 1)
+    assert again.draw().number == 4
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_candidate_that_is_taken_is_not_drawn_and_counts_as_drawn(name: str) -> None:
     data = {"methods": {"lora": {"blocks": [0, 1], "sizes": [0, 1]}}}
@@ -98,7 +112,7 @@ def test_one_outside_the_space_has_a_place_and_no_parameters(name: str, lora: Ca
     outside = Candidate(lora(b0=3))
     found = proposer(name)
     draw = found.take(outside)
-    assert (draw.candidate, draw.place, draw.parameters) == (outside, 0, {})
+    assert (draw.candidate, draw.place, draw.number, draw.parameters) == (outside, 0, 0, {})
     kept = trial_of(draw, found.tell(0, TrialState.COMPLETE, [0.5]))
     assert found.draw().place == 1
     again = proposer(name)
