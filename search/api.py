@@ -387,9 +387,10 @@ def export(
         from petlas.search.hub import Push
 
         hub = Push(push, Path(adapter))
-    done = export_one(Path(adapter), to, Path(out), task, None if root is None else Path(root), checkpoint)
-    if hub is not None:
-        log.info("pushed to %s", hub.upload(done.path))
+    with never_silent():
+        done = export_one(Path(adapter), to, Path(out), task, None if root is None else Path(root), checkpoint)
+        if hub is not None:
+            log.info("pushed to %s", hub.upload(done.path))
     return done
 
 
@@ -419,4 +420,5 @@ def plan(config: RunConfig) -> Plan:
     """
     from petlas.search.plan import plan as plan_one
 
-    return plan_one(config)
+    with never_silent():
+        return plan_one(config)

@@ -66,14 +66,14 @@ class _Trial:
         name: What people call it.
         trial_id: What distinguishes it from those of other runs.
         config: Its parameters.
-        local_path: Where it may write.
+        place: Where it may write.
         experiment_dir_name: What it is one of.
     """
 
     name: str
     trial_id: str
     config: dict[str, Any]
-    local_path: str
+    place: Path
     experiment_dir_name: str
 
     def __str__(self) -> str:
@@ -84,9 +84,14 @@ class _Trial:
         """The parameters once more."""
         return self.config
 
+    @property
+    def local_path(self) -> str:
+        """Where it may write: a folder that is there once somebody asks for it."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        return str(self.place)
+
     def init_local_path(self) -> None:
-        """Make the place where it may write."""
-        Path(self.local_path).mkdir(parents=True, exist_ok=True)
+        """Nothing: the folder is there when it is asked for."""
 
 
 class _Tracking:
@@ -155,8 +160,7 @@ class _Tracking:
             "seed": fidelity.seed,
         } | ({} if fidelity.fold is None else {"fold": fidelity.fold})
         params = tracker.named(about | sizes_of(candidate) | dict(candidate.settings))
-        trial = _Trial(name, f"{tracker.run}-{number}", params, str(tracker.folder.absolute() / name), tracker.run)
-        trial.init_local_path()
+        trial = _Trial(name, f"{tracker.run}-{number}", params, tracker.folder.absolute() / name, tracker.run)
         self._trials[number] = trial, 0
         return trial
 

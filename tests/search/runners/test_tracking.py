@@ -121,3 +121,4 @@ def test_mlflow_has_an_experiment_for_each_run_in_one_file_beside_the_runs(make:
         assert sorted(run.data.metrics["accuracy"] for run in runs) == sorted(trial.values[0] for trial in trials)
         assert {run.info.status for run in runs} == {"FINISHED"}
         assert all(run.data.params["stage"] == "search" for run in runs)
+        assert not (config.folder / "tracking").exists()
