@@ -75,7 +75,8 @@ def connected(address: str | None) -> Iterator[bool]:
         with _own_signals():
             try:
                 where = {"address": address} if address else local
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **where)
+                # What fails is raised; Ray's own words for it are for its developers.
+                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **where)
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
                 if address is None:
                     raise

@@ -18,7 +18,7 @@ class Start:
     """
 
     def __init__(self) -> None:
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that this is not the main thread
+        logging.getLogger("ray").setLevel(logging.CRITICAL)  # it warns that this is not the main thread
         self._error: BaseException | None = None
         self._others = True
         self._begun, self._over = threading.Event(), threading.Event()

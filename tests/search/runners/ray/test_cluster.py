@@ -1,4 +1,5 @@
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -36,6 +37,7 @@ def test_without_an_address_ray_is_this_searchs_own_even_beside_a_cluster(
     assert shared == [False, True, True]
     assert [options["address"] for options in asked] == ["local", "10.0.0.1:6379", "10.0.0.2:6379"]
     assert ["object_store_memory" in options for options in asked] == [True, False, False]
+    assert {options["logging_level"] for options in asked} == {logging.CRITICAL}  # nothing of Ray's on standard error
 
 
 @pytest.mark.parametrize("by", ["setting", "environment"])
