@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         reset_head,
         shape_by_name,
         shape_of,
+        usual_crop,
     )
     from petlas.petl.backbones.site import Site
     from petlas.petl.compiled import CompiledBlocks, can_compile
@@ -100,6 +101,7 @@ _HOME = {
         "reset_head",
         "shape_by_name",
         "shape_of",
+        "usual_crop",
     ),
     "backbones.anatomy": ("backbone_name",),
     "backbones.site": ("Site",),
@@ -270,6 +272,7 @@ __all__ = [
     "undecayed",
     "unfreeze",
     "untouched",
+    "usual_crop",
 ]
 
 

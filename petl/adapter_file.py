@@ -23,7 +23,7 @@ from petlas.petl.backbones.load import InputConfig, checkpoint_of, fingerprint, 
 from petlas.petl.design import Design, DesignError
 from petlas.petl.tuning import apply, remove, tuned_state_dict, tuning_of
 
-FORMAT = 2
+FORMAT = 3
 """What is written; what has been written since format 1 can be read."""
 
 _HEADER = "petlas"
@@ -83,7 +83,8 @@ class AdapterInfo:
                     f"the adapter file has another format than 1 to {FORMAT}; install a petlas that knows it"
                 )
             box = data["input"]
-            data["input"] = InputConfig(box["size"], tuple(box["mean"]), tuple(box["std"]), box["interpolation"])
+            box |= {"mean": tuple(box["mean"]), "std": tuple(box["std"])}
+            data["input"] = InputConfig(**box)
             info = cls(**data | {"design": Design.from_dict(data["design"]), "classes": tuple(data["classes"])})
             _dtype(info.dtype)
             return info

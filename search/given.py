@@ -69,7 +69,7 @@ def batches_for(info: AdapterInfo, view: View, device: torch.device) -> ImageBat
     Raises:
         DataError: When an image cannot be read.
     """
-    store = open_store(view.source, info.input.size, interpolation=info.input.interpolation)
+    store = open_store(view.source, info.input.size, interpolation=info.input.interpolation, crop=info.input.crop)
     return ImageBatches(store, view.targets, info.input, device, indices=view.indices)
 
 
@@ -146,7 +146,7 @@ class Given:
         if not len(waiting):
             return
         resample = INTERPOLATIONS[self.inputs.interpolation]
-        pixels = np.stack(list(decoded(waiting, self.inputs.size, resample)))
+        pixels = np.stack(list(decoded(waiting, self.inputs.size, resample, self.inputs.crop)))
         none = np.zeros(len(waiting), int)
         data = ImageBatches(pixels, none, self.inputs, torch.device("cpu"), len(waiting))
         yield [name for name, _ in waiting.items], data.batch(slice(None))[0]

@@ -30,6 +30,7 @@ from petlas.petl import (
     input_config,
     load_backbone,
     shape_by_name,
+    usual_crop,
 )
 from petlas.search.config import RunConfig, TrainConfig, space_of
 from petlas.search.cost_model import LIMITS, CostModel, cost_model
@@ -188,6 +189,7 @@ class Workbench:
         """What the backbone expects of its images: as its weights were pretrained, or as the configuration says."""
         own = self.config.backbone
         given = {"mean": own.mean, "std": own.std, "interpolation": own.interpolation}
+        given["crop"] = usual_crop(self._pristine) if own.crop == "auto" else own.crop
         plain = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
         return replace(input_config(self._pristine), **plain)  # type: ignore[arg-type]
 
@@ -233,8 +235,10 @@ class Workbench:
         name = images_of("test" if view.source is self.task.views["test"].source else "trainval")
         if name not in self._stores:
             handed = self._supplied.get(name)
-            how = {"interpolation": self.inputs.interpolation}
-            self._stores[name] = open_store(view.source, self.inputs.size, **how) if handed is None else handed
+            own = self.inputs
+            if handed is None:
+                handed = open_store(view.source, own.size, interpolation=own.interpolation, crop=own.crop)
+            self._stores[name] = handed
         return self._stores[name]
 
     def _images_of(self, view: View) -> npt.NDArray[np.uint8]:
@@ -257,7 +261,7 @@ class Workbench:
             Supply(BACKBONE, f"{BACKBONE} {how}", weights, lambda: packed(self._pristine)),
         ]
         for view, source in sources.items():
-            key = f"images {prints[view]} {size} {self.inputs.interpolation}"
+            key = f"images {prints[view]} {size} {self.inputs.interpolation} {self.inputs.crop}"
             make = partial(self._images_of, self.task.views[view])
             found.append(Supply(images_of(view), key, len(source) * 3 * size**2, make))
         if "costs" in vars(self):  # all processes count by the same figures, wherever they were measured

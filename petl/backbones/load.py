@@ -41,12 +41,14 @@ class InputConfig:
         mean: Of each channel, that it was pretrained with.
         std: Of each channel, that it was pretrained with.
         interpolation: How images are resized.
+        crop: How much of their short side is kept of the centre; None for the whole image, squeezed into a square.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
+    crop: float | None = None
 
 
 def load_backbone(
@@ -247,6 +249,15 @@ def input_config(model: nn.Module) -> InputConfig:
     if height != width:
         raise BackboneError(f"images are resized to a square, and {backbone_name(model)} takes {height} x {width}")
     return InputConfig(height, tuple(data["mean"]), tuple(data["std"]), data["interpolation"])
+
+
+def usual_crop(model: nn.Module) -> float:
+    """How much of the short side of an image timm's evaluation of a model keeps: `crop_pct` in its `pretrained_cfg`.
+
+    Args:
+        model: The backbone.
+    """
+    return float(resolve_model_data_config(model)["crop_pct"])
 
 
 def shape_of(model: nn.Module) -> BackboneShape:

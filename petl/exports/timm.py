@@ -53,8 +53,8 @@ def _config(model: nn.Module, info: AdapterInfo) -> dict[str, Any]:
         "mean": list(info.input.mean),
         "std": list(info.input.std),
         "interpolation": info.input.interpolation,
-        "crop_pct": 1.0,
-        "crop_mode": "squash",  # resized to a square, whatever the shape
+        "crop_pct": info.input.crop or 1.0,
+        "crop_mode": "squash" if info.input.crop is None else "center",
     }
     places = {key: known[key] for key in ("first_conv", "classifier", "license") if known.get(key)}
     return {

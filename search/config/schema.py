@@ -155,6 +155,9 @@ class BackboneConfig(Group):
 
     `mean`, `std` (of red, green, blue, for pixels from 0 to 1) and `interpolation` are those of the timm name unless
     they are given: weights from elsewhere may have been trained with others.
+
+    Images become squares by resizing both sides. With `crop` they keep their shape: the short side is resized, and of
+    the centre that share of it is kept; `auto` is timm's own for the backbone.
     """
 
     name: Text
@@ -163,6 +166,7 @@ class BackboneConfig(Group):
     mean: Annotated[list[Annotated[Number, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)] | None = None
     std: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = None
     interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] | None = None
+    crop: Annotated[Number, Field(gt=0, le=1)] | Literal["auto"] | None = None
 
 
 class BudgetConfig(Group):

@@ -169,7 +169,7 @@ def test_a_damaged_header_is_refused(text, tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda h: h.update(format=3), "has another format than 1 to 2; install a petlas that knows it"),
+        (lambda h: h.update(format=4), "has another format than 1 to 3; install a petlas that knows it"),
         (lambda h: h["design"]["placements"][0].update(rank=3), "header is damaged.*unknown key 'rank'"),
         (lambda h: h.update(colour="red"), "header is damaged"),
         (lambda h: h.pop("classes"), "header is damaged"),
@@ -394,7 +394,7 @@ def test_the_header_keeps_how_images_are_normalised_where_the_weights_lay_and_wh
     weights = tmp_path / "mini.safetensors"
     save_file(load_backbone("vit_mini_patch16_64", pretrained=False).state_dict(), weights)
     model = apply(load_backbone("vit_mini_patch16_64", weights, num_classes=2), LORA)
-    own = InputConfig(64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear")
+    own = InputConfig(64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear", 0.9)
     path = tmp_path / "a.safetensors"
     written = save_adapter(model, path, input=own, kind="multi_label", metric="mAP")
     info = read_adapter_info(path)

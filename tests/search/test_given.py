@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from petlas.datasets import DataError
+from petlas.datasets import ArraySource, DataError, open_store
 from petlas.petl import InputConfig
 from petlas.search.given import Given, files_in
 
@@ -19,6 +19,14 @@ def test_batches_keep_the_order_and_stand_on_their_own(monkeypatch: pytest.Monke
     parts = list(Given(InputConfig(4, (0.0,) * 3, (1.0,) * 3, "bicubic")).parts(items))
     assert [names for names, _ in parts] == [[str(tmp_path / "white.png"), "1"], ["2"], ["3", "4"], ["5"]]
     assert torch.cat([batch for _, batch in parts])[:, 0, 0, 0].tolist() == pytest.approx([1, 0.2, 1, 9, 9, 0.2])
+
+
+def test_images_are_cropped_as_those_of_training(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 20, 33, 3), dtype=np.uint8)
+    inputs = InputConfig(8, (0.0,) * 3, (1.0,) * 3, "bicubic", 0.9)
+    ((_, batch),) = Given(inputs).parts([Image.fromarray(pixels[0])])
+    learned = open_store(ArraySource(pixels), 8, tmp_path, crop=0.9)
+    assert torch.equal(batch, torch.from_numpy(np.array(learned)).float() / 255)
 
 
 def test_a_folder_gives_its_images_at_any_depth_by_name(tmp_path: Path) -> None:

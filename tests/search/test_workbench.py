@@ -145,6 +145,16 @@ def test_the_configuration_comes_before_the_normalisation_of_the_name(bench: Ben
     assert not torch.allclose(pixels, plain_pixels)
 
 
+def test_images_keep_their_shape_where_that_is_asked_for(bench: Bench) -> None:
+    """The mini ViT's weights are evaluated on whole images; a share is as it is given."""
+    own = {"name": MINI, "img_size": 32}
+    found = [bench(backbone=own | more) for more in ({}, {"crop": "auto"}, {"crop": 0.5})]
+    assert [work.inputs.crop for work in found] == [None, 1.0, 0.5]
+    centre, whole = (np.asarray(work.batches(work.task.views["val"]).raw(slice(0, 20))) for work in found[:0:-1])
+    assert (centre != whole).any()
+    assert len({str(work.stamp()) for work in found}) == 3
+
+
 def test_a_stamp_names_what_determines_the_numbers(bench: Bench) -> None:
     stamp = bench().stamp(what="test")
     assert stamp == bench().stamp(what="test")

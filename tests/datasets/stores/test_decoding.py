@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+from timm.data import create_transform
 
 from petlas.datasets.sources import ArraySource
 from petlas.datasets.stores.decoding import decoded
@@ -29,3 +31,14 @@ def test_decoding_keeps_the_order_and_does_not_run_far_ahead() -> None:
     assert len(started) <= 64
     assert [int(image[0, 0, 0]) for image in images] == list(range(1, 200))
     assert sorted(started) == list(range(200))
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.875, 0.9])
+@pytest.mark.parametrize(("height", "width"), [(30, 71), (53, 20), (31, 31), (9, 10)])
+def test_cropped_images_are_those_of_timms_evaluation(crop: float, height: int, width: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    (mine,) = decoded(ArraySource(pixels), 17, Image.Resampling.BICUBIC, crop)
+    transform = create_transform(
+        (3, 17, 17), interpolation="bicubic", crop_pct=crop, crop_mode="center", use_prefetcher=True
+    )
+    assert (mine == np.asarray(transform(Image.fromarray(pixels[0])))).all()

@@ -132,9 +132,11 @@ def test_size_interpolation_and_content_each_make_a_store(
     first = np.array(open_store(source, 8))
     open_store(source, 9)
     open_store(source, 8, interpolation="nearest")
+    cropped = open_store(source, 8, crop=1.0)
+    assert (cropped == open_store(source, 8, crop=1.0)).all() and (cropped != first).any()
     draw(tmp_path / "images/0.png", 99, size=(9, 14))
     assert (open_store(FileSource(source.root, source.names), 8)[0] != first[0]).any()
-    assert len(stores(cache)) == 4
+    assert len(stores(cache)) == 5
 
 
 def test_the_same_images_elsewhere_share_the_store(source: FileSource, tmp_path: Path, cache: Path) -> None:
@@ -238,6 +240,8 @@ def test_a_wrong_size_or_interpolation_is_refused(source: FileSource) -> None:
         open_store(source, 0)
     with pytest.raises(DataError, match=r"unknown interpolation 'cubic'; use one of .*bicubic"):
         open_store(source, 8, interpolation="cubic")
+    with pytest.raises(DataError, match=r"at most 1, got 1\.5"):
+        open_store(source, 8, crop=1.5)
 
 
 def test_labels_corrected_by_swapping_files_of_equal_size_and_time_are_seen(tmp_path: Path) -> None:
