@@ -188,7 +188,7 @@ class Workbench:
     def inputs(self) -> InputConfig:
         """What the backbone expects of its images: as its weights were pretrained, or as the configuration says."""
         own = self.config.backbone
-        given = {"mean": own.mean, "std": own.std, "interpolation": own.interpolation}
+        given: dict[str, Any] = {"mean": own.mean, "std": own.std, "interpolation": own.interpolation}
         given["crop"] = usual_crop(self._pristine) if own.crop == "auto" else own.crop
         plain = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
         return replace(input_config(self._pristine), **plain)  # type: ignore[arg-type]
