@@ -2,7 +2,9 @@
 
     python benchmarks/engine/cost_model.py [CONFIG [key=value ...]] [--designs N] [--out FILE]
 
-A `petlas plan` of the same configuration shows the model's figures of the smallest and the largest design.
+The model is fitted to the same designs as that of a run. These and the random ones are measured in the same rounds, so
+that work of others beside it, which makes all steps slow for a while, is no error of the model. A `petlas plan` of the
+same configuration shows the model's figures of the smallest and the largest design.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from petlas.search.config import load_config
+from petlas.search.cost_model import cost_model, features, fit, samples
 from petlas.search.timed_steps import TimedSteps
 from petlas.search.workbench import Workbench
 
@@ -28,11 +31,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     bench = Workbench(load_config(args.config, [*args.overrides, f"runs={tempfile.mkdtemp()}"]))
-    rng, steps, rows = np.random.default_rng(0), TimedSteps(bench), []
+    rng, depth, rows = np.random.default_rng(0), bench.shape.depth, []
     errors: dict[str, list[float]] = {"flops": [], "seconds": [], "bytes": []}
-    for _ in range(args.designs):
-        design = bench.space.sample(rng, bench.budget).design
-        said, found = bench.costs.cost(design), steps.measure(design)
+    fitted = list(samples(bench.space.largest))
+    drawn = [bench.space.sample(rng, bench.budget).design for _ in range(args.designs)]
+    measured = TimedSteps(bench).measure_all([*fitted, *drawn])
+    shares = fit([(features(d, depth), cost) for d, cost in zip(fitted, measured[: len(fitted)], strict=True)])
+    model = cost_model(bench, shares)
+    for design, found in zip(drawn, measured[len(fitted) :], strict=True):
+        said = model.cost(design)
         for kind, values in errors.items():
             values.append(getattr(said, kind) / getattr(found, kind) - 1)
         text = " ".join(f"{p.method}.{p.block}:{p.size}" for p in design.placements)

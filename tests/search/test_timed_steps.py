@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from petlas.petl import Design, Placement
-from petlas.search.timed_steps import TimedSteps
+from petlas.search.timed_steps import StepCost, TimedSteps
 from petlas.search.workbench import Workbench
 
 Bench = Callable[..., Workbench]
@@ -43,3 +45,17 @@ def test_the_stamp_names_what_a_step_depends_on(bench: Bench) -> None:
     for groups in ({"train": {"batch_size": 8}}, {"train": {"augment": "flip"}}, {"resources": {"cpus": 2}}):
         assert TimedSteps(bench(**groups)).stamp() != stamp
     assert TimedSteps(bench(train={"lr": 3e-3})).stamp() == stamp
+
+
+def test_the_quickest_of_several_rounds_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others are at work, as in the first round, all steps are slow."""
+    order: list[Design] = []
+
+    def measure(steps: TimedSteps, design: Design) -> StepCost:
+        order.append(design)
+        return StepCost(1.0, 9.0 if len(order) <= 2 else float(len(design.placements)), 2.0)
+
+    monkeypatch.setattr(TimedSteps, "measure", measure)
+    designs = [lora(5), lora(3, 4)]
+    assert TimedSteps(bench()).measure_all(designs) == [StepCost(1.0, 1.0, 2.0), StepCost(1.0, 2.0, 2.0)]
+    assert order[:2] == designs and len(order) % 2 == 0 and order[2:4] == designs
