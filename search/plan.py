@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from petlas.search.config import RunConfig
-from petlas.search.cost_model import LIMITS, measured_costs
+from petlas.search.cost_model import LIMITS, cost_model, kept_shares, measured_costs
 from petlas.search.runners import check_address, choose_runner, on_cluster, rooms
 from petlas.search.runners.place import elsewhere
 from petlas.search.sensitivity.report import PARTS
-from petlas.search.stages.costs import costs_of_cluster
+from petlas.search.stages.costs import CostsStage
 from petlas.search.stages.doing import do_stages
 from petlas.search.stages.measure import MeasureStage, measure
 from petlas.search.strategies import get_strategy
@@ -57,10 +57,10 @@ def plan(config: RunConfig) -> Plan:
     check_address(config)
     bench = Workbench(config)
     bench.cost(bench.space.largest)
-    costs_of_cluster([bench])
+    there = _measure_there(bench) if elsewhere(config) else None
     bench.space.check_budget(bench.budget)
     images = {name: len(view) for name, view in bench.task.views.items()}
-    forward, step, flops, pixels = _measure(bench)
+    forward, step, flops, pixels = there or measure(bench)
     prices = Prices(bench, step, forward, images, workers(config))
     stages = [cost for cost in _costs(prices) if cost.trials]
     largest = bench.cost(bench.space.largest)
@@ -168,10 +168,10 @@ def _seconds_in_all(stages: Sequence[StageCost], one: float, limit: float | None
     return (search if limit is None else min(search, limit + one)) + after
 
 
-def _measure(bench: Workbench) -> tuple[float, float, int, int]:
-    """What passes take where the run's work is done: here, or on a cluster."""
-    if not on_cluster(bench.config):
-        return measure(bench)
-    stage = MeasureStage(bench)
-    do_stages([stage], jobs=1)
+def _measure_there(bench: Workbench) -> tuple[float, float, int, int]:
+    """What passes and the steps of designs take on the cluster where the run's work is done."""
+    shares, stage = kept_shares(bench), MeasureStage(Workbench(bench.config))
+    costs = CostsStage(Workbench(bench.config))
+    do_stages([stage] if shares else [stage, costs], jobs=2)
+    bench.costs = cost_model(bench, shares or costs.found())
     return stage.found()

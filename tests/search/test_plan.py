@@ -19,7 +19,7 @@ Make = Callable[..., RunConfig]
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A forward pass of 0.01 s and a step of 0.03 s per image; any design's has 2 GFLOPs and keeps 1 MiB."""
     monkeypatch.setattr(TimedSteps, "measure", lambda self, design: StepCost(2e9, 0.03, 2**20))
-    monkeypatch.setattr(import_module("petlas.search.plan"), "_measure", lambda bench: (0.01, 0.03, 10**9, 3 * 32 * 32))
+    monkeypatch.setattr(import_module("petlas.search.plan"), "measure", lambda bench: (0.01, 0.03, 10**9, 3 * 32 * 32))
 
 
 def test_a_search_by_trials_costs_at_most_one_run_for_each(make: Make) -> None:

@@ -95,7 +95,7 @@ def test_searches_end_and_go_on_after_an_interruption_as_each_would_have_been_al
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_search_is_planned(make: Make, strategy: str, runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["petlas.search.plan"], "_measure", lambda bench: (0.01, 0.03, 10**9, 3072))
+    monkeypatch.setattr(sys.modules["petlas.search.plan"], "measure", lambda bench: (0.01, 0.03, 10**9, 3072))
     found = plan(make(strategy=strategy, **FEW | {"resources": {"runner": runner, "gpus": 0}}))
     assert found.stages
     assert found.stages[-1].stage == "retrain"
@@ -167,7 +167,7 @@ def test_a_strategy_of_others_is_one_class_and_one_line(
         design.key for design in reversed([*bench.space.designs(bench.budget)])
     ][:4]
     assert {t.user_attrs["stage"] for t in trials} == {"reversed"}
-    monkeypatch.setattr(sys.modules["petlas.search.plan"], "_measure", lambda bench: (0.01, 0.03, 10**9, 3072))
+    monkeypatch.setattr(sys.modules["petlas.search.plan"], "measure", lambda bench: (0.01, 0.03, 10**9, 3072))
     assert [cost.stage for cost in plan(config).stages] == ["reversed", "retrain"]
 
 

@@ -153,7 +153,7 @@ def test_a_space_of_one_method_is_searched_in_its_sizes_and_its_rate(make: Make,
 @pytest.mark.parametrize("cost", [2.0, 6.0])
 def test_it_costs_what_was_planned(make: Make, training: Any, monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
     training.curve = by_size
-    monkeypatch.setattr(sys.modules["petlas.search.plan"], "_measure", lambda bench: (0.01, 0.03, 10**9, 3072))
+    monkeypatch.setattr(sys.modules["petlas.search.plan"], "measure", lambda bench: (0.01, 0.03, 10**9, 3072))
     config = make(**OPTIONS | {"search": {"cost": cost}})
     planned = [stage for stage in plan(config).stages if stage.stage != "retrain"]
     search(config)

@@ -215,8 +215,11 @@ def test_seeds_that_are_retrained_through_ray_are_those_of_this_process_also_aft
     assert not (ray.folder / "checkpoints").exists()
     measured, own = (score([config])[0] for config in (ray, inline))
     assert (measured.sites, measured.designs) == (own.sites, own.designs)
-    planned = plan(make(name="far", resources={"runner": "auto", "gpus": 0, "address": local_ray}))
-    assert planned.flops == plan(make(name="near")).flops
+    limits = {"budget": {"flops": 1e12}}  # what steps cost is measured there, too
+    planned = plan(make(name="far", resources={"runner": "auto", "gpus": 0, "address": local_ray}, **limits))
+    near = plan(make(name="near", **limits))
+    assert planned.flops == near.flops
+    assert planned.steps["flops"] == near.steps["flops"]
     assert not (ray.folder.parent / "far").exists()
 
 
