@@ -234,7 +234,8 @@ def _unfetched(name: str, error: Exception) -> BackboneError:
     cause = " ".join(str(error).split())[:200]
     return BackboneError(
         f"cannot fetch the weights of {name} from the Hub ({type(error).__name__}: {cause}); give a local file "
-        "(.safetensors, .pth or .npz): backbone.checkpoint=FILE in a run, load_backbone(name, FILE) in Python"
+        "(.safetensors, .pth or .npz): backbone.checkpoint=FILE in a run, load_backbone(name, FILE) in Python; "
+        f"{', '.join(MINIS)} are small and part of petlas, to try things out"
     )
 
 

@@ -169,15 +169,16 @@ def _reason(refused: str) -> str:
 
 
 def datasets_tables(rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
-    """What `petlas datasets` lists, and what is odd about what it found."""
+    """What `petlas datasets` lists, what is odd about what it found, and what it would know and did not find."""
 
     def cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
         counts = ", ".join(f"{name} {count:,}" for name, count in row["counts"].items())
-        state = "not found" if not row["found"] else row["fault"] or "ok"
-        return row["name"], state, str(row["num_classes"] or ""), counts
+        return row["name"], row["fault"] or "ok", str(row["num_classes"] or ""), counts
 
     notes = [shown(f"{row['name']}: {note}") for row in rows for note in row["notes"]]
-    return [drawn(("task", "", "classes#", "images"), [cells(row) for row in rows]), *notes]
+    if gone := [row["name"] for row in rows if not row["found"]]:
+        notes.append(f"known by name, and not found: {', '.join(gone)}")
+    return [drawn(("task", "", "classes#", "images"), [cells(row) for row in rows if row["found"]]), *notes]
 
 
 def evaluation_tables(found: Mapping[str, Any]) -> list[RenderableType]:

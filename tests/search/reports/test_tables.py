@@ -112,8 +112,8 @@ def test_data_sets_are_listed_with_their_counts_their_faults_and_what_is_odd(pri
         "notes": ["2 left out"],
     }
     gone = {"name": "b", "found": False, "fault": None, "num_classes": None, "counts": {}, "notes": []}
-    lines = printed(*datasets_tables([row, gone, row | {"name": "c", "fault": "broken", "notes": []}]))
+    broken = row | {"name": "c", "fault": "broken", "notes": []}
+    lines = printed(*datasets_tables([row, gone, broken, gone | {"name": "d"}]))
     assert lines[1].split() == ["a", "ok", "2", "train", "1,000"]
-    assert lines[2].split() == ["b", "not", "found"]
-    assert lines[3].split()[:2] == ["c", "broken"]
-    assert lines[4:] == ["a: 2 left out"]
+    assert lines[2].split()[:2] == ["c", "broken"]
+    assert lines[3:] == ["a: 2 left out", "known by name, and not found: b, d"]
