@@ -13,7 +13,7 @@ from petlas.datasets.names import ALIASES, GROUPS
 from petlas.search.objectives import Metric
 from petlas.search.objectives.base import ppt
 from petlas.search.reports.page.run import RunView
-from petlas.search.reports.text import candidate_text, duration, measured, percent, spread, standard_error, unit
+from petlas.search.reports.text import candidate_text, duration, measured, percent, spread, unit
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RunRow:
         task: Its task.
         backbone: Its backbone.
         metric: What values are of.
-        val: The chosen candidate's value on the selection split.
+        val: The chosen candidate's value on the selection split, or what is believed of it.
         error: Its standard error.
         test: The mean over the retrained seeds.
         test_std: Their standard deviation.
@@ -74,7 +74,7 @@ class RunRow:
     @classmethod
     def of(cls, view: RunView) -> RunRow:
         """The row of a run."""
-        best, metric, retrained = view.report.best, view.metric, view.retrained or {}
+        best, metric, retrained = view.best, view.metric, view.retrained or {}
         val, test = None if best is None else best.val, retrained.get("test_mean")
         shares = metric.percent and metric.maximize
         params = retrained.get("params", None if best is None else best.params)
@@ -84,7 +84,7 @@ class RunRow:
             backbone=view.config.backbone.name,
             metric=metric,
             val=val,
-            error=None if val is None else standard_error(metric, val, view.report.images),
+            error=None if best is None or val is None else view.error(best),
             test=test,
             test_std=retrained.get("test_std", 0.0),
             seeds=len(retrained.get("seeds", ())),

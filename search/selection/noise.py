@@ -78,6 +78,12 @@ class Beliefs:
         place = self.keys.index(key)
         return float(self.mean[place]), math.sqrt(max(0.0, float(self.covariance[place, place])))
 
+    def error_of_difference(self, first: str, second: str) -> float:
+        """The standard error of what one candidate is worth more than another."""
+        a, b = self.keys.index(first), self.keys.index(second)
+        spread = self.covariance[a, a] + self.covariance[b, b] - 2 * self.covariance[a, b]
+        return math.sqrt(max(0.0, float(spread)))
+
     def ranked(self, params: Mapping[str, int], maximize: bool = True) -> list[str]:
         """The candidates, the best first; of those that can't be told from the best left, the smallest comes first.
 
@@ -99,8 +105,7 @@ class Beliefs:
 
     def _tied(self, first: str, second: str) -> bool:
         a, b = self.keys.index(first), self.keys.index(second)
-        spread = self.covariance[a, a] + self.covariance[b, b] - 2 * self.covariance[a, b]
-        return bool(abs(self.mean[a] - self.mean[b]) <= _TIE * math.sqrt(max(0.0, spread)))
+        return bool(abs(self.mean[a] - self.mean[b]) <= _TIE * self.error_of_difference(first, second))
 
 
 def believe(evidence: Evidence, known: Mapping[str, Known]) -> Beliefs:

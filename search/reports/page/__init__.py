@@ -24,6 +24,7 @@ PAGE_SECTIONS: dict[str, str] = {
     "The best designs": f"{_PLACE}.designs:section",
     "History": f"{_PLACE}.history:section",
     "Value and parameters": f"{_PLACE}.front:section",
+    "What helped and what hurt": f"{_PLACE}.effects:section",
     "What mattered": f"{_PLACE}.importances:section",
     "Learning curves": f"{_PLACE}.curves:section",
     "Sensitivity": f"{_PLACE}.sensitivity:section",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from petlas.search.config import RunConfig
 from petlas.search.objectives import Metric
 from petlas.search.predictions import Predictions, read_pictures, read_predictions
 from petlas.search.reports.study_report import StudyReport
+from petlas.search.reports.text import standard_error
 from petlas.search.run_folder import LOG, SENSITIVITY_FILES
-from petlas.search.study import BASELINE, SCORE, StudyRecord, TrialRow, is_interrupted, price
+from petlas.search.selection import Beliefs
+from petlas.search.study import BASELINE, PORTFOLIO, SCORE, StudyRecord, TrialRow, is_interrupted, price
 from petlas.spaces import Candidate
 
 _COMMAND, _VERSIONS = "INFO command: ", "INFO petlas "
@@ -35,6 +37,8 @@ class RunView:
         retrained: `best/metrics.json`, where it was retrained.
         baselines: `baselines.json`, where baselines were.
         sensitivity: `sensitivity.json`, where it was measured.
+        believed: What is believed of candidates that were measured unevenly, each on some folds; None where all were
+            measured on val.
         predictions: What retrained designs said of the test images.
         pictures: Small pictures of test images by their numbers, as JPEG files.
         log: The lines of `log.txt` that say which versions and commands there were.
@@ -48,6 +52,7 @@ class RunView:
     retrained: dict[str, Any] | None = None
     baselines: list[dict[str, Any]] = field(default_factory=list)
     sensitivity: dict[str, Any] | None = None
+    believed: Beliefs | None = None
     predictions: list[Predictions] = field(default_factory=list)
     pictures: Mapping[int, bytes] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
@@ -61,7 +66,7 @@ class RunView:
         """
         folder, record = config.folder, StudyRecord.read(config.folder, config.storage)
         retrained, predictions = _read(folder / "best" / "metrics.json"), read_predictions(folder)
-        test = next((one.about.test for one in predictions if one.about.key == _key(retrained)), "")
+        test = next((one.about.test for one in predictions if one.about.key == key_of(retrained)), "")
         return cls(
             config=config,
             report=StudyReport.of(record),
@@ -71,6 +76,7 @@ class RunView:
             retrained=retrained,
             baselines=_read(folder / "baselines.json") or [],
             sensitivity=_read(folder / SENSITIVITY_FILES[0]),
+            believed=None if record.evidence().values else record.beliefs(),
             predictions=predictions,
             pictures=read_pictures(folder, test),
             log=_told(folder / LOG),
@@ -82,37 +88,86 @@ class RunView:
         return self.config.name
 
     @cached_property
-    def retrained_key(self) -> str | None:
-        """The key of the candidate that was retrained last; None where none was."""
-        return _key(self.retrained)
+    def retrained_key(self) -> str:
+        """The key of the candidate that was retrained last; empty where none was."""
+        return key_of(self.retrained)
 
     @property
     def metric(self) -> Metric:
         """What values are of."""
         return self.report.metric
 
+    @property
+    def by_belief(self) -> bool:
+        """Whether candidates are compared by what is believed of them, as no view measured all of them."""
+        return self.believed is not None and bool(self.believed.keys)
+
+    @cached_property
+    def best(self) -> TrialRow | None:
+        """The trial of the chosen candidate, with the value that it is compared by; None while none came to its end."""
+        return None if self.report.best is None else self._compared(self.report.best)
+
+    def _compared(self, row: TrialRow) -> TrialRow:
+        if not self.by_belief or self.believed is None or row.key not in self.believed.keys:
+            return row
+        return replace(row, val=self.believed.of(row.key)[0])
+
+    def error(self, row: TrialRow) -> float | None:
+        """The standard error of the value that a candidate is compared by; None where it is not known.
+
+        Args:
+            row: A trial of the candidate.
+        """
+        if self.by_belief and self.believed is not None:
+            return self.believed.of(row.key)[1] if row.key in self.believed.keys else None
+        return None if row.val is None else standard_error(self.metric, row.val, self.report.images)
+
     @cached_property
     def whole(self) -> list[TrialRow]:
-        """The first trial of each candidate that was trained to its end on train, the best first."""
+        """The first trial of each candidate that was trained to its end on train, the best first.
+
+        Where candidates are compared by belief, of each that something is believed of, with what is.
+        """
         sign = -1 if self.metric.maximize else 1
-        rows = {
-            row.key: row
-            for row in reversed(self.report.trials)
-            if row.state == "COMPLETE" and row.stage != SCORE and row.fold is None and row.val is not None
-        }
+        rows = {row.key: self._compared(row) for row in reversed(self.report.trials) if self._counts(row)}
         return sorted(rows.values(), key=lambda row: (sign * (row.val or 0.0), row.params, row.number))
+
+    def _counts(self, row: TrialRow) -> bool:
+        if self.by_belief and self.believed is not None:
+            return row.key in self.believed.keys
+        return row.state == "COMPLETE" and row.stage != SCORE and row.fold is None and row.val is not None
+
+    @cached_property
+    def front(self) -> list[TrialRow]:
+        """The candidates that no other beats in value and parameters, by parameters."""
+        if not self.by_belief:
+            return self.report.pareto
+        sign, found = 1 if self.metric.maximize else -1, list[TrialRow]()
+        for row in sorted(self.whole, key=lambda row: (row.params, -sign * (row.val or 0.0))):
+            if not found or sign * (row.val or 0.0) > sign * (found[-1].val or 0.0):
+                found.append(row)
+        return found
 
     @cached_property
     def leaders(self) -> list[TrialRow]:
         """The same as the choice ranks them: by pooled values where there are any; the chosen one comes first."""
         ranked = [self.report.row(key) for key in self.report.by_pooled] or self.whole
-        best = self.report.best
+        best = self.best
         return ranked if best is None else [best, *(row for row in ranked if row.key != best.key)]
+
+    def keys_of(self, *stages: str) -> set[str]:
+        """The candidates that were tried in some stages.
+
+        Args:
+            stages: Their names.
+        """
+        return {row.key for row in self.report.trials if row.stage in stages}
 
     @cached_property
     def known(self) -> list[TrialRow]:
-        """The baselines that came to their end, the best first."""
-        return [row for row in self.whole if row.stage == BASELINE]
+        """The baselines and the candidates of the portfolio, as far as they can be compared, the best first."""
+        keys = self.keys_of(BASELINE, PORTFOLIO)
+        return [row for row in self.whole if row.key in keys]
 
     @property
     def versions(self) -> str:
@@ -130,10 +185,14 @@ class RunView:
         return [(trial, price(trial, self.about)) for trial in self.trials if not is_interrupted(trial)]
 
 
-def _key(outcome: Mapping[str, Any] | None) -> str | None:
-    """The key of what was retrained."""
-    if outcome is None:
-        return None
+def key_of(outcome: Mapping[str, Any] | None) -> str:
+    """The key of a candidate, empty for none.
+
+    Args:
+        outcome: Its design and settings, as `best/metrics.json` has them.
+    """
+    if not outcome or not outcome.get("design"):
+        return ""
     return Candidate.from_dict({**outcome["design"], "settings": outcome.get("settings") or {}}).key
 
 

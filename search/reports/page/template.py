@@ -48,17 +48,28 @@ _SCRIPT = """
       modebar: {bgcolor: 'rgba(0,0,0,0)', color: line, activecolor: ink},
       legend: {orientation: 'h', y: 1.02, yanchor: 'bottom'}}};
   };
-  const draw = night => document.querySelectorAll('.plot').forEach(plot => {
+  const draw = (night, width) => document.querySelectorAll('.plot').forEach(plot => {
     if (!plot.offsetParent && !plot.data) return;
     const spec = JSON.parse(plot.nextElementSibling.textContent);
-    Plotly.react(plot, spec.data, {...spec.layout, template: template(night)}, {responsive: true, displaylogo: false});
+    const layout = {...spec.layout, template: template(night), ...(width ? {width} : {})};
+    Plotly.react(plot, spec.data, layout, {responsive: !width, displaylogo: false});
   });
   const now = () => draw(dark.matches);
+  let closed = [];
+  const print = () => {  // paper cannot be opened, and is light and narrow
+    closed = [...document.querySelectorAll('details:not([open])')];
+    closed.forEach(one => one.open = true);
+    draw(false, 680);
+  };
+  const printed = () => {
+    closed.forEach(one => one.open = false);
+    now();
+  };
   const start = () => {
     now();
     dark.addEventListener('change', now);
-    addEventListener('beforeprint', () => draw(false));
-    addEventListener('afterprint', now);
+    addEventListener('beforeprint', print);
+    addEventListener('afterprint', printed);
     document.querySelectorAll('details').forEach(one => one.addEventListener('toggle', now));
     document.body.dataset.drawn = document.querySelectorAll('.plot .main-svg').length;
   };

@@ -23,14 +23,16 @@ def section(run: RunView) -> str:
                 blocks = max(blocks, placement["block"] + 1)
                 largest[placement["method"]] = max(largest[placement["method"]], placement.get("size") or 1)
         for method, own in sizes.items():
-            name = f"{rank}. {method} ({measured(run.metric, row.val)})"
+            own_settings = "".join(f", {setting} {value:.2g}" for setting, value in row.settings.items())
+            name = f"{rank}. {method}{own_settings} ({measured(run.metric, row.val)})"
             told = {block: "•" if size is None else str(size) for block, size in own.items()}
             rows.append((name, told, {block: (size or 1) / largest[method] for block, size in own.items()}))
     if not rows:
         return ""
     return heat(
         f"The sizes of the best {min(_SHOWN, len(run.leaders))} designs by block and method, the chosen one first; in "
-        "brackets the value on val. The darker, the nearer to the largest size of that method here.",
+        f"brackets {'what is believed of it' if run.by_belief else 'the value on val'}. The darker, the nearer to the "
+        "largest size of that method here.",
         [name for name, _, _ in rows],
         range(blocks),
         [[(shares[b], told[b]) if b in told else None for b in range(blocks)] for _, told, shares in rows],

@@ -1,97 +1,165 @@
-"""What was found, in two sentences and a table."""
+"""What was found, in two sentences, a figure and a table."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from petlas.search.reports.page.html import table, tag, text
+from petlas.search.objectives.base import ppt
+from petlas.search.reports.page.contest import (
+    FOUND,
+    RETRAINED,
+    Contender,
+    Measured,
+    contenders,
+    error_of_difference,
+    error_on_val,
+)
+from petlas.search.reports.page.html import figure, paragraph, table, tag, text
 from petlas.search.reports.page.run import RunView
-from petlas.search.reports.text import candidate_text, chosen_text, error_text, measured, percent, standard_error, unit
-from petlas.search.study import TrialRow
+from petlas.search.reports.text import candidate_text, chosen_text, error_text, measured, percent, shorten, unit
+
+_SHOWN = 14
+_LETTERS = 40
 
 
 def section(run: RunView) -> str:
     """The chosen design with its uncertainty, and beside it the known designs."""
-    best = run.report.best
-    if best is None or best.val is None:
-        return tag("p", "No trial has come to its end yet.", kind="lead")
-    told = tag("p", text(f"{_chosen(run, best)} {_against(run, best)}"), kind="lead")
-    of = unit(run.metric)
-    columns = ("", f"val{of}#", "error#", f"folds{of}#", "error#", f"test{of}#", "error#", "params#", "design")
-    rows = [("found", best), *((_name(row), row) for row in run.known if row.key != best.key)]
-    cells = [_cells(run, name, row) for name, row in rows]
-    kept = [index for index in range(len(columns)) if any(cell[index] != "-" for cell in cells)]
-    return told + table([columns[index] for index in kept], [[cell[index] for index in kept] for cell in cells])
+    found = contenders(run)
+    if run.best is None or run.best.val is None:
+        waiting = tag("p", "No trial has come to its end yet.", kind="lead")
+        return waiting + (_table(run, found) if found else "")
+    told = tag("p", text(f"{_chosen(run)} {_against(run, found)}"), kind="lead")
+    return told + (_drawn(run, found[:_SHOWN]) if len(found) > 1 else "") + _table(run, found)
 
 
-def _chosen(run: RunView, best: TrialRow) -> str:
-    value, images = best.val or 0.0, run.report.images
-    told = f"{run.metric.format(value)} on val{error_text(standard_error(run.metric, value, images), images)}"
+def _chosen(run: RunView) -> str:
+    best, metric = run.best, run.metric
+    assert best is not None and best.val is not None
+    what = f"{chosen_text(best.design, best.settings)}, {best.params:,} parameters"
+    begun = f"For {run.config.task.name} on {run.config.backbone.name} the search chose {what}"
+    if run.by_belief:
+        error = run.error(best)
+        sure = "" if error is None else f" (standard error {_points(run, error)})"
+        told = f"{begun}, of which it believes {metric.format(best.val)} on images not learned from{sure}"
+        return f"{told}, by all trainings on all folds together."
+    images = run.report.images
+    told = f"{metric.format(best.val)} on val{error_text(run.error(best), images)}"
     if (pooled := run.report.pooled.get(best.key)) is not None:
-        told += f", {run.metric.format(pooled.value)} over all folds{error_text(pooled.error, pooled.images)}"
-    return (
-        f"For {run.config.task.name} on {run.config.backbone.name} the search chose "
-        f"{chosen_text(best.design, best.settings)}, {best.params:,} parameters, with {told}."
-    )
+        told += f", {metric.format(pooled.value)} over all folds{error_text(pooled.error, pooled.images)}"
+    return f"{begun}, with {told}."
 
 
-def _against(run: RunView, best: TrialRow) -> str:
+def _against(run: RunView, found: list[Contender]) -> str:
     """What is sure of it: on test where that was read, else on val."""
-    mine, others = _test(run, best), [(row, _test(run, row)) for row in run.known if row.key != best.key]
-    tested = [(row, found) for row, found in others if found is not None]
-    if mine is None:
-        if not others:
+    mine, known = found[0], [one for one in found if one.kind not in (FOUND, RETRAINED)]
+    if mine.test is None:
+        if not known:
             return "It was not tested yet, and nothing was trained to compare it with."
-        first, value, images = others[0][0], best.val or 0.0, run.report.images
-        errors = [standard_error(run.metric, v, images) for v in (value, first.val or 0.0)]
-        return f"It was not tested yet; {_difference(run, first, value - (first.val or 0.0), errors)} on val."
-    seeds = f"{mine['seeds']} seed{'s' if mine['seeds'] > 1 else ''}"
-    spread = f" ± {percent(mine['std'])}" if mine["seeds"] > 1 else ""
-    told = f"Retrained on train+val with {seeds} it has {run.metric.format(mine['mean'])}{spread} on test"
-    if not tested:
-        return f"{told}; no baseline was tested beside it."
+        first = _first(run, [(one, one.val) for one in known])
+        if first is None or first.val is None or mine.val is None:
+            return "It was not tested yet."
+        where = "by what is believed of both" if run.by_belief else "on val"
+        told = _difference(run, first, mine.val, first.val, error_on_val(run, mine, first))
+        return f"It was not tested yet; {told} {where}."
+    seeds = f"{mine.test.seeds} seed{'s' if mine.test.seeds > 1 else ''}"
+    error = "" if mine.test.error is None else f" (standard error {_points(run, mine.test.error)})"
+    spread = f" ± {measured(run.metric, mine.test.std)}" if mine.test.seeds > 1 else ""
+    told = f"Retrained on train+val with {seeds} it has {run.metric.format(mine.test.value)}{spread} on test{error}"
+    first = _first(run, [(one, one.test) for one in known])
+    if first is None or first.test is None:
+        return f"{told}; no known design was tested beside it (petlas retrain --baselines does it)."
+    return f"{told}; {_difference(run, first, mine.test, first.test, error_of_difference(run, mine, first))}."
+
+
+def _first(run: RunView, values: list[tuple[Contender, Measured | None]]) -> Contender | None:
     sign = 1 if run.metric.maximize else -1
-    row, other = max(tested, key=lambda pair: sign * pair[1]["mean"])
-    return f"{told}; {_difference(run, row, mine['mean'] - other['mean'], [mine['error'], other['error']])}."
+    told = [(one, value.value) for one, value in values if value is not None]
+    return max(told, key=lambda pair: sign * pair[1])[0] if told else None
 
 
-def _difference(run: RunView, other: TrialRow, by: float, errors: list[float | None]) -> str:
-    known = [error for error in errors if error is not None]
-    sure = ", and one seed cannot tell how sure that is"
-    if len(known) == len(errors):
-        error = math.hypot(*known)
+def _difference(run: RunView, other: Contender, mine: Measured, its: Measured, error: float | None) -> str:
+    by = mine.value - its.value
+    sure = ", and how sure that is is not known"
+    if error is not None:
         more = "more" if abs(by) > 2 * error else "no more"
-        sure = f", which is {more} than two standard errors ({100 * 2 * error:.1f} points)"
+        sure = f", which is {more} than two standard errors ({_points(run, 2 * error)})"
     points = f"{100 * by:+.1f} points" if run.metric.percent else f"{by:+.4g}"
-    return f"against the best known design, {_name(other)}, that is {points}{sure}"
+    return f"against the best known design, {other.name}, that is {points}{sure}"
 
 
-def _test(run: RunView, row: TrialRow) -> dict[str, Any] | None:
-    """The mean on test over seeds of a design that was retrained."""
-    for found in [*([run.retrained] if run.retrained else []), *run.baselines]:
-        if found["design"] == row.design and (found.get("settings") or {}) == row.settings:
-            count = len(found["seeds"])
-            error = found["test_std"] / math.sqrt(count) if count > 1 else None
-            return {"mean": found["test_mean"], "std": found["test_std"], "seeds": count, "error": error}
-    return None
+def _points(run: RunView, error: float) -> str:
+    return f"{100 * error:.1f} points" if run.metric.percent else f"{error:.2g}"
 
 
-def _name(row: TrialRow) -> str:
-    return ", ".join(dict.fromkeys(p["method"] for p in row.design.get("placements", []))) or "linear"
-
-
-def _cells(run: RunView, name: str, row: TrialRow) -> tuple[str, ...]:
-    test, pooled = _test(run, row), run.report.pooled.get(row.key)
-    error = standard_error(run.metric, row.val or 0.0, run.report.images)
-    return (
-        name,
-        measured(run.metric, row.val),
-        percent(error),
-        measured(run.metric, pooled.value if pooled else None),
-        percent(pooled.error if pooled else None),
-        measured(run.metric, test["mean"] if test else None),
-        percent(test["error"] if test else None),
-        f"{row.params:,}",
-        candidate_text(row.design, row.settings),
+def _drawn(run: RunView, found: list[Contender]) -> str:
+    """All of them on val and on test, with their standard errors."""
+    places, images = list(range(len(found)))[::-1], run.report.images
+    val = "believed" if run.by_belief else "val" + ("" if images is None else f", {images:,} images")
+    data = [
+        _trace(run, places, [one.val for one in found], val, "circle", 0.12),
+        _trace(run, places, [one.test for one in found], "test", "diamond", -0.12),
+    ]
+    of = "what is believed of each after a whole training, by all trainings together" if run.by_belief else "on val"
+    tested = ", and on test, where that was read" if any(one.test for one in found) else "; test was not read yet"
+    return figure(
+        f"{run.metric.name} of what was found and of known designs at the same budget, {of}{tested}. A line is one "
+        "standard error to either side: what lies within two of each other cannot be told apart.",
+        [trace for trace in data if trace["x"]],
+        height=110 + 30 * len(found),
+        xaxis={"title": {"text": text(run.metric.name)}, "tickformat": ".0%" if run.metric.percent else ""},
+        yaxis={
+            "tickvals": places,
+            "ticktext": [text(shorten(one.label, _LETTERS)) for one in found],
+            "range": [-0.6, len(found) - 0.4],
+            "zeroline": False,
+        },
     )
+
+
+def _trace(
+    run: RunView, places: list[int], values: list[Measured | None], name: str, symbol: str, up: float
+) -> dict[str, Any]:
+    told = [(value, place + up) for value, place in zip(values, places, strict=True) if value is not None]
+    shown = "%{x:.1%}" if run.metric.percent else "%{x}"
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [value.value for value, _ in told],
+        "y": [place for _, place in told],
+        "error_x": {"type": "data", "array": [value.error for value, _ in told], "thickness": 1.2, "width": 3},
+        "marker": {"size": 9, "symbol": symbol},
+        "hovertemplate": f"{shown}<extra>{name}</extra>",
+    }
+
+
+def _table(run: RunView, found: list[Contender]) -> str:
+    of = unit(run.metric)
+    val = f"believed{of}#" if run.by_belief else f"val{of}#"
+    columns = ("", val, "error#", f"folds{of}#", "error#", f"test{of}#", "error#", "PPT#", "params#", "design")
+    cells = [_cells(run, one) for one in found]
+    kept = [index for index in range(len(columns)) if any(cell[index] != "-" for cell in cells)]
+    told = "Errors are standard errors."
+    if run.metric.percent:
+        told += " PPT weighs a value, of test where there is one, by size: value * exp(-log10(parameters / 10^7 + 1))."
+    return table([columns[i] for i in kept], [[cell[i] for i in kept] for cell in cells]) + paragraph(told)
+
+
+def _cells(run: RunView, one: Contender) -> tuple[str, ...]:
+    pooled, last = run.report.pooled.get(one.key), one.test or one.val
+    weighed = None if last is None or not run.metric.percent else ppt(last.value, one.params)
+    return (
+        one.name,
+        *_pair(run, one.val),
+        *_pair(run, None if pooled is None else Measured(pooled.value, pooled.error)),
+        *_pair(run, one.test),
+        percent(weighed),
+        f"{one.params:,}",
+        candidate_text(one.design, one.settings),
+    )
+
+
+def _pair(run: RunView, value: Measured | None) -> tuple[str, str]:
+    if value is None:
+        return "-", "-"
+    return measured(run.metric, value.value), measured(run.metric, value.error)

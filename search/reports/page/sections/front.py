@@ -25,9 +25,14 @@ def section(run: RunView) -> str:
             "marker": {"size": size},
         }
 
+    of = "what is believed of it" if run.by_belief else "its value on val"
+    told = (
+        "Each point is a design that was measured" if run.by_belief else "Each point is a design that was trained whole"
+    )
     return figure(
-        "Designs that were trained to their end; on the line, no other has both fewer parameters and a better value.",
-        [trace(run.whole, "designs", "markers", 7), trace(run.report.pareto, "front", "lines+markers", 9)],
+        f"{told}, with {of}. On the line, no other has both fewer parameters and a better value: where it is flat, "
+        "fewer parameters do as well.",
+        [trace(run.whole, "designs", "markers", 7), trace(run.front, "front", "lines+markers", 9)],
         xaxis={"title": {"text": "trainable parameters, head excluded"}, "rangemode": "tozero"},
         yaxis={"title": {"text": text(run.metric.name)}, "tickformat": ".1%" if run.metric.percent else ""},
     )

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from petlas.search.reports.page.html import figure, text
 from petlas.search.reports.page.run import RunView
 from petlas.search.reports.text import candidate_text
-from petlas.search.study import SCORE, row_of
+from petlas.search.study import SCORE, SHORT, row_of
 
 
 def section(run: RunView) -> str:
@@ -21,7 +21,8 @@ def section(run: RunView) -> str:
         row, cost = row_of(trial), cost + price
         if row.val is None:
             continue
-        kind = "stopped early" if row.state == "PRUNED" else row.stage
+        short = bool(trial.user_attrs.get(SHORT))
+        kind = "stopped early" if row.state == "PRUNED" and not short else row.stage
         told = text(f"trial {row.number}, {candidate_text(row.design, row.settings)}, {row.params:,} parameters")
         points[kind].append((row.number, row.val, told))
         if row.stage != SCORE:
@@ -32,20 +33,24 @@ def section(run: RunView) -> str:
         return ""
     value = {"title": {"text": text(run.metric.name)}, "tickformat": ".1%" if run.metric.percent else ""}
     drawn = figure(
-        "The value of every trial, by what it was tried for.",
+        "The last value of every trial, in the order in which they began, by the stage that tried it. Stopped early: "
+        "it was behind others after the same epochs.",
         [_scatter(kind, found) for kind, found in points.items()],
         xaxis={"title": {"text": "trial"}, "rangemode": "tozero"},
         yaxis=value,
     )
-    if not best:
+    if not trained:
         return drawn
-    xs, ys = zip(*best, strict=True)
-    line = {"shape": "hv", "width": 1, "dash": "dot"}
-    so_far = {"type": "scatter", "mode": "lines", "name": "best so far", "x": xs, "y": ys, "line": line}
+    so_far: list[dict[str, Any]] = []
+    if best:
+        xs, ys = zip(*best, strict=True)
+        line = {"shape": "hv", "width": 1, "dash": "dot"}
+        so_far = [{"type": "scatter", "mode": "lines", "name": "best so far", "x": xs, "y": ys, "line": line}]
     return drawn + figure(
-        "Trainings by what had been spent on trainings, in R, the price of one at full epochs.",
-        [*(_scatter(kind, found) for kind, found in trained.items()), so_far],
-        xaxis={"title": {"text": "R"}, "rangemode": "tozero"},
+        "The same trainings by what had been spent when they ended, in R: 1 R is the price of one training at full "
+        "epochs. Where the best value still rises at the end, more trials may help.",
+        [*(_scatter(kind, found) for kind, found in trained.items()), *so_far],
+        xaxis={"title": {"text": "R spent"}, "rangemode": "tozero"},
         yaxis=value,
     )
 
@@ -57,5 +62,6 @@ _Point: TypeAlias = tuple[float, float, str]
 def _scatter(name: str, points: list[_Point]) -> dict[str, Any]:
     xs, ys, told = zip(*points, strict=True)
     hover = "%{y}<br>%{text}<extra>%{fullData.name}</extra>"
-    drawn = {"type": "scatter", "mode": "markers", "name": text(name), "x": xs, "y": ys, "text": told}
+    drawn: dict[str, Any] = {"type": "scatter", "mode": "markers", "name": text(name), "x": xs, "y": ys, "text": told}
+    drawn["cliponaxis"] = False
     return drawn | {"hovertemplate": hover, "marker": {"size": 7}}

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -41,3 +42,28 @@ def test_a_run_is_told_with_its_cost_and_its_value_by_parameters(view: Callable[
     assert "90.0 ± 1.0" in cells[0]
     assert "no trial has come to its end yet" in cells[1]
     assert cells[2][0] == "mean" and cells[2][5] == "-"
+
+
+def test_the_matrix_says_which_method_won_where_and_what_may_be_as_good(view: Callable[..., RunView]) -> None:
+    """What was found lost in the second run, by less than two standard errors."""
+    made, _, sizes = comparison([view((0.99,), name="a"), view((0.925,), name="b")]).partition("What was found where")
+    cells = {
+        row[0]: row[1:] for row in (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", r) for r in made.split("<tr>")) if row
+    }
+    assert cells["found"] == ["2", "99.0 ★", "93.0 ★"]  # in b the baseline is what was found
+    assert cells["adapter"][1] == "93.0"
+    assert "2 x 1 to 4" in sizes and "2 x 3" in sizes  # two places of LoRA; and of the adapter
+
+
+def test_designs_that_were_tested_are_compared_on_test(view: Callable[..., RunView]) -> None:
+    run = view((0.95,))
+    best, known = run.report.best, run.known[0]
+    assert best is not None
+
+    def outcome(row: Any, mean: float) -> dict[str, Any]:
+        return {"design": row.design, "settings": {}, "params": 9, "test_mean": mean, "test_std": 0.0, "seeds": [0]}
+
+    tested = replace(run, retrained=outcome(best, 0.90), baselines=[outcome(known, 0.91)])
+    made = comparison([tested, view((0.95,), name="b")])
+    assert "run, test" in made
+    assert "91.0 ★" in made and ">90.0<" in made

@@ -37,7 +37,7 @@ def test_names_are_shown_as_they_are(
     made = {"backbone": "b", "placements": [{"method": "lora", "block": 0, "size": 2, "options": {"targets": EVIL}}]}
     points = tuple((n, n / 10, n / 10) for n in range(3))
     run = view(
-        trials=[trial(n, 0.9 + n / 100, made, params={EVIL: n}) for n in range(9)],
+        trials=[trial(n, 0.9 + n / 100, made, params={EVIL: n}, settings={"lr": n + 1.0}) for n in range(9)],
         sensitivity={"sites": [{EVIL: 1.0, "q": 0.0}, {EVIL: 2.0}]},
         agreement=Agreement(1.0, 0.5, 1.0, {1: 0.0}, points),
         pooled={"key8": Pooled(0.9, 0.01, 1000)},
