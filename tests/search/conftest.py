@@ -1,7 +1,10 @@
 """Tiny runs: configurations in a temporary folder, and training that costs nothing."""
 
+import json
+import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +14,9 @@ import pytest
 import torch
 import yaml
 
+from petlas.datasets import open_task
 from petlas.petl.design import Design, Placement
+from petlas.search import cli
 from petlas.search.config import RunConfig, load_config
 from petlas.search.stages import open_work
 from petlas.search.training import EpochResult
@@ -46,6 +51,19 @@ def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.delenv(name, raising=False)
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of 160 digits to learn from, 80 to measure on and 120 to test on: for searches in earnest."""
+    view, folder, first = open_task("digits").views["train"], tmp_path_factory.mktemp("few") / "digits", 0
+    for part, count in (("train", 160), ("val", 80), ("test", 120)):
+        for index in range(first, first + count):
+            path = folder / part / str(view.targets[index]) / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            view.source.image(int(view.indices[index])).save(path)
+        first += count
+    return str(folder)
 
 
 def writes(folder: Path) -> Callable[..., Path]:
@@ -145,6 +163,49 @@ def training(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if "exported" not in request.fixturenames:
         monkeypatch.setattr("petlas.search.driver.export_database", lambda storage, name, path: path.touch())
     return fake
+
+
+class Result:
+    """What a command gave back."""
+
+    def __init__(self, status: object, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+        assert "Traceback" not in out + err, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def petlas(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., Result]]:
+    """Runs the command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    log = logging.getLogger("petlas")
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(level)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+
+    def petlas(*arguments: object) -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["petlas", *map(str, arguments)])
+        try:
+            with pytest.raises(SystemExit) as caught:
+                cli.main()
+        finally:
+            restore()
+        out, err = capsys.readouterr()
+        return Result(caught.value.code or 0, out, err)
+
+    yield petlas
+    restore()
 
 
 @pytest.fixture

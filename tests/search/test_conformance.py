@@ -95,16 +95,22 @@ def uninterrupted() -> dict[str, Any]:
     ("when", "state"), [("started", "COMPLETE"), ("trained", "COMPLETE"), ("told", "COMPLETE"), ("told", "PRUNED")]
 )
 def test_a_search_that_is_killed_in_an_epoch_ends_as_if_it_had_not_been(
-    make: Make, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, Any], when: str, state: str
+    make: Make,
+    few_digits: str,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: dict[str, Any],
+    when: str,
+    state: str,
 ) -> None:
     """TPE, which learns from what was stopped, and halving, which compares with it: to the last digit.
 
     Also where a trial was to be stopped, and the process ended before it was.
     """
     options = {
+        "task": {"name": few_digits},
         "space": {"methods": {"lora": {"blocks": [0, 5], "sizes": [0, 1, 2]}}, "settings": {"lr": [1e-5, 2e-3, 5e-3]}},
         "search": {"sampler": "tpe", "trials": 5, "grace_epochs": 1},
-        "train": {"epochs": 2, "batch_size": 200},
+        "train": {"epochs": 2, "batch_size": 20},
     }
     if not uninterrupted:
         whole = make(name="whole", **options)

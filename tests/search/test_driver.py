@@ -382,12 +382,15 @@ def test_a_learning_rate_is_drawn_learned_and_trained_with(make: Make, monkeypat
     assert Candidate.load(config.folder / "best" / "design.yaml") == candidate_of(best)
 
 
-def test_a_drawn_learning_rate_is_the_one_of_the_training(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drawn_learning_rate_is_the_one_of_the_training(
+    make: Make, few_digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rates: list[float] = []
     train_epoch = TrainingRun.train_epoch
     monkeypatch.setattr(TrainingRun, "train_epoch", lambda run: rates.append(run.train.lr) or train_epoch(run))
     space = {"methods": {"lora": {"blocks": [0], "sizes": [0, 1]}}, "settings": {"lr": [1e-3, 5e-3]}}
-    config = make(space=space, train={"epochs": 1, "batch_size": 400}, search={"trials": 9})
+    train = {"epochs": 1, "batch_size": 40}
+    config = make(task={"name": few_digits}, space=space, train=train, search={"trials": 9})
     search(config)
     assert rates == [t.user_attrs["settings"]["lr"] for t in trials(config)]
     assert len(rates) == 4  # two designs with two rates each, and the space is at its end
@@ -456,16 +459,17 @@ def test_folds_go_on_where_they_were_cut_off(make: Make, training: Any) -> None:
     assert len(training.started) == 2 * count + 1
 
 
-def test_real_folds_hold_out_every_image_once(make: Make) -> None:
+def test_real_folds_hold_out_every_image_once(make: Make, few_digits: str) -> None:
     config = make(
+        task={"name": few_digits},
         protocol={"folds": 3, "finalists": 1},
-        train={"epochs": 1, "batch_size": 400},
+        train={"epochs": 1, "batch_size": 40},
         search={"trials": 1},
     )
     assert search(config) is not None
     folds = record_of(config).counted(FOLDS)
     assert [t.user_attrs["fold"] for t in folds] == [0, 1, 2]
-    assert sum(t.user_attrs["images"] for t in folds) == 1000
+    assert sum(t.user_attrs["images"] for t in folds) == 240
     assert all(0 <= t.values[0] <= 1 for t in folds)
 
 

@@ -31,13 +31,19 @@ from petlas.spaces import Candidate, SpaceError
 
 Make = Callable[..., RunConfig]
 Lora = Callable[..., Design]
-TEST, TRAINVAL = 797, 1000
+TEST, TRAINVAL = 120, 240
+
+
+@pytest.fixture
+def make(make: Make, few_digits: str) -> Make:
+    """A run on some of the digits."""
+    return lambda **groups: make(**{"task": {"name": few_digits}} | groups)
 
 
 @pytest.fixture
 def config(make: Make) -> RunConfig:
     """A run with a fast training and an open folder."""
-    config = make(train={"epochs": 1, "lr": 5e-3, "batch_size": 128})
+    config = make(train={"epochs": 1, "lr": 5e-3, "batch_size": 16})
     with opened(config):
         return config
 
@@ -46,7 +52,7 @@ def test_retraining_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(
     make: Make, lora: Lora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole seeds are kept, and the one that was cut off goes on at its last whole epoch."""
-    settings = {"train": {"epochs": 2, "batch_size": 250, "warmup_epochs": 0}}
+    settings = {"train": {"epochs": 2, "batch_size": 60, "warmup_epochs": 0}}
     candidate = Candidate(lora(b0=1))
     whole = retrain(make(name="whole", **settings), candidate, seeds=2)
     config = make(name="cut", **settings)
@@ -145,7 +151,7 @@ def test_retraining_reads_the_test_split_once_per_seed_after_training_on_train_a
 
 
 def test_retraining_gives_the_same_numbers_twice_from_the_runs_own_seed_on(make: Make, lora: Lora) -> None:
-    options = {"seed": 5, "train": {"epochs": 1, "batch_size": 500}}
+    options = {"seed": 5, "train": {"epochs": 1, "batch_size": 120}}
     first, again = (retrain(make(name=name, **options), Candidate(lora()), seeds=1) for name in ("a", "b"))
     assert first == again
     assert first.seeds == [5]
@@ -178,7 +184,7 @@ def test_a_kept_seed_of_other_settings_or_a_damaged_one_is_trained_anew(
 ) -> None:
     candidate = Candidate(lora(b0=1))
     first = retrain(config, candidate, seeds=1)
-    other = make(train={"epochs": 1, "lr": 5e-3, "batch_size": 128, "weight_decay": 0.5})
+    other = make(train={"epochs": 1, "lr": 5e-3, "batch_size": 16, "weight_decay": 0.5})
     (config.folder / "config.yaml").unlink()  # what lies there is what a person may have copied from another run
     reads.clear()
     retrain(other, candidate, seeds=1)
@@ -342,6 +348,6 @@ def test_a_long_retraining_tells_where_it_stands(
     monkeypatch.setattr(logging.getLogger("petlas"), "propagate", True)
     monkeypatch.setattr(retrain_module, "_SAID_EVERY", 0.0)
     with caplog.at_level(logging.INFO, "petlas"):
-        retrain(make(train={"epochs": 2, "batch_size": 500}), Candidate(lora()), seeds=1)
+        retrain(make(train={"epochs": 2, "batch_size": 120}), Candidate(lora()), seeds=1)
     assert "seed 0  epoch 1/2" in caplog.text
     assert "retrained found" in caplog.text

@@ -82,9 +82,9 @@ def test_ctrl_c_in_a_trial_ends_the_search(petlas: Petlas, write: Write, trainin
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_real_search_with_status_130_and_finished_trials_stay(
-    write: Write, environment: dict[str, str], signal_number: int
+    write: Write, few_digits: str, environment: dict[str, str], signal_number: int
 ) -> None:
-    path = write(train={"epochs": 10}, search={"trials": 20})
+    path = write(task={"name": few_digits}, train={"epochs": 10}, search={"trials": 20})
     config = load_config(str(path))
     heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # not so in the background
     code = f"{heeded}; from petlas.search.cli import main; main()"

@@ -18,7 +18,7 @@ def test_names_of_images_and_classes_are_printed_as_they_are(
 
     names = {"a[/red].png": "[bold]cat", "b\udcff.png": ":dog:", "c\nd.png": "x|y"}
     found = [Prediction(image, label, 0.5, [(label, 0.5)]) for image, label in names.items()]
-    monkeypatch.setattr(api, "predict", lambda adapter, images, checkpoint: found)
+    monkeypatch.setattr(api, "predict", lambda adapter, images, checkpoint, value_range: found)
     adapter = tmp_path / "x.safetensors"
     adapter.touch()
     lines = petlas("predict", adapter, "a.png").out.splitlines()
@@ -44,7 +44,7 @@ def test_rows_for_a_spreadsheet(petlas: Petlas, monkeypatch: pytest.MonkeyPatch,
     from petlas.search.predict import Prediction
 
     found = [Prediction('a,"b".png', "cat", 0.5, [("cat", 0.5)])]
-    monkeypatch.setattr(api, "predict", lambda adapter, images, checkpoint: found)
+    monkeypatch.setattr(api, "predict", lambda adapter, images, checkpoint, value_range: found)
     (tmp_path / "x.safetensors").touch()
     rows = list(csv.DictReader(io.StringIO(petlas("predict", "x.safetensors", "a.png", "-f", "csv").out)))
     assert rows == [{"image": 'a,"b".png', "label": "cat", "confidence": "0.5"}]

@@ -23,24 +23,29 @@ from petlas.search.workbench import Workbench
 
 Make = Callable[..., RunConfig]
 FEW = {
-    "train": {"epochs": 2, "batch_size": 400},
+    "train": {"epochs": 2, "batch_size": 20, "lr": 5e-3},
     "supernet": {"epochs": 1, "warmup_epochs": 0},
     "sensitivity": {"batches": 1, "batch_size": 10, "budgets": [600, 2000]},
     "search": {"trials": 2, "scores": 3, "finalists": 2},
 }
 OPTIONS: dict[str, dict[str, Any]] = {strategy: {"strategy": strategy} | FEW for strategy in STRATEGIES}
 OPTIONS["trials"] |= {"seed": 1}
-OPTIONS["supernet"] |= {"task": {"name": "digits", "metric": "mean_per_class"}}
-OPTIONS["sensitivity"] |= {"seed": 2, "train": {"epochs": 1, "batch_size": 200, "lr": 5e-3}}
+OPTIONS["supernet"] |= {"task": {"metric": "mean_per_class"}}
+OPTIONS["sensitivity"] |= {"seed": 2, "train": {"epochs": 1, "batch_size": 20, "lr": 1e-2}}
 """Different in task, rate and seed."""
 
 
+def options_of(strategy: str, task: str) -> dict[str, Any]:
+    """What a strategy's run is given."""
+    return OPTIONS[strategy] | {"task": {"name": task} | OPTIONS[strategy].get("task", {})}
+
+
 @pytest.fixture(scope="module")
-def whole(module_make: Make) -> dict[str, list[Tried]]:
+def whole(module_make: Make, few_digits: str) -> dict[str, list[Tried]]:
     """What came of each strategy's search that was neither interrupted nor beside others, in this process."""
     found = {}
-    for strategy, options in OPTIONS.items():
-        config = module_make(name=f"{strategy}-whole", **options)
+    for strategy in OPTIONS:
+        config = module_make(name=f"{strategy}-whole", **options_of(strategy, few_digits))
         assert search(config) is not None
         found[strategy] = tried(config)
         assert {each.state for each in found[strategy]} <= {"COMPLETE", "PRUNED"}
@@ -48,11 +53,11 @@ def whole(module_make: Make) -> dict[str, list[Tried]]:
 
 
 @pytest.fixture(scope="module", params=RUNNERS)
-def resumed(request: pytest.FixtureRequest, module_make: Make) -> dict[str, RunConfig]:
+def resumed(request: pytest.FixtureRequest, module_make: Make, few_digits: str) -> dict[str, RunConfig]:
     """Each strategy's run: it was cut off in its second trial, and all of them went on at once on one runner."""
     configs: dict[str, RunConfig] = {}
-    for strategy, options in OPTIONS.items():
-        name = f"{strategy}-{request.param}"
+    for strategy in OPTIONS:
+        name, options = f"{strategy}-{request.param}", options_of(strategy, few_digits)
         cut_off_in_the_second_trial(module_make(name=name, **options))
         configs[strategy] = module_make(name=name, **options, resources={"runner": request.param, "concurrent": 1})
     if request.param == "ray":

@@ -192,8 +192,12 @@ def test_a_trial_that_hangs_is_ended_and_fails_with_the_reason_and_the_search_go
         assert not is_interrupted(trial)
 
 
-def test_the_same_seed_gives_the_same_search_twice_and_another_seed_another(make: Make) -> None:
-    options = {"search": {"trials": 2, "sampler": "tpe"}, "train": {"epochs": 1}}
+def test_the_same_seed_gives_the_same_search_twice_and_another_seed_another(make: Make, few_digits: str) -> None:
+    options = {
+        "task": {"name": few_digits},
+        "search": {"trials": 2, "sampler": "tpe"},
+        "train": {"epochs": 1, "batch_size": 20},
+    }
     first, again = (untimed(searched(make(name=name, **options))) for name in ("a", "b"))
     assert first == again
     other = untimed(searched(make(name="c", seed=1, **options)))
@@ -201,10 +205,11 @@ def test_the_same_seed_gives_the_same_search_twice_and_another_seed_another(make
 
 
 def test_a_search_in_packs_killed_in_between_finds_what_it_finds_without(
-    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Make, few_digits: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Three trials in packs of two: the last one is by itself, the others are cut off and begin again."""
-    options = {"search": {"trials": 3}, "train": {"epochs": 1, "amp": "off"}}
+    options = {"search": {"trials": 3}, "train": {"epochs": 1, "batch_size": 40, "amp": "off"}}
+    options |= {"task": {"name": few_digits}}
     config = make(name="packed", resources={"pack": 2}, **options)
     alone, epoch, calls = untimed(searched(make(name="alone", **options))), PackedRuns.epoch, []
 

@@ -86,7 +86,7 @@ METHODS = st.dictionaries(
 
 
 @given(METHODS, st.integers(0, 2**32 - 1), st.floats(0, 1), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_the_design_is_in_the_space_within_the_budget_and_nothing_more_fits(methods, seed, share, deep):
     spec = {m: {"blocks": "all"} | ({} if m == "ssf" else {"sizes": sizes}) for m, sizes in methods.items()}
     rule = {m: [3, 12] for m, sizes in methods.items() if m != "ssf" and sizes[0] == 0} if deep else {}

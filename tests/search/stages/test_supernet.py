@@ -17,11 +17,13 @@ from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
 Bench = Callable[..., Workbench]
-FEW = {
-    "task": {"name": "digits"},
-    "train": {"epochs": 1, "batch_size": 400, "warmup_epochs": 0},
-    "strategy": "supernet",
-}
+FEW = {"train": {"epochs": 1, "batch_size": 80, "warmup_epochs": 0}, "strategy": "supernet"}
+
+
+@pytest.fixture
+def bench(bench: Bench, few_digits: str) -> Bench:
+    """The workbench of a run on some of the digits."""
+    return lambda **groups: bench(**groups | {"task": {"name": few_digits} | groups.get("task", {})})
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_single_path_trains_one_random_design_in_each_step(supernet: Bench, monk
     seen = record_of_designs(run, monkeypatch)
     first, second = run.epoch(), run.epoch()
     assert (first.epoch, second.epoch, run.finished) == (1, 2, True)
-    assert len(seen) == 4  # 800 images in batches of 400
+    assert len(seen) == 4  # 160 images in batches of 80
     assert all(design in run.space for design in seen)
 
 
@@ -73,11 +75,11 @@ def test_in_the_sandwich_only_the_largest_sees_labels(supernet: Bench, monkeypat
     monkeypatch.setattr(run.objective, "loss", lambda x, y, smoothing: labelled.append(y) or loss(x, y, smoothing))
     monkeypatch.setattr(run.objective, "distil", lambda x, target: taught.append(target) or distil(x, target))
     run.epoch()
-    assert [target.shape for target in labelled] == [(400,)] * 2  # one in each step
+    assert [target.shape for target in labelled] == [(80,)] * 2  # one in each step
     assert len(taught) == 2 * 3
-    assert all(target.shape == (400, 10) and not target.requires_grad for target in taught)
+    assert all(target.shape == (80, 10) and not target.requires_grad for target in taught)
     for target in taught:
-        torch.testing.assert_close(target.sum(1), torch.ones(400))
+        torch.testing.assert_close(target.sum(1), torch.ones(80))
 
 
 def test_designs_are_within_the_budget_and_even_over_parameters_where_asked(bench: Bench) -> None:
@@ -124,7 +126,7 @@ def test_a_run_that_is_cut_off_goes_on_at_its_last_epoch_and_ends_as_if_it_had_n
         {"seed": 1},
         {"budget": {"params": 500}},
         {"space": {"methods": {"lora": {"blocks": [0, 5], "sizes": [0, 2]}}}},
-        {"task": {"name": "digits", "metric": "mean_per_class"}},
+        {"task": {"metric": "mean_per_class"}},
     ],
 )
 def test_a_supernet_is_taken_up_where_all_that_determines_its_numbers_is_equal(
@@ -152,7 +154,7 @@ def test_methods_that_fit_themselves_see_every_class_in_the_first_batches(
         seen.extend(targets for _, targets in batches)
 
     monkeypatch.setattr("petlas.search.stages.supernet.prepare", prepare)
-    few = FEW | {"train": FEW["train"] | {"batch_size": 10}}
+    few = FEW | {"task": {"name": "digits"}, "train": {"batch_size": 10}}
     SupernetRun(bench(**few))
     assert len(torch.cat(seen)) == 800
     assert torch.bincount(torch.cat(seen[:16]), minlength=10).min() >= 8  # some methods look at the first ones only
@@ -191,7 +193,7 @@ def test_the_optimiser_holds_the_supernet_and_the_head_alone(supernet: Bench) ->
 
 def test_inherited_entries_are_those_that_were_chosen_for_the_supernet(bench: Bench) -> None:
     few, space = {"epochs": 1, "warmup_epochs": 0}, {"methods": {"sparse": {"blocks": [0, 5], "sizes": [0, 20, 40]}}}
-    found = bench(space=space, supernet=few, train=few | {"batch_size": 400})
+    found = bench(space=space, supernet=few, train=few | {"batch_size": 80})
     supernet = SupernetRun(found).supernet
     for module in supernet.tuning.modules():
         if hasattr(module, "index"):

@@ -82,21 +82,27 @@ main()
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds Ray's processes in /proc")
 def test_a_driver_that_is_killed_loses_nothing_and_trains_nothing_twice(
-    local_ray: str, write: Callable[..., Path], tmp_path: Path, weights: Path, environment: dict[str, str]
+    local_ray: str,
+    write: Callable[..., Path],
+    tmp_path: Path,
+    weights: Path,
+    few_digits: str,
+    environment: dict[str, str],
+    petlas: Callable[..., Any],
 ) -> None:
-    """It had a Ray of its own, and goes on on a cluster.
+    """It had a Ray of its own, and goes on in another process, on a cluster.
 
     Paths in the configuration are relative to where the command is run, for the workers too.
     """
     path = write(
         runs="runs",
+        task={"name": few_digits},
         backbone={"name": "vit_mini_patch16_64", "img_size": 32, "checkpoint": weights.name},
-        train={"epochs": 2, "batch_size": 200},
+        train={"epochs": 2, "batch_size": 40},
         search={"trials": 4},
         resources={"runner": "ray", "concurrent": 2},
     )
     folder = tmp_path / "runs" / "run"
-    command = [sys.executable, "-c", "from petlas.search.cli import main; main()", "search", path.name]
 
     with (tmp_path / "first.log").open("w") as log:
         driver = subprocess.Popen(
@@ -116,20 +122,13 @@ def test_a_driver_that_is_killed_loses_nothing_and_trains_nothing_twice(
         before = {t.number: t for t in StudyRecord.read(folder).trials() if t.state.is_finished()}
         assert len(before) >= 2
 
-        again = subprocess.run(
-            [*command, f"resources.address={local_ray}", "resources.concurrent=1", "--format", "json"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        cluster = (f"resources.address={local_ray}", "resources.concurrent=1")
+        again = petlas("search", path.name, *cluster, "--format", "json")
     finally:
         driver.kill()
         clean_up(driver.pid)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith("{"), again.stdout
-    assert "Traceback" not in again.stderr
+    assert again.status == 0, again.err
+    assert again.out.startswith("{"), again.out
 
     record = StudyRecord.read(folder)
     trials = {t.number: t for t in record.trials()}
@@ -223,21 +222,51 @@ def test_workers_without_data_and_weights_train_the_numbers_of_this_process_also
     assert not (tmp_path / "runs" / "apart" / "checkpoints").exists()
 
 
+SLOW = """
+import sys, time
+from pathlib import Path
+from petlas.search.cli import main
+from petlas.search.runners.ray.jobs import JobSearch
+from petlas.search.runners.ray.runner import RayRunner
+
+on_epoch, most, over, parts = JobSearch.on_epoch, RayRunner._most, Path(sys.argv.pop()), []
+
+def slowly(search, trial_id, result):
+    if not over.exists():
+        time.sleep(1)
+    return on_epoch(search, trial_id, result)
+
+def least(runner):
+    parts.append(most(runner))
+    return min(parts)
+
+JobSearch.on_epoch, RayRunner._most = slowly, least
+main()
+"""
+"""Takes its time with every epoch until a file is there, as the other driver's worker takes its own to start; and when
+that driver is gone, it starts no worker for its last few trials."""
+
+
 def test_two_drivers_on_one_cluster_share_it_and_no_run_gets_the_settings_of_the_other(
-    local_ray: str, write: Callable[..., Path], tmp_path: Path, environment: dict[str, str]
+    local_ray: str, write: Callable[..., Path], tmp_path: Path, few_digits: str, environment: dict[str, str]
 ) -> None:
     """The first one has all of it until the second comes, which is this process; then each has its part."""
     few = {"baselines": False, "sampler": "random", "grace_epochs": 8}
     runs: dict[str, dict[str, Any]] = {
-        "first": {"search": few | {"trials": 8}},
-        "second": {"search": few | {"trials": 2}, "seed": 5, "task": {"name": "digits", "metric": "mean_per_class"}},
+        "first": {"search": few | {"trials": 8}, "task": {"name": few_digits}},
+        "second": {
+            "search": few | {"trials": 2},
+            "seed": 5,
+            "task": {"name": few_digits, "metric": "mean_per_class"},
+        },
     }
     paths = {}
     for name, rate in (("first", 1e-3), ("second", 5e-3)):
-        runs[name]["train"] = {"epochs": 8, "batch_size": 100, "lr": rate}
+        runs[name]["train"] = {"epochs": 8, "batch_size": 20, "lr": rate}
         resources = {"runner": "ray", "address": local_ray, "gpus": 0}
         paths[name] = write(f"{name}.yaml", name=name, resources=resources, **runs[name])
-    command = [sys.executable, "-c", "from petlas.search.cli import main; main()", "search", str(paths["first"])]
+    over = tmp_path / "over"
+    command = [sys.executable, "-c", SLOW, "search", str(paths["first"]), str(over)]
     with (tmp_path / "first.log").open("w") as told:
         driver = subprocess.Popen(command, env=environment, stdout=told, stderr=told)
     try:
@@ -246,6 +275,7 @@ def test_two_drivers_on_one_cluster_share_it_and_no_run_gets_the_settings_of_the
             assert time.monotonic() < until
             time.sleep(0.1)
         search(load_config(str(paths["second"])))
+        over.touch()
         assert driver.wait(300) == 0
     finally:
         driver.kill()

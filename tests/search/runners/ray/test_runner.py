@@ -18,7 +18,7 @@ from study_cases import rows, searched
 
 from petlas.petl.adapter_file import read_adapter_info
 from petlas.petl.design import Design
-from petlas.search import plan, score
+from petlas.search import plan
 from petlas.search.config import RunConfig
 from petlas.search.driver import Found, search, search_together
 from petlas.search.retraining import retrain
@@ -39,22 +39,37 @@ RAY = {"runner": "ray", "concurrent": 1}
 
 
 RUNS: dict[str, dict[str, Any]] = {
-    "calm": {"train": {"epochs": 3, "batch_size": 100, "lr": 5e-3}, "search": {"trials": 6, "grace_epochs": 1}},
+    "calm": {
+        "space": {"methods": {"lora": {"blocks": [0, 5], "sizes": [0, 1, 2]}}, "settings": {"lr": [1e-5, 5e-3]}},
+        "train": {"epochs": 3, "batch_size": 20},
+        "search": {"trials": 6, "grace_epochs": 1},
+    },
     "other": {
         "seed": 1,
-        "task": {"name": "digits", "metric": "mean_per_class"},
-        "train": {"epochs": 2, "batch_size": 200},
+        "task": {"metric": "mean_per_class"},
+        "train": {"epochs": 2, "batch_size": 20, "lr": 1e-2},
         "search": {"trials": 3, "grace_epochs": 1},
     },
-    "stormy": {"train": {"epochs": 2, "batch_size": 200}, "search": {"trials": 3, "grace_epochs": 1}},
-    "nan": {"train": {"lr": 1e30, "clip_grad": None, "batch_size": 200}, "search": {"trials": 2}},
+    "stormy": {"train": {"epochs": 2, "batch_size": 20, "lr": 5e-3}, "search": {"trials": 3, "grace_epochs": 1}},
+    "nan": {"train": {"lr": 1e30, "clip_grad": None, "batch_size": 20}, "search": {"trials": 2}},
     "slow": {
-        "train": {"epochs": 500, "batch_size": 100},
+        "train": {"epochs": 2000, "batch_size": 20},
         "search": {"trials": 2},
         "resources": {"trial_timeout": 2},
     },
+    "measured": {
+        "strategy": "sensitivity",
+        "sensitivity": {"batches": 1, "batch_size": 20, "budgets": [600, 2000]},
+        "train": {"epochs": 1, "batch_size": 20, "lr": 5e-3},
+        "search": {"trials": 2},
+    },
 }
 """Two tasks; a worker is killed in a trial of the stormy run."""
+
+
+def options_of(name: str, task: str) -> dict[str, Any]:
+    """What a run is given."""
+    return RUNS[name] | {"task": {"name": task} | RUNS[name].get("task", {})}
 
 
 @dataclass
@@ -70,9 +85,9 @@ class Together:
 
 
 @pytest.fixture(scope="module")
-def together(local_ray: str, module_make: Make) -> Together:
+def together(local_ray: str, module_make: Make, few_digits: str) -> Together:
     configs = {
-        name: module_make(name=name, **options | {"resources": RAY | options.get("resources", {})})
+        name: module_make(name=name, **options_of(name, few_digits) | {"resources": RAY | options.get("resources", {})})
         for name, options in RUNS.items()
     }
     killed: list[int] = []
@@ -95,10 +110,11 @@ def together(local_ray: str, module_make: Make) -> Together:
 
 
 @pytest.fixture(scope="module")
-def alone(module_make: Make) -> dict[str, list[tuple[Any, ...]]]:
+def alone(module_make: Make, few_digits: str) -> dict[str, list[tuple[Any, ...]]]:
     """What comes of some of the runs one by one, in this process."""
     return {
-        name: rows(searched(module_make(name=f"{name}-alone", **RUNS[name]))) for name in ("calm", "other", "stormy")
+        name: rows(searched(module_make(name=f"{name}-alone", **options_of(name, few_digits))))
+        for name in ("calm", "other", "stormy", "measured")
     }
 
 
@@ -128,8 +144,9 @@ def test_searches_at_once_through_ray_have_the_values_of_searches_in_this_proces
     assert {name: log.count("INFO trial ") for name, log in logs.items()} == {
         name: options["search"]["trials"] for name, options in RUNS.items()
     }
-    began = sorted((t.datetime_start, name) for name in RUNS for t in together.study(name).trials())
-    assert {name for _, name in began[: len(RUNS)]} == set(RUNS)
+    at_once = RUNS.keys() - {"measured"}  # which has sensitivities to measure before its trials
+    began = sorted((t.datetime_start, name) for name in at_once for t in together.study(name).trials())
+    assert {name for _, name in began[: len(at_once)]} == at_once
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_search_ends_as_if_it_had_not_been(
@@ -141,6 +158,17 @@ def test_a_worker_that_is_killed_is_replaced_and_the_search_ends_as_if_it_had_no
     assert lost.user_attrs["error"] == "the worker died"
     assert record.count_trained() == 3
     assert [row[1:] for row in stormy if row[0] != number] == [row[1:] for row in alone["stormy"]]
+
+
+def test_sensitivities_that_a_worker_measures_are_those_of_this_process(
+    together: Together, alone: dict[str, list[tuple[Any, ...]]]
+) -> None:
+    assert rows(together.study("measured")) == alone["measured"]
+    folder = together.configs["measured"].folder
+    there, here = (
+        json.loads((folder.with_name(name) / "sensitivity.json").read_text()) for name in ("measured", "measured-alone")
+    )
+    assert (there["sites"], there["designs"]) == (here["sites"], here["designs"])
 
 
 def test_nan_fails_through_ray_and_the_search_goes_on(together: Together) -> None:
@@ -165,10 +193,11 @@ def test_a_trial_that_needs_more_than_there_is_is_refused(
 
 
 def test_where_tune_breaks_off_for_want_of_memory_the_search_goes_on_as_if_it_had_not(
-    local_ray: str, make: Make, monkeypatch: pytest.MonkeyPatch
+    local_ray: str, make: Make, few_digits: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tune raises what it makes of Ray's memory monitor ending a worker."""
-    options = {"train": {"epochs": 2, "batch_size": 200}, "search": {"trials": 2, "grace_epochs": 2}}
+    options = {"task": {"name": few_digits}, "train": {"epochs": 2, "batch_size": 20, "lr": 5e-3}}
+    options |= {"search": {"trials": 1}}
     calm, broken = rows(searched(make(name="calm", **options))), list[int]()
 
     def break_once(starts: Starts, iteration: int, trials: list[Any]) -> None:
@@ -185,10 +214,10 @@ def test_where_tune_breaks_off_for_want_of_memory_the_search_goes_on_as_if_it_ha
 
 
 def test_seeds_that_are_retrained_through_ray_are_those_of_this_process_also_after_a_kill(
-    local_ray: str, make: Make, lora: Callable[..., Design], monkeypatch: pytest.MonkeyPatch
+    local_ray: str, make: Make, few_digits: str, lora: Callable[..., Design], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And so are sensitivities; test is read by workers, and noted by the driver. A plan is measured there, too."""
-    settings = {"train": {"epochs": 2, "batch_size": 250}, "sensitivity": {"batches": 1, "batch_size": 20}}
+    """Test is read by workers, and noted by the driver. A plan is measured there, too."""
+    settings = {"task": {"name": few_digits}, "train": {"epochs": 2, "batch_size": 20}}
     candidate, killed = Candidate(lora(b0=1, b5=2)), list[int]()
     ray, inline = (make(name=name, resources=RAY | {"runner": name}, **settings) for name in ("ray", "inline"))
     alone = retrain(inline, candidate, seeds=2, val=0.5)
@@ -213,8 +242,6 @@ def test_seeds_that_are_retrained_through_ray_are_those_of_this_process_also_aft
     reads = json.loads((ray.folder / TEST_READS).read_text())
     assert [(read["key"], read["seed"]) for read in reads] == [(candidate.key, 0), (candidate.key, 1)]
     assert not (ray.folder / "checkpoints").exists()
-    measured, own = (score([config])[0] for config in (ray, inline))
-    assert (measured.sites, measured.designs) == (own.sites, own.designs)
     limits = {"budget": {"flops": 1e12}}  # what steps cost is measured there, too
     planned = plan(make(name="far", resources={"runner": "auto", "gpus": 0, "address": local_ray}, **limits))
     near = plan(make(name="near", **limits))
@@ -224,11 +251,12 @@ def test_seeds_that_are_retrained_through_ray_are_those_of_this_process_also_aft
 
 
 def test_weights_that_are_gone_when_a_worker_wants_them_stop_the_search_and_use_no_trial(
-    local_ray: str, make: Make, weights: Path, monkeypatch: pytest.MonkeyPatch
+    local_ray: str, make: Make, few_digits: str, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make(
+        task={"name": few_digits},
         backbone={"name": "vit_mini_patch16_64", "img_size": 32, "checkpoint": str(weights)},
-        train={"epochs": 1, "batch_size": 400},
+        train={"epochs": 1, "batch_size": 40},
         search={"trials": 2},
         resources=RAY | {"data": "path"},
     )
