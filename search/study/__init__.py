@@ -1,5 +1,6 @@
 """The study: what a trial records, and reading and writing the Optuna study of a run."""
 
+from petlas.search.study.course import Belief, Step, course
 from petlas.search.study.lease import HOLDER, LOCK, Holding, LeaseError, held
 from petlas.search.study.reading import FIRST_LOSS, passes, price
 from petlas.search.study.record import ACCURACY, PARAMS, Ending, StudyRecord
@@ -59,16 +60,19 @@ __all__ = [
     "SENSITIVITY",
     "SHORT",
     "VARIED",
+    "Belief",
     "Ending",
     "Entry",
     "Holding",
     "Identity",
     "LeaseError",
+    "Step",
     "StorageError",
     "StudyRecord",
     "TrialRow",
     "candidate_of",
     "connect",
+    "course",
     "design_of",
     "entry_of",
     "export_database",

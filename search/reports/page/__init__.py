@@ -23,6 +23,7 @@ PAGE_SECTIONS: dict[str, str] = {
     "What it gets wrong": f"{_PLACE}.mistakes:section",
     "The best designs": f"{_PLACE}.designs:section",
     "History": f"{_PLACE}.history:section",
+    "What was believed": f"{_PLACE}.beliefs:section",
     "Value and parameters": f"{_PLACE}.front:section",
     "What helped and what hurt": f"{_PLACE}.effects:section",
     "What mattered": f"{_PLACE}.importances:section",

@@ -18,7 +18,17 @@ from petlas.search.reports.study_report import StudyReport
 from petlas.search.reports.text import standard_error
 from petlas.search.run_folder import LOG, SENSITIVITY_FILES
 from petlas.search.selection import Beliefs
-from petlas.search.study import BASELINE, PORTFOLIO, SCORE, StudyRecord, TrialRow, is_interrupted, price
+from petlas.search.study import (
+    BASELINE,
+    PORTFOLIO,
+    SCORE,
+    Step,
+    StudyRecord,
+    TrialRow,
+    course,
+    is_interrupted,
+    price,
+)
 from petlas.spaces import Candidate
 
 _COMMAND, _VERSIONS = "INFO command: ", "INFO petlas "
@@ -41,6 +51,7 @@ class RunView:
             measured on val.
         predictions: What retrained designs said of the test images.
         pictures: Small pictures of test images by their numbers, as JPEG files.
+        course: What a search by `auto` believed behind each rung.
         log: The lines of `log.txt` that say which versions and commands there were.
     """
 
@@ -55,6 +66,7 @@ class RunView:
     believed: Beliefs | None = None
     predictions: list[Predictions] = field(default_factory=list)
     pictures: Mapping[int, bytes] = field(default_factory=dict)
+    course: list[Step] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
     @classmethod
@@ -79,6 +91,7 @@ class RunView:
             believed=None if record.evidence().values else record.beliefs(),
             predictions=predictions,
             pictures=read_pictures(folder, test),
+            course=course(record),
             log=_told(folder / LOG),
         )
 

@@ -11,6 +11,7 @@ from petlas.search.predictions import Predictions
 from petlas.search.reports.page import PAGE_SECTIONS
 from petlas.search.reports.page.run import RunView
 from petlas.search.selection import Agreement, Pooled
+from petlas.search.study import Step
 from petlas.spaces import Candidate
 
 EVIL = "<script>alert('x')</script> & $y$"
@@ -44,6 +45,7 @@ def test_names_are_shown_as_they_are(
         retrained={"design": made, "settings": {}, "test_mean": 0.5, "test_std": 0.0, "seeds": [0]},
         predictions=[predictions([0, 1], [0, 0], key=Candidate.from_dict(made).key, images=(EVIL, EVIL + "2"))],
         pictures={1: b"jpeg"},
+        course=[Step(EVIL, 1, 2, 0.5, Candidate.from_dict(made), None, (0.9, float("nan")))],
         log=[f"2026 INFO command: petlas search {EVIL}", f"2026 INFO petlas {EVIL}"],
     )
     config = run.config.model_copy(update={"task": run.config.task.model_copy(update={"name": EVIL})})
