@@ -38,7 +38,8 @@ CURVE = 0.18
 """What a rate ten times too high or too low costs, by the recorded runs: 15 to 21 points but for adaptformer's 9."""
 FLAT = {"adaptformer": 0.09}
 DEVIATION = 0.03
-"""Of what a training of a third of the epochs tells, by curves.py; half of its variance is its methods'."""
+"""Standard deviation of what a training of a third of the epochs tells, by curves.md; half of its variance is of the
+methods, half the candidate's own."""
 PAIRED = 0.65
 """The part of the noise of images that all candidates share."""
 _NORMAL = NormalDist()
@@ -135,6 +136,7 @@ class World:
     truth: Truth
     others: Mapping[str, Mapping[Arm, float]]
     seed: int
+    deviation: float = DEVIATION
     walked: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -148,7 +150,7 @@ class World:
         thirds = round(math.log(EPOCHS / epochs, 3))
         off = 0.0
         for third, name in itertools.product(range(thirds), (arm.key, *arm.names)):
-            own = DEVIATION * math.sqrt(0.5 if name == arm.key else 0.5 / len(arm.names))
+            own = self.deviation * math.sqrt(0.5 if name == arm.key else 0.5 / len(arm.names))
             off += self.walked.setdefault((name, third), float(self.rng.normal(0, own)))
         chance = self.truth(arm, sum(self.drift[:thirds])) - 0.06 * thirds + off + self.rng.normal(0, 0.007)
         limit = _NORMAL.inv_cdf(min(0.99, max(0.03, chance)))
@@ -265,7 +267,8 @@ WAYS: dict[str, Callable[[World], Arm]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=10, help="searches of each task")
-    parser.add_argument("--ways", type=int, nargs="*", default=range(len(WAYS)))
+    parser.add_argument("--deviation", type=float, default=DEVIATION, help="of a training of a third of the epochs")
+    parser.add_argument("--ways", type=int, nargs="*", default=range(len(WAYS)), help="which, by their place")
     args = parser.parse_args()
     table = read()
     print(
@@ -282,7 +285,7 @@ def main() -> None:
             others = {other: row for other, row in table.items() if other != task}
             lost = []
             for seed in range(args.draws if place else 1):
-                worth = truth(way(World(truth, others, seed)))
+                worth = truth(way(World(truth, others, seed, args.deviation)))
                 lost.append(100 * (truth.best - worth))
                 firsts.setdefault((task, 0), worth)
                 gains.append(100 * (worth - firsts[task, 0]))

@@ -1,6 +1,5 @@
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from petlas.search.driver import search
 from petlas.search.plan import plan
 from petlas.search.strategies.recipes import expected
 from petlas.search.strategies.variation import alike
-from petlas.search.study import HALVING, PORTFOLIO, VARIED, StudyRecord, candidate_of, course, result_of
+from petlas.search.study import HALVING, PORTFOLIO, VARIED, StudyRecord, candidate_of, result_of
 
 Make = Callable[..., RunConfig]
 SPACE = {
@@ -71,23 +70,6 @@ def test_what_other_tasks_say_of_each_candidate_is_in_the_study(make: Make, trai
         candidate = candidate_of(trial)
         lr = dict(candidate.settings)["lr"] / config.train.lr
         assert trial.user_attrs["expected"] == expected(candidate.design.by_method, lr)
-
-
-def test_the_course_of_a_search_says_what_each_rung_cost_and_changed(make: Make, training: Any) -> None:
-    training.curve = by_size
-    config = make(**OPTIONS)
-    best = search(config)
-    assert best is not None
-    record = StudyRecord.read(config.folder)
-    steps = course(record)
-    rungs = [(step.stage, step.epochs) for step in steps]
-    assert rungs == [(PORTFOLIO, 1), (VARIED, 1), (HALVING, 3), (HALVING, 9)]
-    assert sum(step.trials for step in steps) == len(record.trials())
-    assert sum(step.R for step in steps) == pytest.approx(sum(map(record.cost, record.trials())))
-    assert steps[0].before is None
-    for earlier, later in pairwise(steps):
-        assert later.before is not None or later.best != earlier.best
-    assert steps[-1].after == record.beliefs().of(steps[-1].best.key)
 
 
 def test_wherever_it_is_cut_off_it_ends_as_if_it_had_not_been(make: Make, training: Any) -> None:
