@@ -79,7 +79,12 @@ class Beliefs:
         return float(self.mean[place]), math.sqrt(max(0.0, float(self.covariance[place, place])))
 
     def error_of_difference(self, first: str, second: str) -> float:
-        """The standard error of what one candidate is worth more than another."""
+        """The standard error of what one candidate is worth more than another.
+
+        Args:
+            first: The key of one.
+            second: The key of the other.
+        """
         a, b = self.keys.index(first), self.keys.index(second)
         spread = self.covariance[a, a] + self.covariance[b, b] - 2 * self.covariance[a, b]
         return math.sqrt(max(0.0, float(spread)))
