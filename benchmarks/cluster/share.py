@@ -246,15 +246,16 @@ def side_by_side(folder: Path, trials: int) -> list[str]:
         finish(folder, {task: start(folder, task, path) for task, path in paths.items()})
     lines = ["## Four commands side by side, shares of 0.06 of one GPU", ""]
     lines += [
-        "| data set | trials | first end | last end | longest wait | at once, at most | as alone |",
-        "|---|---|---|---|---|---|---|",
+        "| data set | trials | first start | first end | last end | longest wait | at once, at most | as alone |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for task, path in paths.items():
         found = trials_of(folder / "runs" / task)
         most = max(sum(t.begin <= other.begin < t.end for t in found) for other in found)
         same = values(found) == alone(folder, path)
         lines.append(
-            f"| {task} | {len(found)} | {found[0].end - began:.0f} s | {found[-1].end - began:.0f} s "
+            f"| {task} | {len(found)} | {min(t.begin for t in found) - began:.0f} s "
+            f"| {found[0].end - began:.0f} s | {found[-1].end - began:.0f} s "
             f"| {longest_wait(found, began):.0f} s | {most} | {'yes' if same else '**NO**'} |"
         )
     return [*lines, "", "Times are since all commands were started.", ""]
