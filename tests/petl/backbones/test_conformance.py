@@ -186,6 +186,18 @@ def test_many_methods_together_train_in_bf16_and_with_checkpoints_and_come_off(f
     assert_same(remove(model), before)
 
 
+@pytest.mark.parametrize("family", ["convnext", "resnet", "efficientnet"])
+def test_images_of_other_sizes_and_shapes_pass_what_was_inserted(family, small, usual, insert, images, shake):
+    model = small(family)
+    insert(model, together(model, usual, ("adapter", "convpass", "mona", "conv_adapter", "pad_prompt")))
+    shake(model)
+    pixels, others = images(model), torch.randn(2, 3, 40, 24)
+    with torch.no_grad():
+        before, found, after = model(pixels), model(others), model(pixels)
+        assert torch.equal(before, after)
+        torch.testing.assert_close(torch.cat([model(image[None]) for image in others]), found)
+
+
 @every_family
 def test_a_family_is_found_and_runs_in_parts(family, small, images):
     model = small(family)
