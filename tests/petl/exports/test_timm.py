@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import timm
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ from petlas.petl.design import Design, Placement
 from petlas.petl.tuning import apply
 
 
+@pytest.mark.parametrize("crop", [None, 0.8])
 def test_the_names_of_classes_and_the_transform_come_with_it(tmp_path: Path, crop: float | None) -> None:
     mean = (0.1, 0.2, 0.3)
     model = apply(load_backbone("vit_mini_patch16_64", num_classes=2, img_size=32), Design.of([Placement("ssf")]))
