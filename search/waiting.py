@@ -17,21 +17,22 @@ SILENCE = 20.0
 _LOOKS_EVERY = 0.2  # of that time
 
 
-class _Ear(logging.Handler):
-    """Hears when the last line was said."""
+class _Ear(logging.Filter):
+    """Hears when the last line was said; no handler, for with one Python no longer prints warnings by itself."""
 
     def __init__(self) -> None:
         super().__init__()
         self.heard = time.monotonic()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Hear a line."""
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Hear a line, and let it pass."""
         self.heard = time.monotonic()
+        return True
 
     @property
     def innermost(self) -> bool:
         """Whether nobody else listens who knows more."""
-        return [handler for handler in log.handlers if isinstance(handler, _Ear)][-1:] == [self]
+        return [each for each in log.filters if isinstance(each, _Ear)][-1:] == [self]
 
 
 @contextmanager
@@ -56,11 +57,11 @@ def never_silent(say: Callable[[], None] | None = None) -> Iterator[None]:
                 ear.heard = time.monotonic()  # also where nobody has asked for lines
 
     thread = threading.Thread(target=watch, name="petlas-waiting", daemon=True)
-    log.addHandler(ear)
+    log.addFilter(ear)
     thread.start()
     try:
         yield
     finally:
         over.set()
-        log.removeHandler(ear)
+        log.removeFilter(ear)
         thread.join()

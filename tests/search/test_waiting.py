@@ -14,9 +14,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     """Silence begins after a twentieth of a second."""
     monkeypatch.setattr("petlas.search.waiting.SILENCE", 0.05)
     caplog.set_level(logging.INFO, "petlas")
-    before = list(log.handlers)
     yield
-    assert log.handlers == before
+    assert not log.filters
 
 
 def test_whoever_waits_is_told_that_work_goes_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -47,6 +46,12 @@ def test_of_several_the_innermost_speaks(caplog: pytest.LogCaptureFixture) -> No
         assert not caplog.records
         time.sleep(0.2)
     assert "still at work" in caplog.text
+
+
+def test_a_program_that_set_up_no_logging_still_sees_warnings() -> None:
+    before = list(log.handlers)
+    with never_silent():
+        assert log.handlers == before
 
 
 def test_an_error_ends_it() -> None:
