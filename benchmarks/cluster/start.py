@@ -38,7 +38,7 @@ CONFIG = {
     "runs": "runs",
 }
 IMPORT = "import torch"
-LOOKS_EVERY = 0.1
+LOOKS_EVERY = 0.5  # seconds; looking takes some of the processor, too
 PHASES = {
     "Ray is imported": "petlas.search.runners.ray.start:Start",
     "the driver is imported": "petlas.search.driver:search_together",
