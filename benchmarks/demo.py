@@ -70,8 +70,8 @@ def _read(seed: int, result: dict[str, Any]) -> Seed:
 def _named(outcome: dict[str, Any]) -> str:
     sizes: dict[str, list[str]] = {}
     for placement in outcome["design"]["placements"]:
-        sizes.setdefault(placement["method"], []).append(str(placement.get("size", "")))
-    return " + ".join(f"{method} {','.join(filter(None, own))}".strip() for method, own in sizes.items())
+        sizes.setdefault(placement["method"], []).append(str(placement.get("size") or ""))
+    return " + ".join(f"{method} {','.join(filter(None, own))}".strip() for method, own in sizes.items()) or "linear"
 
 
 def table(seeds: list[Seed]) -> str:
