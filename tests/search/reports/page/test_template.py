@@ -16,3 +16,10 @@ def test_the_document_is_whole_and_fetches_nothing() -> None:
 
 def test_many_runs_are_counted_in_the_title() -> None:
     assert "<h1>5 runs</h1>" in document(list("abcde"), [])
+
+
+def test_printing_opens_what_is_closed_and_closes_it_again() -> None:
+    made = document(["a"], ["<details><summary>b</summary></details>"])
+    before, after = made.index("addEventListener('beforeprint', print)"), made.index("'afterprint', printed")
+    assert before < after
+    assert "closed.forEach(one => one.open = true)" in made and "closed.forEach(one => one.open = false)" in made
