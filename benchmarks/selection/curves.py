@@ -56,6 +56,7 @@ def bench_of(task: str, folder: Path, epochs: int) -> Workbench:
         "space": {"methods": {"lora": {"blocks": "all", "sizes": [0, 1]}}},
         "budget": {"params": BUDGET},
         "train": {"epochs": epochs, "batch_size": 32, "lr": LR, "warmup_epochs": 1},
+        "resources": {"runner": "inline", "gpus": 0.0},
         "runs": str(folder),
     }
     return Workbench(RunConfig.model_validate(data))
