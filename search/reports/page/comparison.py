@@ -75,7 +75,7 @@ def _won(views: Sequence[RunView]) -> str:
     return heat(
         "The value of what was found and of each known method, in each run: on test where that was read for several "
         "designs (named so), else as the search compared them. ★ won; half dark is what is within two standard errors "
-        "of it, so that it may be as good.",
+        "of it, so that it may be as good; nothing is where no error is known.",
         [shorten(name, _LETTERS) for name in names],
         ["won", *columns],
         rows,

@@ -98,7 +98,7 @@ def _pairs(own: Sequence[Predictions]) -> str:
 
 
 def _mean(count: int, seeds: int) -> str:
-    return f"{count / seeds:.4g}"
+    return f"{round(count / seeds, 1):g}"
 
 
 def _weakest(own: Sequence[Predictions]) -> str:
