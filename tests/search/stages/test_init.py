@@ -26,7 +26,7 @@ def test_each_kind_of_work_is_opened_by_its_function(
     for proposal in proposals:
         open_work("bench", proposal)  # type: ignore[arg-type]
     assert opened == [("train", "bench", proposals[0]), ("score", "bench", proposals[1])]
-    assert set(WORKS) == {"train", "score", "supernet", "sensitivity", "measure", "retrain"}
+    assert set(WORKS) == {"train", "score", "supernet", "sensitivity", "measure", "costs", "retrain"}
 
 
 def test_the_list_of_works_comes_without_torch() -> None:
