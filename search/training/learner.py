@@ -52,9 +52,9 @@ class Learner(ABC):
         self.device = next(model.parameters()).device
         self.autocast = autocast_dtype(train, self.device)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self._optimiser = make_optimiser(model, train)
+        self.optimiser = make_optimiser(model, train)
         self._checkpoint, self._stamp = checkpoint, dict(stamp)
-        found = load_checkpoint(checkpoint, tuning_of(model), self._optimiser, self._stamp) if checkpoint else None
+        found = load_checkpoint(checkpoint, tuning_of(model), self.optimiser, self._stamp) if checkpoint else None
         self.progress = found or Progress(0, math.nan)
         self._compiled: AbstractContextManager[None] = nullcontext() if compiled is None else compiled.of(model)
         self._step = self._steps = 0
@@ -107,7 +107,7 @@ class Learner(ABC):
         Args:
             pick: The images of its batch (B,).
         """
-        self._optimiser.zero_grad()
+        self.optimiser.zero_grad()
         return self.data.batch(pick)
 
     def update(self, loss: Tensor, pick: Tensor) -> None:
@@ -117,19 +117,32 @@ class Learner(ABC):
             loss: Of the batch, detached.
             pick: Its images (B,).
         """
+        self.before_step(loss, pick)
+        self.step()
+
+    def before_step(self, loss: Tensor, pick: Tensor) -> None:
+        """Count a batch, and set the rates of its step.
+
+        Args:
+            loss: Of the batch, detached.
+            pick: Its images (B,).
+        """
         self._total += loss * len(pick)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.train.lr * group[LR_FACTOR] * lr_factor(self._step, self.train, self._steps)
+        self._step += 1
+
+    def step(self) -> None:
+        """The optimiser's step with the rates that are set."""
         if self.train.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.train.clip_grad)
-        for group in self._optimiser.param_groups:
-            group["lr"] = self.train.lr * group[LR_FACTOR] * lr_factor(self._step, self.train, self._steps)
-        self._optimiser.step()
-        self._step += 1
+        self.optimiser.step()
 
     def end_epoch(self) -> None:
         """Take note of an epoch, and keep it."""
         self.progress = Progress(self.progress.epochs + 1, self._total.item() / len(self.data))
         if self._checkpoint and not self.diverged:
-            save_checkpoint(self._checkpoint, tuning_of(self.model), self._optimiser, self.progress, self._stamp)
+            save_checkpoint(self._checkpoint, tuning_of(self.model), self.optimiser, self.progress, self._stamp)
 
     def loss(self, logits: Tensor, targets: Targets) -> Tensor:
         """The objective's loss with the settings' smoothing; of mixed images that of both, by their shares.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from petlas.petl import Adapters, Draws, Pack
+from petlas.search.training.joint_step import JointSteps
 from petlas.search.training.learner import Learner
 from petlas.search.training.numerics import deterministic, precision
 
@@ -26,7 +27,7 @@ class PackTraining:
         self._members = dict(members)
         devices = {learner.device for learner in self._members.values()}
         self._draws = {name: Draws(device) for device in devices for name in self._members}
-        self._pack = Pack(adapters, self._members, self._draws)
+        self._pack, self._steps = Pack(adapters, self._members, self._draws), JointSteps()
 
     def train_epoch(self, names: Iterable[str] | None = None) -> None:
         """One epoch of each; whoever has done all of its epochs, or diverged, is left as it is.
@@ -65,4 +66,5 @@ class PackTraining:
         losses = {name: self._members[name].loss(logits[name].float(), targets[name]) for name in picks}
         torch.stack(list(losses.values())).sum().backward()
         for name, loss in losses.items():
-            self._members[name].update(loss.detach(), picks[name])
+            self._members[name].before_step(loss.detach(), picks[name])
+        self._steps([self._members[name] for name in picks])

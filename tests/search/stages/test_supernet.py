@@ -187,7 +187,7 @@ def test_a_supernet_that_diverges_is_named(supernet: Bench) -> None:
 
 def test_the_optimiser_holds_the_supernet_and_the_head_alone(supernet: Bench) -> None:
     run = SupernetRun(supernet())
-    held = {id(p) for group in run._optimiser.param_groups for p in group["params"]}
+    held = {id(p) for group in run.optimiser.param_groups for p in group["params"]}
     assert held == {id(p) for p in run.supernet.tuning.parameters()}
 
 

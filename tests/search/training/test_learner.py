@@ -119,7 +119,7 @@ def test_gradients_are_clipped_only_where_asked(bench: Bench, monkeypatch: pytes
 
 def test_the_optimiser_holds_exactly_what_is_trainable(bench: Bench) -> None:
     run = learner(bench())
-    held = {id(p) for group in run._optimiser.param_groups for p in group["params"]}
+    held = {id(p) for group in run.optimiser.param_groups for p in group["params"]}
     assert held == {id(p) for p in run.model.parameters() if p.requires_grad}
 
 
