@@ -15,7 +15,7 @@ from petlas.search.reports.picture import check_picture
 from petlas.search.run_folder import check_distinct, check_same, opened
 from petlas.search.run_log import printing
 from petlas.search.runners import check_address, check_resources, check_together, check_trackers, starting
-from petlas.search.study import StudyRecord, TrialRow, row_of
+from petlas.search.study import StudyRecord, TrialRow
 from petlas.search.waiting import never_silent
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SearchResult:
 
     Args:
         folder: The run folder.
-        best: The trial of the chosen candidate; None if no trial came to its end.
+        best: The trial of the chosen candidate, with the value that it was chosen by; None if no trial came to its end.
         error: Why the search stopped before its end; None if it did not.
     """
 
@@ -49,7 +49,7 @@ class SearchResult:
 
     @property
     def value(self) -> float | None:
-        """The chosen candidate's value on the selection split."""
+        """What the chosen candidate was chosen by: its value on the selection split, or what is believed of it."""
         return None if self.best is None else self.best.val
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def search(configs: Sequence[RunConfig], report: bool = False) -> list[SearchRes
 
         found = search_together(configs, start, _refresh if report else lambda config: None)
     results = [
-        SearchResult(config.folder, row_of(each.best) if each.best else None, each.error)
+        SearchResult(config.folder, study(config).best if each.best else None, each.error)
         for config, each in zip(configs, found, strict=True)
     ]
     errors = [each.error for each in found if each.error is not None]

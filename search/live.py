@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +16,11 @@ from rich.live import Live
 from rich.table import Table
 
 from petlas.search.reckoning import Reckoned, reckon
-from petlas.search.reports.text import duration, measured, shown, standard_error, unit
+from petlas.search.reports.study_report import StudyReport
+from petlas.search.reports.text import duration, measured, shown, unit
 from petlas.search.run_log import about
 from petlas.search.stages.rounds import Job, Turns
-from petlas.search.study import SCORE, is_interrupted, result_of
+from petlas.search.study import is_interrupted
 from petlas.search.training import EpochResult
 from petlas.search.waiting import never_silent
 from petlas.search.workbench import Workbench
@@ -113,7 +115,7 @@ class State:
         running: How many are running.
         total: How many there will be; None where that is open.
         epochs: For each that is running, its number, its epochs so far and all of them; 0 where it has none.
-        best: The best value so far with its standard error, in words.
+        best: What the best candidate so far is compared by, with its standard error, in words.
         used: What the search has cost so far, in R, with what is running; None where no R is counted.
         before: What of that was spent before this process.
         most: What it will have cost in the end, in R, as it is reckoned now.
@@ -296,22 +298,23 @@ class _Watch:
         )  # fmt: skip
 
     def _read(self) -> None:
-        """What the study says: trials that ended, what they cost, and the best of those with the most epochs."""
+        """What the study says: trials that ended, what they cost, and the best candidate by them."""
         record = self.turns.record
         assert record is not None, "only a search has a study to read"
         self._read_at, self._known = time.monotonic(), self.turns.done
         counted = [trial for trial in record.trials() if not is_interrupted(trial)]
-        self._ended = sum(trial.state.is_finished() for trial in counted)
+        before, self._ended = self._ended, sum(trial.state.is_finished() for trial in counted)
         self._reckoned = reckon(self._costs, counted, record.about, self._progress)
-        metric = self.turns.bench.objective.metric
-        values = [
-            (trial.user_attrs["of_epochs"], value, trial.user_attrs.get("images"))
-            for trial in counted
-            if trial.user_attrs["stage"] != SCORE and (value := result_of(trial)) is not None
-        ]
-        longest = max((epochs for epochs, *_ in values), default=0)
-        ranked = [(value if metric.maximize else -value, value, images) for n, value, images in values if n == longest]
-        if ranked:
-            _, value, images = max(ranked, key=lambda each: each[0])
-            error = standard_error(metric, value, images)
-            self._best = f"{measured(metric, value)}{'' if error is None else f' ± {100 * error:.1f}'}{unit(metric)}"
+        if self._ended != before:  # what is believed takes up to 0.1 s
+            self._best = _best(StudyReport.of(record))
+
+
+def _best(report: StudyReport) -> str:
+    """What the best candidate is chosen by."""
+    if (row := report.best) is None:
+        return "-"
+    pooled = report.pooled.get(row.key)
+    value, error = (row.val, report.error(row)) if pooled is None else (pooled.value, pooled.error)
+    sure = "" if error is None or math.isnan(error) else f" ± {measured(report.metric, error)}"
+    of = " believed" if report.believed is not None else "" if pooled is None else " over folds"
+    return f"{measured(report.metric, value)}{sure}{unit(report.metric)}{of}"

@@ -19,13 +19,15 @@ from petlas.search.objectives import Metric
 from petlas.search.predictions import keep_pictures
 from petlas.search.reports.card import model_card
 from petlas.search.reports.provenance import provenance
+from petlas.search.reports.study_report import StudyReport
+from petlas.search.reports.text import standard_error
 from petlas.search.run_folder import RunError, opened
 from petlas.search.runners import check_resources
 from petlas.search.selection import Pooled
 from petlas.search.stages.doing import do_stages
 from petlas.search.stages.retrain import RetrainStage, Wanted, adapter_name, note_read, readings
 from petlas.search.strategies.baselines import baselines
-from petlas.search.study import BASELINE, StorageError, StudyRecord, candidate_of, row_of
+from petlas.search.study import BASELINE, BelievedRow, StorageError, StudyRecord, TrialRow, candidate_of
 from petlas.search.study.trials import complete
 from petlas.search.together import keep_taught, measure_together, taught
 from petlas.search.workbench import Workbench
@@ -43,7 +45,8 @@ class Outcome:
         design: As plain data.
         settings: Its own, where they differ from the run's.
         params: Trainable parameters, head excluded.
-        val: Its value on the selection split when it was searched; None if it was not.
+        val: What the search compared it by, its value on the selection split or what is believed of it; None if it was
+            not searched.
         test_mean: The mean over the seeds.
         test_std: Their standard deviation, 0 for one seed.
         tests: Its value on test for each seed.
@@ -51,6 +54,8 @@ class Outcome:
         metric: What the values are of.
         together: What the seeds are worth on test together, where that was asked for: as an ensemble, with the
             average of their weights, and as teachers of one more model.
+        val_error: The standard error of `val`, where it is known.
+        believed: Whether `val` is what all its trainings on all folds together say, as no split measured it.
     """
 
     name: str
@@ -64,10 +69,12 @@ class Outcome:
     seeds: list[int]
     metric: Metric
     together: dict[str, float] = field(default_factory=dict)
+    val_error: float | None = None
+    believed: bool = False
 
 
 def choose(config: RunConfig, trial: int | None = None, file: Path | None = None) -> tuple[Candidate, float | None]:
-    """What to retrain, and its value on the selection split: the best candidate, a trial's, or a file's.
+    """What to retrain, and what the search compared it by: the best candidate, a trial's, or a file's.
 
     Args:
         config: The run's configuration.
@@ -84,16 +91,19 @@ def choose(config: RunConfig, trial: int | None = None, file: Path | None = None
             other = candidate.design.backbone
             raise RunError(f"--design must be for the run's backbone {backbone}, and {file} is for {other}")
         return candidate, None
-    record = StudyRecord.read(config.folder, config.storage)
+    report = StudyReport.of(StudyRecord.read(config.folder, config.storage))
     if trial is None:
-        best = record.best()
-        if best is None:
+        if report.best is None:
             raise RunError(f"retraining needs a finished trial, and {config.folder} has none; run the search on")
-        return candidate_of(best), row_of(best).val
-    found = next((t for t in record.trials() if t.number == trial and "design" in t.user_attrs), None)
+        return _candidate_of(report.best), report.best.val
+    found = next((row for row in report.trials if row.number == trial and row.design), None)
     if found is None:
         raise RunError(f"--trial must be a trial of {config.folder}, got {trial}; petlas study lists them")
-    return candidate_of(found), row_of(found).val
+    return _candidate_of(found), report.compared(found).val
+
+
+def _candidate_of(row: TrialRow) -> Candidate:
+    return Candidate.from_dict({**row.design, "settings": row.settings})
 
 
 def retrain(
@@ -114,7 +124,7 @@ def retrain(
         config: The run's configuration, whose runner trains the seeds.
         candidate: What to train.
         seeds: How many seeds, from the run's own on.
-        val: Its value on the selection split, for the report.
+        val: What the search compared it by, for the report.
         together: Whether the seeds are tested together, too: it reads the test split once more.
         distil: Whether one more model is trained, which the seeds teach: it reads the test split once more.
 
@@ -142,7 +152,7 @@ def retrain_with_baselines(
         config: The run's configuration.
         candidate: What to train.
         seeds: How many seeds of each, from the run's own on.
-        val: The candidate's value on the selection split, for the report.
+        val: What the search compared the candidate by, for the report.
         together: Whether the candidate's seeds are tested together, too.
         distil: Whether one more model is trained, which the candidate's seeds teach.
 
@@ -184,14 +194,15 @@ def _retrain(
         wanted = [Wanted(name, each, seed, value) for name, each, value in (*named[1:], named[0]) for seed in numbers]
         stage = RetrainStage(bench, wanted)
         do_stages([stage], jobs=stage.left)
-        outcomes = [_outcome(bench, *each, numbers, stage.tests) for each in named]
+        report = _report(config)
+        outcomes = [_outcome(bench, *each, numbers, stage.tests, report) for each in named]
         if together or distil:
             extra = _together(bench, candidate, numbers) if together else {}
             extra |= _distilled(bench, candidate, numbers) if distil else {}
             outcomes[0] = replace(outcomes[0], together=extra)
         if compared:
             write_json(folder / "baselines.json", [asdict(outcome) for outcome in outcomes[1:]])
-        _hand_over(bench, candidate, outcomes[0])
+        _hand_over(bench, candidate, outcomes[0], None if report is None else report.pooled.get(candidate.key))
         test = bench.task.views["test"]
         keep_pictures(folder, test, bench.fingerprint(test), candidate.key)
         return outcomes
@@ -204,13 +215,20 @@ def _outcome(
     val: float | None,
     seeds: list[int],
     values: Mapping[tuple[str, int], float],
+    report: StudyReport | None,
 ) -> Outcome:
-    """What came of a candidate's seeds."""
+    """What came of a candidate's seeds, beside what the study says of it."""
     tests = [values[candidate.key, seed] for seed in seeds]
     std = float(np.std(tests, ddof=1)) if len(seeds) > 1 else 0.0
     design, settings, params = candidate.design.to_dict(), dict(candidate.settings), bench.cost(candidate.design)
-    metric = bench.objective.metric
-    return Outcome(name, design, settings, params, val, float(np.mean(tests)), std, tests, seeds, metric)
+    found = Outcome(
+        name, design, settings, params, val, float(np.mean(tests)), std, tests, seeds, bench.objective.metric
+    )
+    if report is None or val is None:
+        return found
+    row = report.of_candidate(candidate.key)
+    error = standard_error(found.metric, val, report.images) if row is None else report.error(row)
+    return replace(found, val_error=error, believed=isinstance(row, BelievedRow))
 
 
 def _together(bench: Workbench, candidate: Candidate, seeds: list[int]) -> dict[str, float]:
@@ -230,13 +248,13 @@ def _files(bench: Workbench, candidate: Candidate, seeds: list[int]) -> list[Pat
     return [bench.config.folder / adapter_name(candidate, seed) for seed in seeds]
 
 
-def _hand_over(bench: Workbench, candidate: Candidate, outcome: Outcome) -> None:
-    """Write `best/`."""
+def _hand_over(bench: Workbench, candidate: Candidate, outcome: Outcome, pooled: Pooled | None) -> None:
+    """Write `best/`; its card has the candidate's value over all folds, where finalists were compared on them."""
     config, folder = bench.config, bench.config.folder
     best, first = folder / "best", folder / adapter_name(candidate, outcome.seeds[0])
     write_text(best / "design.yaml", yaml.safe_dump(candidate.to_dict(), sort_keys=False))
     write_json(best / "metrics.json", asdict(outcome) | provenance(config))
-    pooled, times, metric = _pooled(config, candidate), readings(bench, candidate), bench.objective.metric
+    times, metric = readings(bench, candidate), bench.objective.metric
     classes, licence = bench.task.classes, licence_of(config.backbone.name)
     card = model_card(config, asdict(outcome), classes, metric, pooled=pooled, readings=times, licence=licence)
     write_text(best / "card.md", card)
@@ -262,9 +280,9 @@ def _check_study(bench: Workbench) -> None:
     check_identity(record, bench)
 
 
-def _pooled(config: RunConfig, candidate: Candidate) -> Pooled | None:
-    """The candidate's value over all folds, where finalists were compared on them."""
+def _report(config: RunConfig) -> StudyReport | None:
+    """What the study says; None without one, as a design of a file may be retrained without a search."""
     try:
-        return StudyRecord.read(config.folder, config.storage).evidence().pooled(candidate.key)
+        return StudyReport.of(StudyRecord.read(config.folder, config.storage))
     except StorageError:
-        return None  # a design of a file may be retrained without a search
+        return None

@@ -58,7 +58,7 @@ def study(
 
 def _compare(configs: Sequence[RunConfig], format: TableFormat) -> None:
     """What each run found, and the means."""
-    from petlas.search.reports.comparing import RunRow, columns, compared, summaries
+    from petlas.search.reports.comparing import RunRow, columns, compared, note, summaries
     from petlas.search.reports.page.run import RunView
     from petlas.search.reports.tables import drawn, show
 
@@ -69,7 +69,7 @@ def _compare(configs: Sequence[RunConfig], format: TableFormat) -> None:
     elif format is TableFormat.CSV:
         print_csv([row.to_dict() for row in rows])
     else:
-        show(drawn(columns(views), compared(views), f"{len(views)} runs"))
+        show(drawn(columns(views), compared(views), f"{len(views)} runs"), note(views))
 
 
 def _serve(config: RunConfig, port: int) -> None:

@@ -12,7 +12,7 @@ from petlas.petl.design import Design
 from petlas.search.config import RunConfig
 from petlas.search.objectives import Metric
 from petlas.search.reports.provenance import provenance
-from petlas.search.reports.text import error_text, shown, spread, unit
+from petlas.search.reports.text import error_text, points, shown, spread, unit
 from petlas.search.selection import Pooled
 
 _CARD = """\
@@ -69,21 +69,22 @@ def model_card(
 
     Args:
         config: The run's configuration.
-        outcome: Of the retraining, as plain data: design, settings, params, val, test_mean, test_std, seeds.
+        outcome: Of the retraining, as plain data: design, settings, params, val, val_error, believed, test_mean,
+            test_std, seeds.
         classes: Their names.
         metric: What val and test are values of.
         pooled: The value over all folds, where finalists were compared on them.
         readings: How often the test split was read for this run.
         licence: Of the backbone's weights, as timm names it; None where it is not known.
     """
-    seeds, settings = outcome["seeds"], outcome.get("settings") or {}
+    seeds, settings, believed = outcome["seeds"], outcome.get("settings") or {}, outcome.get("believed", False)
     test = spread(metric, outcome["test_mean"], outcome["test_std"], len(seeds)) + unit(metric).strip()
     facts = [
         ("backbone", f"`{config.backbone.name}` (frozen)"),
         ("tuned parameters, head excluded", f"{outcome['params']:,}"),
         (
-            f"{metric.name} on the selection split",
-            "not measured" if outcome["val"] is None else metric.format(outcome["val"]),
+            f"{metric.name} {'believed after the search' if believed else 'on the selection split'}",
+            _selected_by(outcome, metric),
         ),
     ]
     if pooled is not None:
@@ -101,12 +102,22 @@ def model_card(
         task=markdown(config.task.name),
         backbone=config.backbone.name,
         facts=_rows(facts),
-        selection="the validation split" if pooled is None else "folds of train and val",
+        selection="the validation split" if pooled is None and not believed else "folds of train and val",
         epochs=config.train.epochs,
         read="read once" if readings == 1 else f"read {readings} times for this run",
         design=yaml.safe_dump(design, sort_keys=False).rstrip(),
         made=_rows(_made_with(config, seeds)),
     )
+
+
+def _selected_by(outcome: Mapping[str, Any], metric: Metric) -> str:
+    """The value that it was selected by, and how sure that is."""
+    value, error = outcome["val"], outcome.get("val_error")
+    if value is None:
+        return "not measured"
+    sure = [] if error is None else [f"standard error {points(metric, error)}"]
+    sure += ["by all trainings on all folds together"] if outcome.get("believed") else []
+    return metric.format(value) + (f" ({', '.join(sure)})" if sure else "")
 
 
 def _front(config: RunConfig, outcome: Mapping[str, Any], metric: Metric, licence: str | None) -> str:

@@ -84,7 +84,7 @@ class RunRow:
             backbone=view.config.backbone.name,
             metric=metric,
             val=val,
-            error=None if best is None or val is None else view.error(best),
+            error=None if best is None or val is None else view.report.error(best),
             test=test,
             test_std=retrained.get("test_std", 0.0),
             seeds=len(retrained.get("seeds", ())),
@@ -122,6 +122,21 @@ def columns(views: Sequence[RunView]) -> tuple[str, ...]:
     """
     of = unit(views[0].metric) if len({view.metric for view in views}) == 1 else ""
     return ("run", "task", "backbone", f"val{of}#", "error#", f"test{of}#", "PPT#", "params#", "R#", "time#", "design")
+
+
+def note(views: Sequence[RunView]) -> str:
+    """What the columns of `compared` mean.
+
+    Args:
+        views: The runs.
+    """
+    told = (
+        "Errors are standard errors; a spread behind a value on test is the standard deviation over seeds. PPT weighs "
+        "that value by size: value * exp(-log10(parameters / 10^7 + 1)). R is the price of one whole training."
+    )
+    if any(view.by_belief for view in views):
+        told += " Of a search that measured on folds, val is what is believed by all trainings together."
+    return told
 
 
 def compared(views: Sequence[RunView]) -> list[tuple[str, ...]]:

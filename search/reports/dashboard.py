@@ -18,9 +18,10 @@ from optuna.trial import FrozenTrial
 from petlas.search.config import RunConfig
 from petlas.search.objectives import Metric
 from petlas.search.reports.readable import readable_studies
-from petlas.search.reports.text import USUAL, duration, standard_error
+from petlas.search.reports.study_report import StudyReport
+from petlas.search.reports.text import USUAL, candidate_text, duration, standard_error
 from petlas.search.run_folder import LOG, REPORT, RunError
-from petlas.search.study import SCORE, StudyRecord, candidate_of, value_of
+from petlas.search.study import SCORE, StudyRecord, value_of
 
 HOST = "127.0.0.1"
 """Where it can be reached: from this machine alone."""
@@ -105,10 +106,12 @@ def _note_of(trial: FrozenTrial, about: Mapping[str, Any]) -> str:
 
 
 def _note(config: RunConfig, record: StudyRecord) -> str:
-    best = record.best()
-    found = "No best trial yet."
-    if best is not None:
-        found = f"Best: trial {best.number}, {best.user_attrs['params']:,} parameters, {candidate_of(best)}."
+    report, found = StudyReport.of(record), "No best trial yet."
+    if (best := report.best) is not None:
+        text = candidate_text(best.design, best.settings)
+        found = f"Best: trial {best.number} with {report.worth(best)}, {best.params:,} parameters, {text}."
+    if report.believed is not None:
+        found += " What Optuna calls the best trial is the best of single trainings, each measured on one fold alone."
     return (
         f"# {config.name}\n\n{found}\n\nThe study as it was when the dashboard began. `lora@03` is the size of "
         "that method at block 3, 0 where it is absent; the attribute `number` is a trial's number in `petlas study`. "

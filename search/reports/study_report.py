@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from petlas.search.objectives import Metric
-from petlas.search.reports.text import USUAL, candidate_text
-from petlas.search.selection import Agreement, Pooled
-from petlas.search.study import SCORE, StudyRecord, TrialRow, row_of
+from petlas.search.reports.text import USUAL, candidate_text, error_text, points, standard_error
+from petlas.search.selection import Agreement, Beliefs, Pooled
+from petlas.search.study import SCORE, BelievedRow, TrialRow, row_of
+from petlas.search.study.reading import StudyReader
 
 _ONLY_WHERE_KNOWN = ("fold", "device")
 _SCORES = 20
@@ -23,13 +25,14 @@ class StudyReport:
 
     Args:
         trials: All, by number.
-        best: The trial of the chosen candidate; None while none came to its end.
-        pareto: The front of the metric and parameters, by parameters.
+        best: The trial of the chosen candidate, with the value that it is compared by; None while none came to its end.
+        pareto: The front of the metric and parameters, by parameters, in the same way.
         metric: What `val` is a value of.
         images: How many images `val` was measured on; None where that is not known.
         agreement: How well scores of a supernet rank candidates, where that was checked.
         pooled: By a candidate's key, its value over all folds, where finalists were compared on them.
         left_out: How many scores are not among the trials.
+        believed: What candidates are compared by where each was measured on some folds alone; None where on one split.
     """
 
     trials: list[TrialRow]
@@ -40,13 +43,14 @@ class StudyReport:
     agreement: Agreement | None = None
     pooled: Mapping[str, Pooled] = field(default_factory=dict)
     left_out: int = 0
+    believed: Beliefs | None = None
 
     @classmethod
-    def of(cls, record: StudyRecord) -> StudyReport:
+    def of(cls, record: StudyReader) -> StudyReport:
         """The report of a study."""
         best, about, evidence = record.best(), record.about, record.evidence()
         pooled = {key: evidence.pooled(key) for key in evidence.measured}
-        return cls(
+        found = cls(
             trials=[row_of(trial) for trial in record.trials()],
             best=row_of(best) if best else None,
             pareto=[row_of(trial) for trial in record.pareto()],
@@ -54,7 +58,84 @@ class StudyReport:
             images=about.get("images", {}).get("val"),
             agreement=record.agreement(),
             pooled={key: found for key, found in pooled.items() if found is not None},
+            believed=record.believed,
         )
+        if found.believed is None:
+            return found
+        return replace(found, best=found.compared(found.best) if found.best else None, pareto=found._believed_front())
+
+    # By what candidates are compared
+
+    def compared(self, row: TrialRow) -> TrialRow:
+        """A trial with the value that its candidate is compared by: what is believed of it, where that is so.
+
+        Args:
+            row: The trial.
+        """
+        if self.believed is None or row.key not in self.believed.keys:
+            return row
+        value, error = self.believed.of(row.key)
+        known = {each.name: getattr(row, each.name) for each in fields(TrialRow)}
+        return BelievedRow(**known | {"val": value, "fold": None}, val_error=error)
+
+    def error(self, row: TrialRow) -> float | None:
+        """The standard error of the value that a candidate is compared by; None where it is not known.
+
+        Args:
+            row: A trial of the candidate.
+        """
+        if self.believed is not None:
+            return self.believed.of(row.key)[1] if row.key in self.believed.keys else None
+        return None if row.val is None else standard_error(self.metric, row.val, self.images)
+
+    def of_candidate(self, key: str) -> TrialRow | None:
+        """The row of a candidate that can be compared; None for any other.
+
+        Args:
+            key: The candidate's.
+        """
+        return next((row for row in self.candidates if row.key == key), None)
+
+    def worth(self, row: TrialRow) -> str:
+        """What a candidate is compared by, in words: what it is, how much, and how sure that is.
+
+        Args:
+            row: One of `best` and `pareto`, which has a value.
+        """
+        assert row.val is not None
+        value, error = self.metric.format(row.val), self.error(row)
+        if isinstance(row, BelievedRow):
+            sure = f"standard error {points(self.metric, row.val_error)}, by all trainings on all folds together"
+            return f"a believed {value} on images not learned from ({sure})"
+        told = f"{value} on val{error_text(error, self.images)}"
+        if (pooled := self.pooled.get(row.key)) is not None:
+            told += f", {self.metric.format(pooled.value)} over all folds{error_text(pooled.error, pooled.images)}"
+        return told
+
+    @cached_property
+    def candidates(self) -> list[TrialRow]:
+        """Each candidate that can be compared, by its first whole training on train, the best first.
+
+        Where candidates are compared by belief, each that something is believed of, by its longest training.
+        """
+        sign = -1 if self.metric.maximize else 1
+        if self.believed is None:
+            rows = {row.key: row for row in reversed(self.trials) if _is_whole(row)}
+        else:
+            known = [row for row in self.trials if row.key in self.believed.keys and row.val is not None]
+            longest = sorted(known, key=lambda row: (row.epochs, -row.number))
+            rows = {row.key: self.compared(row) for row in longest}
+        return sorted(rows.values(), key=lambda row: (sign * (row.val or 0.0), row.params, row.number))
+
+    def _believed_front(self) -> list[TrialRow]:
+        front: list[TrialRow] = []
+        sign = 1 if self.metric.maximize else -1
+        for row in sorted(self.candidates, key=lambda row: (row.params, -sign * (row.val or 0.0))):
+            if not front or sign * (row.val or 0.0) > sign * (front[-1].val or 0.0):
+                front.append(row)
+        return front
+
+    # As data
 
     def to_dict(self) -> dict[str, Any]:
         """What `petlas study --format json` prints; `ranking` and `folds` only where there are any."""
@@ -110,6 +191,10 @@ class StudyReport:
         error = None if math.isnan(found.error) else found.error
         kept = {"key": key, "design": row.design, "settings": row.settings, "params": row.params}
         return kept | {"value": found.value, "error": error, "images": found.images}
+
+
+def _is_whole(row: TrialRow) -> bool:
+    return row.state == "COMPLETE" and row.stage != SCORE and row.fold is None and row.val is not None
 
 
 def row_dict(row: TrialRow) -> dict[str, Any]:

@@ -115,23 +115,26 @@ _STEP_UNITS = {"flops": (1e9, "GFLOPs for an image"), "latency_ms": (1, "ms"), "
 
 
 def outcome_table(outcomes: Sequence[Mapping[str, Any]], metric: Metric = USUAL) -> Table:
-    """Retrained designs: their values on val and test, and parameters.
+    """Retrained designs: what the search compared them by, their values on test, and parameters.
 
     Args:
         outcomes: As plain data.
         metric: What was measured.
     """
+    believed = any(outcome.get("believed") for outcome in outcomes)
     rows = [
         (
             outcome["name"],
             measured(metric, outcome["val"]),
+            *([measured(metric, outcome["val_error"])] if believed else []),
             spread(metric, outcome["test_mean"], outcome["test_std"], len(outcome["seeds"])),
             f"{outcome['params']:,}",
             candidate_text(outcome["design"], outcome.get("settings", {})),
         )
         for outcome in outcomes
     ]
-    return drawn(("", f"val{unit(metric)}#", f"test{unit(metric)}#", "params#", "design"), rows)
+    searched = [f"believed{unit(metric)}#", "error#"] if believed else [f"val{unit(metric)}#"]
+    return drawn(("", *searched, f"test{unit(metric)}#", "params#", "design"), rows)
 
 
 def methods_tables(rows: Sequence[Mapping[str, Any]], backbone: str) -> list[RenderableType]:

@@ -85,6 +85,16 @@ def standard_error(metric: Metric, value: float, images: int | None) -> float | 
     return math.sqrt(value * (1 - value) / images)
 
 
+def points(metric: Metric, error: float) -> str:
+    """A difference or a standard error of values with its unit.
+
+    Args:
+        metric: What was measured.
+        error: As the values are.
+    """
+    return f"{100 * error:.1f} points" if metric.percent else f"{error:.2g}"
+
+
 def error_text(error: float | None, images: int | None) -> str:
     """A standard error in words, with a blank before it; nothing where there is none.
 

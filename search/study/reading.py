@@ -211,6 +211,12 @@ class StudyReader:
         """
         return believe(self.evidence(counts), self._known())
 
+    @property
+    def believed(self) -> Beliefs | None:
+        """What candidates are compared by where each was measured on some folds alone; None where on one split."""
+        evidence = self.evidence()
+        return believe(evidence, self._known()) if evidence.partly and not evidence.values else None
+
     def best(self) -> FrozenTrial | None:
         """The trial of the candidate that selection chooses, at all epochs on train and val; None if none ended."""
         whole, evidence = self._whole(), self.evidence()

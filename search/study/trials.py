@@ -119,6 +119,21 @@ class TrialRow:
     device: str | None
 
 
+@dataclass(frozen=True)
+class BelievedRow(TrialRow):
+    """A candidate of which no training alone says what it is worth: `val` is what is believed of it.
+
+    The rest is of its longest training, but for the fold: `val` is of all of them.
+
+    Args:
+        val_error: The standard error of `val`.
+        believed: So that it says what it is where it is printed.
+    """
+
+    val_error: float
+    believed: bool = True
+
+
 def entry_of(trial: FrozenTrial) -> Entry:
     """What a trial tries."""
     return Entry.of_attributes(trial.user_attrs)

@@ -165,6 +165,21 @@ def training(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return fake
 
 
+@pytest.fixture(scope="module")
+def module_training() -> Iterator[Training]:
+    """`training` for searches that several tests of a module look at; only designs with a fold are not in earnest."""
+    fake = Training()
+
+    def training(bench: "Workbench", proposal: Any) -> Any:
+        if proposal.entry is None or proposal.entry.fidelity.fold is None:
+            return open_work(bench, proposal)
+        return fake(bench, proposal)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("petlas.search.runners.inline.open_work", training)
+        yield fake
+
+
 class Result:
     """What a command gave back."""
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from petlas.search.api import study
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
 from petlas.search.live import State, _Watch, line, table, watched
 from petlas.search.plan import search_costs
+from petlas.search.study import BelievedRow
 from petlas.search.workbench import Workbench
 
 Make = Callable[..., RunConfig]
@@ -91,6 +93,22 @@ def test_without_a_terminal_a_long_epoch_is_told_in_lines(
     wanted = r": 1 done; 1 running \(#1 1/2\); best 50\.0 .*; 1\.5 R used, ~0\.5 left"
     assert any(re.search(wanted, each) for each in told), told
     assert "still at search" in caplog.text
+
+
+def test_of_a_search_on_folds_the_best_is_what_is_believed(
+    make: Make, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The highest of many values on single folds would be the luckiest."""
+    monkeypatch.setattr("petlas.search.live._READS_EVERY", 0.0)
+    seen: list[str] = []
+    monkeypatch.setattr(_Watch, "_look", lambda self: (self._update(), seen.append(self.state.best)))
+    training.curve = lambda design, epoch: 0.5 + epoch / 100 + (len(design.key) + sum(map(ord, design.key))) % 50 / 200
+    config = make(strategy="auto", search={"cost": 2}, train={"epochs": 3, "batch_size": 200})
+    search(config)
+    best = study(config).best
+    assert isinstance(best, BelievedRow)
+    assert seen[0] == "-"
+    assert seen[-1] == f"{100 * (best.val or 0):.1f} ± {100 * best.val_error:.1f} % believed"
 
 
 def test_a_supernet_counts_among_what_is_used_and_left(

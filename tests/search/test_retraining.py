@@ -308,6 +308,19 @@ def test_a_trial_is_chosen_by_its_number_even_if_it_was_stopped_early(config: Ru
         choose(config, trial=99)
 
 
+def test_of_a_search_on_folds_a_candidate_goes_with_what_is_believed_of_it(config: RunConfig, lora: Lora) -> None:
+    record = StudyRecord.create(config.folder)
+    for rank, value in ((1, 0.95), (2, 0.6)):
+        entry = Entry(Candidate(lora(b0=rank)), Fidelity(config.train.epochs, 0, 0, 5), "halving", 10)
+        record.finish(record.begin(entry, {}, {}, {}), Ending(1, value, 1.0, more={"images": 40}))
+    believed = record.beliefs().of(lora(b0=1).key)
+    assert choose(config) == choose(config, trial=0) == (Candidate(lora(b0=1)), believed[0])
+    assert believed[0] < 0.95
+    outcome = retrain(config, *choose(config)[:1], seeds=1, val=believed[0])
+    assert (outcome.val, outcome.val_error, outcome.believed) == (*believed, True)
+    assert "accuracy believed after the search" in (config.folder / "best" / "card.md").read_text()
+
+
 def test_a_study_without_a_finished_trial_has_nothing_to_retrain(config: RunConfig, lora: Lora) -> None:
     add(config, lora(b0=1), None)
     with pytest.raises(RunError, match="needs a finished trial"):

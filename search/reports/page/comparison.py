@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from petlas.search.reports.comparing import columns, compared
+from petlas.search.reports.comparing import columns, compared, note
 from petlas.search.reports.page.contest import (
     FOUND,
     RETRAINED,
@@ -38,13 +38,7 @@ def _values(views: Sequence[RunView]) -> str:
     """A table of what each run found; means where all have the same metric."""
     same = len({view.metric for view in views}) == 1
     told = "" if same else paragraph("The runs have different metrics, so there is no mean of their values.")
-    note = (
-        "Errors are standard errors; a spread behind a value on test is the standard deviation over seeds. PPT weighs "
-        "that value by size: value * exp(-log10(parameters / 10^7 + 1)). R is the price of one whole training."
-    )
-    if any(view.by_belief for view in views):
-        note += " Of a search that measured on folds, val is what is believed by all trainings together."
-    return told + table(columns(views), compared(views)) + paragraph(note)
+    return told + table(columns(views), compared(views)) + paragraph(note(views))
 
 
 # Who won

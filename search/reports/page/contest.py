@@ -108,15 +108,17 @@ def _order(run: RunView, one: Contender) -> tuple[float, int]:
 
 
 def _of_row(run: RunView, kind: str, row: TrialRow) -> Contender:
-    val = None if row.val is None else Measured(row.val, run.error(row))
+    val = None if row.val is None else Measured(row.val, run.report.error(row))
     key = key_of({"design": row.design, "settings": row.settings})
     return Contender(kind, key, row.design, row.settings, row.params, val, tested(run, key))
 
 
 def _of_outcome(run: RunView, kind: str, outcome: Mapping[str, Any]) -> Contender:
-    key, val = key_of(outcome), outcome.get("val")
+    key, own = key_of(outcome), (outcome["design"], outcome.get("settings") or {})
+    if (row := run.report.of_candidate(key)) is not None:
+        return _of_row(run, kind, row)
+    val = None if run.report.believed is not None else outcome.get("val")  # of a training that was not whole
     measured = None if val is None else Measured(val, standard_error(run.metric, val, run.report.images))
-    own = outcome["design"], outcome.get("settings") or {}
     return Contender(kind, key, *own, outcome.get("params", 0), measured, tested(run, key))
 
 
@@ -168,10 +170,9 @@ def error_on_val(run: RunView, one: Contender, other: Contender) -> float | None
         one: A design.
         other: Another one.
     """
-    if run.by_belief and run.believed is not None:
-        keys = run.believed.keys
-        known = one.key in keys and other.key in keys
-        return run.believed.error_of_difference(one.key, other.key) if known else None
+    if (believed := run.report.believed) is not None:
+        known = one.key in believed.keys and other.key in believed.keys
+        return believed.error_of_difference(one.key, other.key) if known else None
     errors = [each.val.error for each in (one, other) if each.val and each.val.error is not None]
     return math.hypot(*errors) if len(errors) == 2 else None
 

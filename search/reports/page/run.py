@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,10 @@ from petlas.search.config import RunConfig
 from petlas.search.objectives import Metric
 from petlas.search.predictions import Predictions, read_pictures, read_predictions
 from petlas.search.reports.study_report import StudyReport
-from petlas.search.reports.text import standard_error
 from petlas.search.run_folder import LOG, SENSITIVITY_FILES
-from petlas.search.selection import Beliefs
 from petlas.search.study import (
     BASELINE,
     PORTFOLIO,
-    SCORE,
     Step,
     StudyRecord,
     TrialRow,
@@ -47,8 +44,6 @@ class RunView:
         retrained: `best/metrics.json`, where it was retrained.
         baselines: `baselines.json`, where baselines were.
         sensitivity: `sensitivity.json`, where it was measured.
-        believed: What is believed of candidates that were measured unevenly, each on some folds; None where all were
-            measured on val.
         predictions: What retrained designs said of the test images.
         pictures: Small pictures of test images by their numbers, as JPEG files.
         course: What a search by `auto` believed behind each rung.
@@ -63,7 +58,6 @@ class RunView:
     retrained: dict[str, Any] | None = None
     baselines: list[dict[str, Any]] = field(default_factory=list)
     sensitivity: dict[str, Any] | None = None
-    believed: Beliefs | None = None
     predictions: list[Predictions] = field(default_factory=list)
     pictures: Mapping[int, bytes] = field(default_factory=dict)
     course: list[Step] = field(default_factory=list)
@@ -88,7 +82,6 @@ class RunView:
             retrained=retrained,
             baselines=_read(folder / "baselines.json") or [],
             sensitivity=_read(folder / SENSITIVITY_FILES[0]),
-            believed=None if record.evidence().values else record.beliefs(),
             predictions=predictions,
             pictures=read_pictures(folder, test),
             course=course(record),
@@ -113,53 +106,17 @@ class RunView:
     @property
     def by_belief(self) -> bool:
         """Whether candidates are compared by what is believed of them, as no view measured all of them."""
-        return self.believed is not None and bool(self.believed.keys)
+        return self.report.believed is not None
 
-    @cached_property
+    @property
     def best(self) -> TrialRow | None:
         """The trial of the chosen candidate, with the value that it is compared by; None while none came to its end."""
-        return None if self.report.best is None else self._compared(self.report.best)
+        return self.report.best
 
-    def _compared(self, row: TrialRow) -> TrialRow:
-        if not self.by_belief or self.believed is None or row.key not in self.believed.keys:
-            return row
-        return replace(row, val=self.believed.of(row.key)[0])
-
-    def error(self, row: TrialRow) -> float | None:
-        """The standard error of the value that a candidate is compared by; None where it is not known.
-
-        Args:
-            row: A trial of the candidate.
-        """
-        if self.by_belief and self.believed is not None:
-            return self.believed.of(row.key)[1] if row.key in self.believed.keys else None
-        return None if row.val is None else standard_error(self.metric, row.val, self.report.images)
-
-    @cached_property
+    @property
     def whole(self) -> list[TrialRow]:
-        """The first trial of each candidate that was trained to its end on train, the best first.
-
-        Where candidates are compared by belief, of each that something is believed of, with what is.
-        """
-        sign = -1 if self.metric.maximize else 1
-        rows = {row.key: self._compared(row) for row in reversed(self.report.trials) if self._counts(row)}
-        return sorted(rows.values(), key=lambda row: (sign * (row.val or 0.0), row.params, row.number))
-
-    def _counts(self, row: TrialRow) -> bool:
-        if self.by_belief and self.believed is not None:
-            return row.key in self.believed.keys
-        return row.state == "COMPLETE" and row.stage != SCORE and row.fold is None and row.val is not None
-
-    @cached_property
-    def front(self) -> list[TrialRow]:
-        """The candidates that no other beats in value and parameters, by parameters."""
-        if not self.by_belief:
-            return self.report.pareto
-        sign, found = 1 if self.metric.maximize else -1, list[TrialRow]()
-        for row in sorted(self.whole, key=lambda row: (row.params, -sign * (row.val or 0.0))):
-            if not found or sign * (row.val or 0.0) > sign * (found[-1].val or 0.0):
-                found.append(row)
-        return found
+        """The candidates that can be compared, the best first."""
+        return self.report.candidates
 
     @cached_property
     def leaders(self) -> list[TrialRow]:

@@ -19,7 +19,8 @@ padding:0 1.5rem}
 h1{font-size:1.7rem}h2{font-size:1.25rem;margin:2.4rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.3rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .8rem .25rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
-.number{text-align:right}figure{margin:1rem 0}figcaption{color:var(--soft);font-size:.85rem}
+.number{text-align:right}td.number{white-space:nowrap}figure{margin:1rem 0}
+figcaption{color:var(--soft);font-size:.85rem}
 .heat{border-collapse:separate;border-spacing:2px}.heat td,.heat th{border:0;padding:.15rem .35rem;text-align:center;
 vertical-align:middle;min-width:1.4rem}
 .heat th{font-weight:400;color:var(--soft)}.heat tbody th{text-align:left;white-space:nowrap;padding-right:.8rem}
@@ -31,7 +32,9 @@ transform:rotate(180deg)}
 h3{font-size:1rem;margin:1.4rem 0 .3rem}
 pre{background:var(--mark);padding:.8rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem}
 summary{font-size:1.25rem;font-weight:600;cursor:pointer;margin:1rem 0}.lead{font-size:1.15rem}
-@media print{body{max-width:none;margin:0}section{break-inside:auto}figure,tr{break-inside:avoid}.modebar{display:none}}
+@media print{body{max-width:none;margin:0}section{break-inside:auto}figure,tr{break-inside:avoid}.modebar{display:none}
+h1,h2,h3,summary{break-after:avoid}.wide{overflow:visible}table{font-size:.75rem}td,th{padding-right:.5rem}
+td:not(.number){overflow-wrap:anywhere}td:first-child{min-width:4.5rem}}
 """
 
 _SCRIPT = """
@@ -41,7 +44,7 @@ _SCRIPT = """
   const template = night => {
     const ink = night ? '#e3e7eb' : '#1c2126', line = night ? '#39424c' : '#d9dee3';
     const axis = {gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true,
-      title: {standoff: 14}};
+      ticks: 'outside', ticklen: 6, tickcolor: 'rgba(0,0,0,0)', title: {standoff: 12}};
     return {layout: {colorway: colours, font: {color: ink, family: 'system-ui, sans-serif', size: 13}, xaxis: axis,
       yaxis: axis, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', margin: {l: 60, r: 20, t: 20, b: 50},
       hoverlabel: {align: 'left'},
@@ -49,7 +52,7 @@ _SCRIPT = """
       legend: {orientation: 'h', y: 1.02, yanchor: 'bottom'}}};
   };
   const draw = (night, width) => document.querySelectorAll('.plot').forEach(plot => {
-    if (!plot.offsetParent && !plot.data) return;
+    if (plot.closest('details:not([open])') && !plot.data) return;  // when it is opened
     const spec = JSON.parse(plot.nextElementSibling.textContent);
     const layout = {...spec.layout, template: template(night), ...(width ? {width} : {})};
     Plotly.react(plot, spec.data, layout, {responsive: !width, displaylogo: false});

@@ -28,4 +28,5 @@ def section(report: StudyReport) -> Iterator[RenderableType]:
     yield drawn(columns, [cells(row) for row in report.trials])
     if report.left_out:
         yield f"{report.left_out:,} further scores, none of them better: petlas study RUN --format csv lists all trials"
-    yield f"* on the Pareto front of {report.metric.name} and parameters"
+    by = "" if report.believed is None else ", by what is believed of each candidate, at its longest training"
+    yield f"* on the Pareto front of {report.metric.name} and parameters{by}"

@@ -40,6 +40,16 @@ def test_one_seed_has_no_spread_and_a_design_file_no_selection_accuracy(make: Ca
     assert "±" not in card
 
 
+def test_what_is_believed_is_stated_as_such(make: Callable[..., RunConfig]) -> None:
+    card = model_card(make(), OUTCOME | {"val_error": 0.0112, "believed": True}, ["cat"], ACCURACY)
+    sure = "standard error 1.1 points, by all trainings on all folds together"
+    assert f"| accuracy believed after the search | 87.5% ({sure}) |" in card
+    assert "selected on folds of train and val" in card
+    assert "87.5% (standard error 1.1 points) |" in model_card(
+        make(), OUTCOME | {"val_error": 0.0112}, ["cat"], ACCURACY
+    )
+
+
 def test_of_many_classes_the_first_are_named(make: Callable[..., RunConfig]) -> None:
     card = model_card(make(), OUTCOME, [f"class{i}" for i in range(100)], ACCURACY)
     assert "class19, ... (100 in all)" in card

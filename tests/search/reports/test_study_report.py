@@ -10,7 +10,18 @@ from petlas.petl.design import Design
 from petlas.search.objectives import Metric
 from petlas.search.reports.study_report import StudyReport, row_dict
 from petlas.search.selection import Pooled
-from petlas.search.study import FOLDS, RANKING, SCORE, SEARCH, Ending, Entry, StudyRecord, TrialRow
+from petlas.search.study import (
+    FOLDS,
+    HALVING,
+    RANKING,
+    SCORE,
+    SEARCH,
+    BelievedRow,
+    Ending,
+    Entry,
+    StudyRecord,
+    TrialRow,
+)
 from petlas.search.training import Fidelity
 from petlas.spaces import Candidate
 
@@ -100,3 +111,39 @@ def test_of_a_metric_that_is_to_be_small_the_smallest_comes_first(row: Callable[
     pooled = {"0": Pooled(2.0, math.nan, 100), "1": Pooled(1.0, math.nan, 100)}
     report = StudyReport(rows, rows[1], [], Metric("loss", maximize=False), pooled=pooled)
     assert report.by_pooled == ["1", "0"]
+
+
+def test_where_candidates_were_measured_on_some_folds_they_are_told_by_what_is_believed(
+    add: Callable[..., StudyRecord],
+) -> None:
+    """A value on one fold is of a few images, and the best of several is the luckiest."""
+    for rank, value in ((1, 0.95), (2, 0.7), (3, 0.6)):
+        record = add(rank, value, HALVING, 0)
+    add(1, 0.75, HALVING, 1)
+    report, beliefs = StudyReport.of(record), record.beliefs()
+    best = report.best
+    assert isinstance(best, BelievedRow)
+    assert (best.val, best.val_error) == beliefs.of(best.key)
+    assert 0.7 < beliefs.of(best.key)[0] < 0.9
+    data = report.to_dict()
+    believed = {"val": best.val, "val_error": best.val_error, "believed": True}
+    assert set(data["best"]) == ROW | {"device"} | set(believed)
+    assert believed.items() <= data["best"].items()
+    assert data["pareto"][0] == data["best"]  # it is the smallest, too
+    assert [row["val"] for row in data["trials"]] == [0.95, 0.7, 0.6, 0.75]  # trials are what was measured
+    told = report.worth(best)
+    assert told.startswith(
+        f"a believed {100 * beliefs.of(best.key)[0]:.1f}% on images not learned from (standard error"
+    )
+    assert [row.val for row in report.candidates] == sorted(beliefs.mean.tolist(), reverse=True)
+    whole = report.of_candidate(best.key)
+    assert whole == best
+    assert report.of_candidate("none") is None
+
+
+def test_a_value_on_val_is_told_with_the_error_of_its_images(row: Callable[..., TrialRow]) -> None:
+    best = row(0, "COMPLETE", 0.9)
+    report = StudyReport([best], best, [best], images=200)
+    assert report.worth(best) == "90.0% on val (standard error 2.1 points on 200 images)"
+    assert report.error(best) == pytest.approx(math.sqrt(0.9 * 0.1 / 200))
+    assert report.compared(best) is best

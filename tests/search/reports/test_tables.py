@@ -42,6 +42,10 @@ def test_outcomes_have_a_spread_where_there_are_several_seeds(printed: Printed) 
     head, line = printed(outcome_table([tuned], Metric("loss", percent=False)))
     assert line.split() == ["found", "-", "0.5", "9", "lora", "-,4", "|", "lr", "0.003"]
     assert "%" not in head
+    sure = one | {"val": 0.861, "val_error": 0.012, "believed": True}
+    head, line, known = printed(outcome_table([sure, one | {"val_error": None}]))
+    assert head.split()[:5] == ["believed", "%", "error", "test", "%"]
+    assert (line.split()[1:4], known.split()[1:4]) == (["86.1", "1.2", "50.0"], ["-", "-", "50.0"])
 
 
 def test_sensitivities_are_shares_of_all(printed: Printed) -> None:

@@ -58,7 +58,11 @@ def section(run: RunView) -> str:
         "text": [f"{one.having} of {len(trials)} trials have it" for one in surest],
         "hovertemplate": "%{x:+.2f} ± %{error_x.array:.2f}<br>%{text}<extra></extra>",
     }
-    count = f"{len(found)} features" if len(found) <= _SHOWN else f"the surest {len(surest)} of {len(found)} features"
+    count = (
+        f"{len(found)} feature{'' if len(found) == 1 else 's'}"
+        if len(found) <= _SHOWN
+        else f"the surest {len(surest)} of {len(found)} features"
+    )
     return figure(
         f"By how many {unit} the trials that have a method, a place or a setting were better than those that have not: "
         f"{count} over {len(trials):,} {told}. A line is one standard error to either side. Of many features about one "

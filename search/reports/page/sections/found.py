@@ -16,7 +16,7 @@ from petlas.search.reports.page.contest import (
 )
 from petlas.search.reports.page.html import figure, paragraph, table, tag, text
 from petlas.search.reports.page.run import RunView
-from petlas.search.reports.text import candidate_text, chosen_text, error_text, measured, percent, shorten, unit
+from petlas.search.reports.text import candidate_text, chosen_text, measured, percent, points, shorten, unit
 
 _SHOWN = 14
 _LETTERS = 40
@@ -33,20 +33,11 @@ def section(run: RunView) -> str:
 
 
 def _chosen(run: RunView) -> str:
-    best, metric = run.best, run.metric
-    assert best is not None and best.val is not None
+    best = run.best
+    assert best is not None
     what = f"{chosen_text(best.design, best.settings)}, {best.params:,} parameters"
     begun = f"For {run.config.task.name} on {run.config.backbone.name} the search chose {what}"
-    if run.by_belief:
-        error = run.error(best)
-        sure = "" if error is None else f" (standard error {_points(run, error)})"
-        told = f"{begun}, of which it believes {metric.format(best.val)} on images not learned from{sure}"
-        return f"{told}, by all trainings on all folds together."
-    images = run.report.images
-    told = f"{metric.format(best.val)} on val{error_text(run.error(best), images)}"
-    if (pooled := run.report.pooled.get(best.key)) is not None:
-        told += f", {metric.format(pooled.value)} over all folds{error_text(pooled.error, pooled.images)}"
-    return f"{begun}, with {told}."
+    return f"{begun}, with {run.report.worth(best)}."
 
 
 def _against(run: RunView, found: list[Contender]) -> str:
@@ -62,7 +53,7 @@ def _against(run: RunView, found: list[Contender]) -> str:
         told = _difference(run, first, mine.val, first.val, error_on_val(run, mine, first))
         return f"It was not tested yet; {told} {where}."
     seeds = f"{mine.test.seeds} seed{'s' if mine.test.seeds > 1 else ''}"
-    error = "" if mine.test.error is None else f" (standard error {_points(run, mine.test.error)})"
+    error = "" if mine.test.error is None else f" (standard error {points(run.metric, mine.test.error)})"
     spread = f" ± {measured(run.metric, mine.test.std)}" if mine.test.seeds > 1 else ""
     told = f"Retrained on train+val with {seeds} it has {run.metric.format(mine.test.value)}{spread} on test{error}"
     first = _first(run, [(one, one.test) for one in known])
@@ -82,13 +73,9 @@ def _difference(run: RunView, other: Contender, mine: Measured, its: Measured, e
     sure = ", and how sure that is is not known"
     if error is not None:
         more = "more" if abs(by) > 2 * error else "no more"
-        sure = f", which is {more} than two standard errors ({_points(run, 2 * error)})"
-    points = f"{100 * by:+.1f} points" if run.metric.percent else f"{by:+.4g}"
-    return f"against the best known design, {other.name}, that is {points}{sure}"
-
-
-def _points(run: RunView, error: float) -> str:
-    return f"{100 * error:.1f} points" if run.metric.percent else f"{error:.2g}"
+        sure = f", which is {more} than two standard errors ({points(run.metric, 2 * error)})"
+    gap = f"{100 * by:+.1f} points" if run.metric.percent else f"{by:+.4g}"
+    return f"against the best known design, {other.name}, that is {gap}{sure}"
 
 
 def _drawn(run: RunView, found: list[Contender]) -> str:
@@ -102,8 +89,8 @@ def _drawn(run: RunView, found: list[Contender]) -> str:
     of = "what is believed of each after a whole training, by all trainings together" if run.by_belief else "on val"
     tested = ", and on test, where that was read" if any(one.test for one in found) else "; test was not read yet"
     return figure(
-        f"{run.metric.name} of what was found and of known designs at the same budget, {of}{tested}. A line is one "
-        "standard error to either side: what lies within two of each other cannot be told apart.",
+        f"What was found and known designs at the same budget: {run.metric.name}, {of}{tested}. A line is one standard "
+        "error to either side: what lies within two of each other cannot be told apart.",
         [trace for trace in data if trace["x"]],
         height=110 + 30 * len(found),
         xaxis={"title": {"text": text(run.metric.name)}, "tickformat": ".0%" if run.metric.percent else ""},

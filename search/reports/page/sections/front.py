@@ -32,7 +32,7 @@ def section(run: RunView) -> str:
     return figure(
         f"{told}, with {of}. On the line, no other has both fewer parameters and a better value: where it is flat, "
         "fewer parameters do as well.",
-        [trace(run.whole, "designs", "markers", 7), trace(run.front, "front", "lines+markers", 9)],
+        [trace(run.whole, "designs", "markers", 7), trace(run.report.pareto, "front", "lines+markers", 9)],
         xaxis={"title": {"text": "trainable parameters, head excluded"}, "rangemode": "tozero"},
         yaxis={"title": {"text": text(run.metric.name)}, "tickformat": ".1%" if run.metric.percent else ""},
     )

@@ -36,7 +36,7 @@ def section(run: RunView) -> str:
         "The last value of every trial, in the order in which they began, by the stage that tried it. Stopped early: "
         "it was behind others after the same epochs.",
         [_scatter(kind, found) for kind, found in points.items()],
-        xaxis={"title": {"text": "trial"}, "rangemode": "tozero"},
+        xaxis={"title": {"text": "trial"}, "rangemode": "tozero"} | ({"dtick": 1} if len(run.trials) <= 20 else {}),
         yaxis=value,
     )
     if not trained:

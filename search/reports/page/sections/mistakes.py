@@ -43,10 +43,10 @@ def section(run: RunView) -> str:
 def _told(own: Sequence[Predictions]) -> str:
     images, wrong = len(own[0].images), float(np.mean([one.wrong.sum() for one in own]))
     seeds = f", which were read once for each of {len(own)} seeds," if len(own) > 1 else ""
-    mean = " in the mean" if len(own) > 1 else ""
+    mean = " on average" if len(own) > 1 else ""
     several = "" if own[0].targets.ndim == 1 else " (one of its classes missing, or one too many)"
     return paragraph(
-        f"Of the {images:,} test images{seeds} the retrained design is wrong of {wrong:,.4g}{mean}{several}: "
+        f"Of the {images:,} test images{seeds} the retrained design is wrong about {wrong:,.4g}{mean}{several}: "
         f"{percent(wrong / images)} %."
     )
 
@@ -78,7 +78,7 @@ def _matrix(own: Sequence[Predictions]) -> str:
         names,
         [[cell(row, column) for column in range(len(names))] for row in range(len(names))],
         corner="is \\ taken for",
-        upright=True,
+        upright=max(map(len, names)) > 3,
     )
 
 

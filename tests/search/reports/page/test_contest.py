@@ -28,7 +28,7 @@ def run(**more: Any) -> Any:
     """A run without trials, whose designs were retrained."""
     usual = {"best": None, "retrained": None, "retrained_key": None, "known": [], "baselines": [], "predictions": [],
              "metric": Metric("accuracy", paired=True), "keys_of": lambda stage: set(),
-             "report": SimpleNamespace(images=None)}  # fmt: skip
+             "report": SimpleNamespace(images=None, believed=None, of_candidate=lambda key: None)}  # fmt: skip
     return SimpleNamespace(**usual | more)
 
 

@@ -23,3 +23,11 @@ def test_printing_opens_what_is_closed_and_closes_it_again() -> None:
     before, after = made.index("addEventListener('beforeprint', print)"), made.index("'afterprint', printed")
     assert before < after
     assert "closed.forEach(one => one.open = true)" in made and "closed.forEach(one => one.open = false)" in made
+
+
+def test_on_paper_nothing_is_cut_off_and_no_heading_stands_alone() -> None:
+    _, _, printed = document(["a"], []).partition("@media print{body")
+    style, _, _ = printed.partition("</style>")
+    assert ".wide{overflow:visible}" in style  # a wide table would end at the margin, with a bar that cannot be moved
+    assert "td:not(.number){overflow-wrap:anywhere}" in style
+    assert "h1,h2,h3,summary{break-after:avoid}" in style

@@ -45,7 +45,9 @@ def test_rows_of_the_matrix_are_what_images_are_and_seeds_are_summed(
     targets = [0, 0, 0, 1, 1, 2]
     one, two = ([0, 1, 1, 1, 1, 0], [0, 1, 0, 1, 1, 2])
     found = told(*(predictions(said, targets, KEY, seed, classes=ABC) for seed, said in enumerate((one, two))))
-    assert "Of the 6 test images, which were read once for each of 2 seeds, the retrained design is wrong of 2" in found
+    assert (
+        "Of the 6 test images, which were read once for each of 2 seeds, the retrained design is wrong about 2" in found
+    )
     table = cells(found)
     assert table[:4] == [
         ["is \\ taken for", "a", "b", "c"], ["a", "3", "3", ""], ["b", "", "4", ""], ["c", "1", "", "1"],
@@ -94,5 +96,5 @@ def test_images_that_every_design_gets_wrong_are_shown_with_their_pictures(
 
 def test_where_nothing_is_wrong_there_is_nothing_to_list(told: Callable[..., str], predictions: Made) -> None:
     found = told(predictions([0, 1], [0, 1], KEY))
-    assert "is wrong of 0: 0.0 %" in found
+    assert "is wrong about 0: 0.0 %" in found
     assert "Most often confused" not in found and "Weakest" not in found and "NaN" not in found
