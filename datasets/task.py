@@ -216,12 +216,13 @@ class Task:
         counts = class_counts(self.views["trainval"], self.num_classes)
         return max(2, int(counts[counts > 0].min(initial=len(self.views["trainval"]))))
 
-    def folds(self, k: int, seed: int) -> tuple[tuple[View, View], ...]:
+    def folds(self, k: int, seed: int, repeat: int = 0) -> tuple[tuple[View, View], ...]:
         """The k pairs (to learn from, held out) over trainval: every image is held out once, every class evenly.
 
         Args:
             k: Number of folds.
             seed: Shuffles which image is in which fold.
+            repeat: Each number above 0 deals the images anew.
 
         Raises:
             DataError: When `k` is below 2 or above the number of images.
@@ -229,7 +230,8 @@ class Task:
         view = self.views["trainval"]
         if not 2 <= k <= len(view):
             raise self._fault(f"folds must be 2..{len(view)}, the number of images to learn from, got {k}")
-        fold = deal(view.targets, [1 / k] * k, seed)
+        own = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0]) if repeat else seed
+        fold = deal(view.targets, [1 / k] * k, own)
         return tuple(
             (view.subset(np.flatnonzero(fold != held)), view.subset(np.flatnonzero(fold == held))) for held in range(k)
         )

@@ -30,7 +30,7 @@ from petlas.search.stages.rounds import Rounds, Turns
 from petlas.search.stages.sensitivity import SensitivityStage
 from petlas.search.stages.train import FoldStage
 from petlas.search.strategies import get_strategy
-from petlas.search.strategies.base import Search, needs_sensitivity, objectives_of
+from petlas.search.strategies.base import Search, check_folds, needs_sensitivity, objectives_of
 from petlas.search.study import DATABASE, Holding, StudyRecord, candidate_of, export_database, mend_journal
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
@@ -116,6 +116,7 @@ def _check(benches: Sequence[Workbench]) -> None:
         try:
             check_resources(bench.config)
             bench.check()
+            check_folds(get_strategy(bench.config.strategy), bench)
         except UserError as error:
             faults[bench.config.name] = error
     if len(faults) > 1:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from petlas.search.config import RunConfig
 from petlas.search.cost_model import LIMITS, cost_model, kept_shares, measured_costs
+from petlas.search.objectives import check_metric
 from petlas.search.runners import check_address, choose_runner, on_cluster, rooms
 from petlas.search.runners.place import elsewhere
 from petlas.search.sensitivity.report import PARTS
@@ -15,7 +16,7 @@ from petlas.search.stages.costs import CostsStage
 from petlas.search.stages.doing import do_stages
 from petlas.search.stages.measure import MeasureStage, measure
 from petlas.search.strategies import get_strategy
-from petlas.search.strategies.base import Prices, StageCost, needs_sensitivity
+from petlas.search.strategies.base import Prices, StageCost, check_folds, needs_sensitivity
 from petlas.search.strategies.baselines import baselines
 from petlas.search.workbench import Workbench
 
@@ -57,6 +58,8 @@ def plan(config: RunConfig) -> Plan:
     check_address(config)
     bench = Workbench(config)
     bench.cost(bench.space.largest)
+    check_metric(bench.objective, bench.task)
+    check_folds(get_strategy(config.strategy), bench)
     there = _measure_there(bench) if elsewhere(config) else None
     bench.space.check_budget(bench.budget)
     images = {name: len(view) for name, view in bench.task.views.items()}
@@ -130,7 +133,7 @@ def _costs(prices: Prices) -> Iterator[StageCost]:
     )
     yield from strategy.costs(prices, known)
     if config.protocol.folds and not strategy.compares_on_folds:
-        folds = config.protocol.finalists * bench.folds
+        folds = config.protocol.finalists * bench.folds * config.protocol.repeats
         share = (bench.folds - 1) / bench.folds * images["trainval"]
         yield prices.cost("folds", folds, folds * config.train.epochs * share * prices.step)
     seeds = config.protocol.retrain_seeds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache, partial
@@ -34,7 +33,7 @@ from petlas.petl import (
 )
 from petlas.search.config import RunConfig, TrainConfig, space_of
 from petlas.search.cost_model import LIMITS, CostModel, cost_model
-from petlas.search.objectives import Objective, ObjectiveError, objective_of
+from petlas.search.objectives import Objective, check_metric, objective_of
 from petlas.search.run_files import Files, Folder
 from petlas.search.supplies import BACKBONE, COSTS, TASK, Supply, images_of, packed
 from petlas.search.training.augment import AugmentedBatches, augments
@@ -69,7 +68,7 @@ class Workbench:
         """Of the run folder, as this process reads and writes them."""
         self._prints: dict[View, str] = {}
         self._stores: dict[str, Any] = {}
-        self._folds: dict[int, tuple[tuple[View, View], ...]] = {}
+        self._folds: dict[tuple[int, int], tuple[tuple[View, View], ...]] = {}
 
     @cached_property
     def task(self) -> Task:
@@ -335,15 +334,16 @@ class Workbench:
         """What is learned from, and what is measured on, at a fidelity.
 
         Args:
-            fidelity: Its fold comes before the names; all runs of a task see the same folds.
+            fidelity: Its fold comes before the names; all runs of a task see the same folds, and each repeat others.
             train: The name of the view that is learned from without a fold.
             val: That of the view that is measured on.
         """
         if fidelity.fold is None or fidelity.folds is None:
             return self.task.views[train], self.task.views[val]
-        if fidelity.folds not in self._folds:
-            self._folds[fidelity.folds] = self.task.folds(fidelity.folds, self.config.task.split_seed)
-        return self._folds[fidelity.folds][fidelity.fold]
+        deal = fidelity.folds, fidelity.repeat
+        if deal not in self._folds:
+            self._folds[deal] = self.task.folds(fidelity.folds, self.config.task.split_seed, fidelity.repeat)
+        return self._folds[deal][fidelity.fold]
 
     @cached_property
     def folds(self) -> int:
@@ -400,22 +400,12 @@ class Workbench:
         """
         self.cost(self.space.largest)  # a method of the space that does not suit the backbone is refused here
         self.space.check_budget(self.budget)
-        self._check_metric()
+        check_metric(self.objective, self.task)
         self._store(self.task.views["trainval"])  # not `_images`: where others train, the GPU is theirs
         _ = self.weights
         self._tell(self.task.name, check_overlap(self.task))
         if test:
             self._store(self.task.views["test"])
-
-    def _check_metric(self) -> None:
-        view, meter = self.task.views["val"], self.objective.meter()
-        meter.add(torch.zeros(len(view), self.objective.outputs(self.task.num_classes)), torch.tensor(view.targets))
-        if not math.isfinite(meter.value()):
-            name = self.objective.metric.name
-            raise ObjectiveError(
-                f"{name} needs images of some class, and val of task {self.task.name} has {len(view)} of none; "
-                "label them, or give val other images"
-            )
 
 
 def _pair(values: list[float] | None) -> tuple[float, float] | None:

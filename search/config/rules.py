@@ -17,6 +17,7 @@ from petlas.search.config.schema import (
     SETTINGS,
     BudgetConfig,
     Group,
+    ProtocolConfig,
     ResourcesConfig,
     RunConfig,
     SearchConfig,
@@ -37,6 +38,12 @@ def combination_faults(data: Mapping[str, Any]) -> list[Fault]:
     prior = _sound(SearchConfig, search, "prior")
     if prior is not None and data.get("strategy") != "auto":
         faults.append(Fault("search.prior", prior, "is read with strategy: auto, and with no other"))
+    repeats, folds = (_sound(ProtocolConfig, data.get("protocol"), key) for key in ("repeats", "folds"))
+    if repeats is not None and repeats > 1 and (folds is None or data.get("strategy") == "auto"):
+        rule = (
+            "must be 1 with strategy: auto, which deals its own" if folds else "needs protocol.folds: they are repeated"
+        )
+        faults.append(Fault("protocol.repeats", repeats, rule))
     evolution = _sound(SearchConfig, search, "evolution")
     if evolution is not None and evolution.mutations + evolution.crossovers > evolution.population:
         rule = f"must be at least mutations + crossovers = {evolution.mutations + evolution.crossovers}"

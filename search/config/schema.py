@@ -330,11 +330,13 @@ class ProtocolConfig(Group):
     """How candidates are compared at the end, and the chosen one is measured.
 
     With `folds`, the best `finalists` are trained on that many folds of train and val, and compared by what they get
-    right over all of them. `retrain_seeds` says how many seeds the final training on train+val has.
+    right over all of them: `repeats` times, with another seed and the images dealt anew each time. `retrain_seeds` says
+    how many seeds the final training on train+val has.
     """
 
     retrain_seeds: PositiveInt = 3
     folds: Annotated[int, Field(ge=2)] | None = None
+    repeats: PositiveInt = 1
     finalists: PositiveInt = 5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from petlas.lazy import look_up
@@ -33,6 +34,27 @@ def get_objective(kind: str, metric: str | None = None) -> Objective:
     return objective
 
 
+def check_metric(objective: Objective, task: Task) -> None:
+    """Refuse a metric that is no number on val, where every candidate would fail as if by its own fault.
+
+    Args:
+        objective: With the metric.
+        task: What is learned.
+
+    Raises:
+        ObjectiveError: When it is none.
+    """
+    import torch
+
+    view, meter = task.views["val"], objective.meter()
+    meter.add(torch.zeros(len(view), objective.outputs(task.num_classes)), torch.tensor(view.targets))
+    if not math.isfinite(meter.value()):
+        raise ObjectiveError(
+            f"{objective.metric.name} needs images of some class, and val of task {task.name} has {len(view)} of none; "
+            "label them, or give val other images"
+        )
+
+
 def objective_of(task: Task, metric: str | None = None) -> Objective:
     """The objective of a task.
 
@@ -53,6 +75,7 @@ __all__ = [
     "Metric",
     "Objective",
     "ObjectiveError",
+    "check_metric",
     "get_objective",
     "objective_of",
 ]

@@ -31,12 +31,16 @@ class Metric:
         paired: Whether the value is a mean over images, so that two candidates can be compared image by image and a
             value's standard error follows from the number of images.
         percent: Whether the value is a share, which is told in percent.
+        by_class: Whether the value is a mean over classes of means over their images: over folds it is that of all
+            images together, and two candidates can be compared image by image, each weighed by its class. One that is
+            neither `paired` nor that is averaged over folds, and compared fold by fold.
     """
 
     name: str
     maximize: bool = True
     paired: bool = False
     percent: bool = True
+    by_class: bool = False
 
     def format(self, value: float) -> str:
         """The value for people, such as `95.0%`."""
@@ -158,6 +162,15 @@ class Objective(ABC):
         Args:
             confidences: (N, K).
         """
+
+    def right(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+        """Whether each image is told right (B,), where the metric is made of that; None where it is not.
+
+        Args:
+            logits: (B, K).
+            targets: As the task's views hold them, B of them.
+        """
+        return None
 
     @abstractmethod
     def targets(self, labels: Sequence[Any], classes: Sequence[str]) -> Tensor:

@@ -14,7 +14,7 @@ from petlas.search.objectives.base import Assessment, Meter, Metric, Objective, 
 from petlas.search.objectives.calibration import calibration_of, share
 
 ACCURACY = Metric("accuracy", paired=True)
-MEAN_PER_CLASS = Metric("mean_per_class")
+MEAN_PER_CLASS = Metric("mean_per_class", by_class=True)
 
 
 class SingleLabel(Objective):
@@ -74,6 +74,15 @@ class SingleLabel(Objective):
             confidences: (N, K).
         """
         return confidences.argmax(dim=1)
+
+    def right(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Whether the largest output is the right one (B,), as both metrics count it.
+
+        Args:
+            logits: (B, K).
+            targets: (B,) numbers of classes.
+        """
+        return logits.argmax(dim=1) == targets
 
     def targets(self, labels: Sequence[Any], classes: Sequence[str]) -> Tensor:
         """Numbers of classes (N,).

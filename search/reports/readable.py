@@ -30,8 +30,8 @@ KINDS: dict[str, Callable[[FrozenTrial], bool]] = {
 _LOG = 10.0
 """Settings that span so many times their least value are told on a logarithmic scale."""
 _TOLD = (
-    "stage", "params", "cost", "epochs", "of_epochs", "seed", "fold", "folds", "images", "seconds", "device", "key",
-    "error",
+    "stage", "params", "cost", "epochs", "of_epochs", "seed", "fold", "folds", "repeat", "images", "seconds", "device",
+    "key", "error",
 )  # fmt: skip
 
 

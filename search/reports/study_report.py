@@ -10,7 +10,7 @@ from typing import Any
 
 from petlas.search.objectives import Metric
 from petlas.search.reports.text import USUAL, candidate_text, error_text, points, standard_error
-from petlas.search.selection import Agreement, Beliefs, Pooled
+from petlas.search.selection import Agreement, Beliefs, Difference, Pooled
 from petlas.search.study import SCORE, BelievedRow, TrialRow, row_of
 from petlas.search.study.reading import StudyReader
 
@@ -31,6 +31,7 @@ class StudyReport:
         images: How many images `val` was measured on; None where that is not known.
         agreement: How well scores of a supernet rank candidates, where that was checked.
         pooled: By a candidate's key, its value over all folds, where finalists were compared on them.
+        behind: By a candidate's key, how far it is behind the first of those; the first has none.
         left_out: How many scores are not among the trials.
         believed: What candidates are compared by where each was measured on some folds alone; None where on one split.
     """
@@ -42,6 +43,7 @@ class StudyReport:
     images: int | None = None
     agreement: Agreement | None = None
     pooled: Mapping[str, Pooled] = field(default_factory=dict)
+    behind: Mapping[str, Difference] = field(default_factory=dict)
     left_out: int = 0
     believed: Beliefs | None = None
 
@@ -60,6 +62,8 @@ class StudyReport:
             pooled={key: found for key, found in pooled.items() if found is not None},
             believed=record.believed,
         )
+        ranked = found.by_pooled
+        found = replace(found, behind={key: evidence.difference(ranked[0], key) for key in ranked[1:]})
         if found.believed is None:
             return found
         return replace(found, best=found.compared(found.best) if found.best else None, pareto=found._believed_front())
@@ -190,7 +194,11 @@ class StudyReport:
         row, found = self.row(key), self.pooled[key]
         error = None if math.isnan(found.error) else found.error
         kept = {"key": key, "design": row.design, "settings": row.settings, "params": row.params}
-        return kept | {"value": found.value, "error": error, "images": found.images}
+        told = kept | {"value": found.value, "error": error, "images": found.images}
+        if key in self.behind:
+            apart = self.behind[key]
+            told["behind"] = {"value": apart.value, "error": None if math.isnan(apart.error) else apart.error}
+        return told
 
 
 def _is_whole(row: TrialRow) -> bool:

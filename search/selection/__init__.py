@@ -2,9 +2,10 @@
 
 from petlas.search.selection.agreement import Agreement, agreement_of, rank_agreement, regret
 from petlas.search.selection.choice import choose, choose_by_belief
-from petlas.search.selection.evidence import Difference, Evidence, Measurement, Pooled
+from petlas.search.selection.evidence import Difference, Evidence, Pooled
 from petlas.search.selection.noise import Beliefs, Known, believe
 from petlas.search.selection.pareto import pareto
+from petlas.search.selection.pooling import Measurement
 
 __all__ = [
     "Agreement",

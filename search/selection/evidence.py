@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
+from petlas.search.selection.pooling import Measurement, classes_of, fold_error, images_of, mean_and_error
 from petlas.search.training.fidelity import Fidelity
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one training gave.
-
-    Args:
-        value: Of the metric.
-        images: How many it was measured on.
-        correct: For each image, in the order of its view, whether it was told right; None where that is not known.
-    """
-
-    value: float
-    images: int
-    correct: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,8 +17,9 @@ class Pooled:
     """The value over all folds, so that every image is counted once, by a model that did not learn from it.
 
     Args:
-        value: The mean over the folds, weighted by their images; over seeds, where there are several.
-        error: The standard error of a share of `images`; NaN for a value that is no share.
+        value: That of all images together, or where these are not known one by one the mean over the folds, weighted
+            by their images; over seeds, where there are several.
+        error: The standard error by the number of images; NaN for a metric that is no mean over them.
         images: How many there are in all folds of one seed.
     """
 
@@ -48,7 +35,7 @@ class Difference:
     Args:
         value: The first one's pooled value minus the second one's.
         error: Its standard error; smaller where both were told right or wrong on the same images.
-        paired: Whether the error is that of the same images, one by one.
+        paired: Whether the error is that of the same images, one by one, or else fold by fold.
     """
 
     value: float
@@ -105,7 +92,7 @@ class Evidence:
     @cached_property
     def folds(self) -> int | None:
         """The folds that finalists are compared on: the most that some candidate has all of; None for none."""
-        return max((count for own in self._complete.values() for count, _ in own), default=None)
+        return max((count for own in self._complete.values() for count, *_ in own), default=None)
 
     def pooled(self, key: str) -> Pooled | None:
         """What all folds of a candidate come to; None unless every fold of some seed was trained whole.
@@ -117,8 +104,18 @@ class Evidence:
         if not seeds:
             return None
         images = sum(m.images for m in seeds[0])
-        value = fmean(sorted(sum(m.value * m.images for m in folds) / sum(m.images for m in folds) for folds in seeds))
-        return Pooled(value, _error_of_share(value, images) if self.shares else math.nan, images)
+        found = [self._over(folds) for folds in seeds]
+        value = fmean(sorted(value for value, _ in found))
+        return Pooled(value, _error_of_share(value, images) if self.shares else found[0][1], images)
+
+    def _over(self, folds: Sequence[Measurement]) -> tuple[float, float]:
+        """The value over the folds of one seed, and its error where the metric is no share of images."""
+        images = [m.images for m in folds]
+        right = images_of(folds) if all(m.classes is not None for m in folds) else None
+        if right is not None:
+            return mean_and_error(right, classes_of(folds))
+        value = sum(m.value * m.images for m in folds) / sum(images)
+        return value, math.nan
 
     def difference(self, first: str, second: str) -> Difference:
         """Compare two candidates over all folds; by their single images where these are known of both.
@@ -135,20 +132,28 @@ class Evidence:
             missing = first if a is None else second
             raise ValueError(f"a candidate must have all its folds to be compared on them, and {missing!r} has not")
         value = a.value - b.value
-        pairs = _pairs(self._seeds(first), self._seeds(second))
-        if pairs is None:
-            return Difference(value, math.hypot(a.error, b.error), paired=False)
-        mean = fmean(pairs)
-        return Difference(value, math.sqrt(fmean((pair - mean) ** 2 for pair in pairs) / len(pairs)), paired=True)
+        mine, its = self._seeds(first), self._seeds(second)
+        common = min(mine.keys() & its.keys(), default=None)
+        error = None if common is None else self._paired_error(mine[common], its[common])
+        return Difference(value, math.hypot(a.error, b.error) if error is None else error, paired=error is not None)
 
-    def _seeds(self, key: str) -> dict[int, list[Measurement]]:
-        """For each seed of which a candidate has all folds, their measurements in the order of the folds."""
+    def _paired_error(self, mine: Sequence[Measurement], its: Sequence[Measurement]) -> float | None:
+        """The error of the difference of two candidates that one seed measured on the same folds."""
+        own, other = images_of(mine), images_of(its)
+        by_image = self.shares or all(m.classes is not None for m in mine)
+        if own is not None and other is not None and len(own) == len(other) and by_image:
+            return mean_and_error(own - other, classes_of(mine))[1]
+        images = [m.images for m in mine]
+        return None if self.shares else fold_error([a.value - b.value for a, b in zip(mine, its, strict=True)], images)
+
+    def _seeds(self, key: str) -> dict[tuple[int, int], list[Measurement]]:
+        """For each repeat and seed of which a candidate has all folds, their measurements in the order of the folds."""
         own = self._complete.get(key, {})
-        return {seed: folds for (count, seed), folds in sorted(own.items()) if count == self.folds}
+        return {(repeat, seed): folds for (count, repeat, seed), folds in sorted(own.items()) if count == self.folds}
 
     @cached_property
-    def _complete(self) -> dict[str, dict[tuple[int, int], list[Measurement]]]:
-        """For each candidate, the complete folds by their number and the seed."""
+    def _complete(self) -> dict[str, dict[tuple[int, int, int], list[Measurement]]]:
+        """For each candidate, the complete folds by their number, the repeat and the seed."""
         return {
             key: _complete_folds({f: m for f, m in own.items() if self._is_whole(f)})
             for key, own in self.measured.items()
@@ -158,27 +163,14 @@ class Evidence:
         return fidelity.epochs == self.epochs
 
 
-def _complete_folds(measured: Mapping[Fidelity, Measurement]) -> dict[tuple[int, int], list[Measurement]]:
-    """The measurements of each number of folds and seed of which none is missing."""
-    found: dict[tuple[int, int], dict[int, Measurement]] = {}
+def _complete_folds(measured: Mapping[Fidelity, Measurement]) -> dict[tuple[int, int, int], list[Measurement]]:
+    """The measurements of each number of folds, repeat and seed of which none is missing."""
+    found: dict[tuple[int, int, int], dict[int, Measurement]] = {}
     for fidelity, measurement in measured.items():
         counts = measurement.images > 0 and math.isfinite(measurement.value)
         if fidelity.fold is not None and fidelity.folds is not None and counts:
-            found.setdefault((fidelity.folds, fidelity.seed), {})[fidelity.fold] = measurement
+            found.setdefault((fidelity.folds, fidelity.repeat, fidelity.seed), {})[fidelity.fold] = measurement
     return {place: [own[i] for i in sorted(own)] for place, own in found.items() if len(own) == place[0]}
-
-
-def _pairs(first: Mapping[int, list[Measurement]], second: Mapping[int, list[Measurement]]) -> list[int] | None:
-    """For each image of the first seed that both have, 1, 0 or -1: who was right; None where that is not known."""
-    seed = min(first.keys() & second.keys(), default=None)
-    if seed is None:
-        return None
-    pairs: list[int] = []
-    for a, b in zip(first[seed], second[seed], strict=True):
-        if a.correct is None or b.correct is None or len(a.correct) != len(b.correct):
-            return None
-        pairs += (x - y for x, y in zip(a.correct, b.correct, strict=True))
-    return pairs
 
 
 def _error_of_share(value: float, images: int) -> float:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from petlas.search.selection.evidence import Evidence, Measurement
+from petlas.search.selection.evidence import Evidence
+from petlas.search.selection.pooling import Measurement
 from petlas.search.training.fidelity import Fidelity
 
 Array = npt.NDArray[np.float64]
@@ -31,6 +32,8 @@ _DEVIATIONS = (0.004, 0.012, 0.035, 0.1)
 _NOISES = (0.3, 0.7, 1.5)
 """Variances of a measured value, by that of as many independent images: below 1 where candidates fail on the same
 images, which their comparison does not notice; above it where another seed gives another model."""
+_LASTING = 0.5
+"""The part of the variance over images that a candidate keeps with another seed: on the same images it errs again."""
 _TRUSTS = (0.0, 0.5, 1.0)
 """What is expected of candidates counts for so much."""
 _TILT = 0.05
@@ -149,12 +152,12 @@ class _Model:
     ) -> None:
         self.keys = tuple(dict.fromkeys(key for key, _, _ in rows))
         self._y = np.array([measured.value for _, _, measured in rows])
-        views = [(fidelity.epochs, fidelity.folds, fidelity.fold) for _, fidelity, _ in rows]
+        views = [(fidelity.epochs, fidelity.folds, fidelity.fold, fidelity.repeat) for _, fidelity, _ in rows]
         most = max(fidelity.epochs for _, fidelity, _ in rows)
         spread = max(float(self._y.std()), 1e-6)
         self._unit = 1.0 if shares else spread / _SPREADS[2]
         self._level = (_LEVEL * max(spread, _SPREADS[2] * self._unit)) ** 2
-        self._noise = self._noise_of([measured.images for _, _, measured in rows], shares, spread)
+        noise = self._noise_of([measured.images for _, _, measured in rows], shares, spread)
         self._own = own = np.array([self.keys.index(key) for key, _, _ in rows])
         before = [known.get(key, Known(frozenset({key}))) for key in self.keys]
         self._related = np.array([[_related(a.methods, b.methods) for b in before] for a in before])  # (C, C)
@@ -162,6 +165,7 @@ class _Model:
         middle = sum(given) / max(1, len(given))
         rates = np.array([0.0 if one.rate is None else one.rate - middle for one in before])
         self._tilt = (self._unit * _TILT) ** 2 * np.outer(rates, rates)  # (C, C)
+        self._noise = np.diag(noise) + _repeated(rows, noise)  # (N, N)
         self._expected = self._unit * np.array([one.expected for one in before])
         self._expected -= self._expected.mean()
         self._same_view = np.array([[float(a == b) for b in views] for a in views])  # (N, N)
@@ -170,7 +174,7 @@ class _Model:
         slow = self._related[np.ix_(own, own)] + np.equal.outer(own, own)  # some methods are slow, and some candidates
         self._shorter = walked * slow / 2
         self._drift = (self._unit * _DRIFT) ** 2 * walked * np.outer(rates[own], rates[own])
-        top = np.array([float(epochs == most) for epochs, _, _ in views])
+        top = np.array([float(epochs == most) for epochs, *_ in views])
         self._top = top / top.sum()  # the level that is asked for is that of whole trainings
 
     def _noise_of(self, images: Sequence[int], shares: bool, spread: float) -> Array:
@@ -198,7 +202,7 @@ class _Model:
         alike = methods * self._related + own * np.eye(len(self.keys)) + self._tilt  # before anything is measured
         places, levels = self._own, self._level * self._same_view
         grid = np.array([*itertools.product(_DEVIATIONS, _NOISES)])[:, :, None, None]  # (B, 2, 1, 1)
-        matrix = (self._unit * grid[:, 0]) ** 2 * self._shorter + grid[:, 1] * np.diag(self._noise)
+        matrix = (self._unit * grid[:, 0]) ** 2 * self._shorter + grid[:, 1] * self._noise
         matrix = matrix + alike[np.ix_(places, places)] + self._drift + levels + 1e-12 * np.eye(len(places))
         cross = alike[:, places] + levels @ self._top
         trusted = np.outer(_TRUSTS, self._expected)  # (T, C)
@@ -210,6 +214,23 @@ class _Model:
         means = self._y.mean() + trusted + told.transpose(0, 2, 1) @ rest
         covariances = alike + self._top @ levels @ self._top - rest.transpose(0, 2, 1) @ rest
         return -0.5 * (told**2).sum(1) - size[:, None], means, covariances
+
+
+def _repeated(rows: Sequence[tuple[str, Fidelity, Measurement]], noise: Array) -> Array:
+    """(N, N) the covariances of what a candidate's trainings on folds of other deals have: they see the same images.
+
+    Two folds of different deals share a part of their images, on average as many as a fold has by the number of folds.
+
+    Args:
+        rows: N of them.
+        noise: (N,) the variance of each.
+    """
+    found = np.zeros((len(rows), len(rows)))
+    for a, b in itertools.combinations(range(len(rows)), 2):
+        (one, first, _), (other, second, _) = rows[a], rows[b]
+        if one == other and first.folds and first.folds == second.folds and first.repeat != second.repeat:
+            found[a, b] = found[b, a] = _LASTING * math.sqrt(noise[a] * noise[b]) / first.folds
+    return found
 
 
 def _related(one: frozenset[str], other: frozenset[str]) -> float:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any
 
+import numpy as np
+
 from petlas.petl import Adapters
+from petlas.search.selection.bits import pack_numbers
 from petlas.search.stages.base import Proposal, TrialStage
 from petlas.search.stages.halving import Halving
 from petlas.search.stages.packing import pack_size
@@ -15,6 +19,8 @@ from petlas.search.stages.proposer import Proposer
 from petlas.search.stages.supernet import FILE, shared_supernet
 from petlas.search.stages.training_run import TrainingRun, checkpoint_name
 from petlas.search.study import (
+    CLASSES,
+    CORRECT,
     DRAWN,
     FINALIST,
     FOLDS,
@@ -134,11 +140,17 @@ class TrainStage(TrialStage):
 
     def on_end(self, number: int, result: EpochResult | None, error: str = "", device: str | None = None) -> None:
         """Write down a trial's end, from its last epoch."""
-        more: dict[str, Any] = {
-            "images": len(self.bench.views(entry_of(self.record.trials()[number]).fidelity)[1] or ())
-        }
+        measured = self.bench.views(entry_of(self.record.trials()[number]).fidelity)[1]
+        more: dict[str, Any] = {"images": len(measured)}
         more |= {"device": device} if device else {}
         more |= {"parts": result.parts} if result is not None and result.parts > 1 else {}
+        if result is not None and result.correct and not error:
+            more[CORRECT] = result.correct
+            more |= (
+                {CLASSES: pack_numbers(measured.targets.astype(np.int64))}
+                if self.bench.objective.metric.by_class
+                else {}
+            )
         if result is None:
             self._close(number, Ending(0, None, 0.0, error, more))
         else:
@@ -189,8 +201,8 @@ def folds_of_finalists(bench: Workbench, record: StudyRecord) -> list[Entry]:
     found = []
     for trial in record.leaders(protocol.finalists):
         candidate = candidate_of(trial)
-        for fold in range(bench.folds):
-            fidelity = Fidelity(bench.config.train.epochs, bench.config.seed, fold, bench.folds)
+        for repeat, fold in product(range(protocol.repeats), range(bench.folds)):
+            fidelity = Fidelity(bench.config.train.epochs, bench.config.seed + repeat, fold, bench.folds, repeat)
             found.append(Entry(candidate, fidelity, FOLDS, *bench.both_costs(candidate.design)))
     return found
 

@@ -15,9 +15,10 @@ from petlas.petl.methods import METHODS
 from petlas.search.config import HEAD, LR_FACTOR, SETTINGS, TrainConfig
 from petlas.search.run_files import Files
 from petlas.search.run_folder import CHECKPOINTS
+from petlas.search.selection.bits import MOST
 from petlas.search.training.augment import Targets
 from petlas.search.training.batches import Inputs
-from petlas.search.training.evaluation import evaluate
+from petlas.search.training.evaluation import Right, evaluate, nothing
 from petlas.search.training.fidelity import Fidelity
 from petlas.search.training.learner import Learner
 from petlas.search.training.numerics import deterministic, full_precision
@@ -85,6 +86,7 @@ class TrainingRun(Learner):
         data = bench.training_batches(model, learned, train)
         super().__init__(model, data, objective, train, fidelity.seed, file, stamp, compiled)
         self.val_data = None if val_view is None else bench.known_batches(model, held_out)
+        self._targets = held_out.targets
         self.unmeasured = self.progress.epochs > 0 and self.val_data is not None
         """Whether it was taken up where nobody has measured it."""
 
@@ -106,11 +108,13 @@ class TrainingRun(Learner):
     def measured(self) -> EpochResult:
         """Measure where the training stands."""
         self.unmeasured = False
-        val = math.nan
+        val, right = math.nan, Right(self.objective, self._targets)
         if self.val_data is not None and not self.diverged:
+            ended = self.finished and self.images <= MOST
             with deterministic(self.train.deterministic):
-                val = evaluate(self.model, self.val_data, self.objective, self.autocast)
-        return EpochResult(*self.progress, val, time.perf_counter() - self._start, self.parts)
+                keep = right if ended else nothing
+                val = evaluate(self.model, self.val_data, self.objective, self.autocast, keep)
+        return EpochResult(*self.progress, val, time.perf_counter() - self._start, self.parts, right.packed())
 
     def accumulate(self, images: Inputs, targets: Targets) -> Tensor:
         """The gradients of the objective's loss; of half as many images at a time where memory runs out.

@@ -29,7 +29,7 @@ from petlas.search.strategies.ladder import Rung, ladder
 from petlas.search.strategies.prior import prior
 from petlas.search.strategies.recipes import LR, Recipe, expected, linear, portfolio
 from petlas.search.strategies.variation import distinct, vary
-from petlas.search.study import FIRST_LOSS, HALVING, PORTFOLIO, VARIED, Entry, candidate_of, passes
+from petlas.search.study import FIRST_LOSS, HALVING, PORTFOLIO, REPEAT, VARIED, Entry, candidate_of, passes
 from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate, Range, Space
@@ -128,8 +128,8 @@ class _Pipeline:
     def _stage(self, name: str, rung: Rung, candidates: Iterable[Candidate], usual: Sequence[float]) -> RungStage:
         """The trainings of some candidates on a rung."""
         bench = self._bench
-        again, fold = divmod(rung.turn, bench.folds)
-        fidelity = Fidelity(rung.epochs, bench.config.seed + again, fold, bench.folds)
+        repeat, fold = divmod(rung.turn, bench.folds)  # when all folds were used, they are dealt anew
+        fidelity = Fidelity(rung.epochs, bench.config.seed + repeat, fold, bench.folds, repeat)
         entries = [self._entry(candidate, fidelity, name) for candidate in candidates]
         epochs = f"{rung.epochs} epoch{'s' if rung.epochs > 1 else ''}"
         opening = f"{name}: {len(entries)} trainings of {epochs}, measured on fold {fold + 1} of {bench.folds}"
@@ -192,7 +192,7 @@ class _Pipeline:
             own = trial.user_attrs
             if own["stage"] in stages:  # an anchor was trained before it was known what is usual
                 return not diverges(1, own.get(FIRST_LOSS, 0.0), usual)
-            place = (own["of_epochs"], own["seed"] - self._bench.config.seed, own["fold"])
+            place = (own["of_epochs"], own.get(REPEAT, 0), own["fold"])
             return own["stage"] == HALVING and place in before
 
         longest = self._record.evidence(counts).partly  # whoever was left behind once stays there

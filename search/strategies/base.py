@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
+from petlas.datasets import class_counts, shown
 from petlas.petl.design import Design
 from petlas.search.config import RunConfig, space_of
+from petlas.search.objectives import ObjectiveError
 from petlas.search.samplers import make_sampler
 from petlas.search.sensitivity import SensitivityReport, seed_designs
 from petlas.search.stages.base import Stage
@@ -17,6 +21,7 @@ from petlas.search.stages.proposer import Direction, Proposer
 from petlas.search.stages.train import TrainStage, whole
 from petlas.search.strategies.baselines import baselines
 from petlas.search.study import ACCURACY, BASELINE, SEARCH, Entry, StudyRecord
+from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate, Space
 
@@ -181,6 +186,34 @@ def needs_sensitivity(strategy: Strategy, config: RunConfig) -> bool:
     """
     seeds = config.search.seed_designs == "sensitivity"
     return strategy.measures_sensitivity or seeds or bool(space_of(config).get("prune"))
+
+
+def check_folds(strategy: Strategy, bench: Workbench) -> None:
+    """Refuse to compare on folds by a metric whose value over them would be of other classes on each.
+
+    What is told image by image can be put together of all folds; a metric that ranks images cannot.
+
+    Args:
+        strategy: How the search goes about it.
+        bench: The run's workbench.
+
+    Raises:
+        ObjectiveError: When candidates are to be compared on folds, and a class is not in all of them.
+    """
+    metric, task = bench.objective.metric, bench.task
+    if metric.paired or metric.by_class or not (bench.config.protocol.folds or strategy.compares_on_folds):
+        return
+    whole = class_counts(task.views["trainval"], task.num_classes)
+    held = [bench.views(Fidelity(1, 0, fold, bench.folds))[1] for fold in range(bench.folds)]
+    least = np.min([class_counts(view, task.num_classes) for view in held], axis=0)
+    if missing := np.flatnonzero((whole > 0) & (least == 0)).tolist():
+        one = missing[0]
+        raise ObjectiveError(
+            f"{metric.name} over folds needs each class in each of the {bench.folds} folds of train and val, and "
+            f"{shown(task.classes[one])} ({whole[one]} image{'s' if whole[one] > 1 else ''}) is missing in one"
+            f"{f', as {len(missing) - 1} others are' if len(missing) > 1 else ''}; give it more images, leave it out, "
+            "or take strategy=trials without protocol.folds"
+        )
 
 
 def objectives_of(bench: Workbench) -> tuple[tuple[str, ...], bool]:

@@ -2,7 +2,7 @@
 
 from petlas.search.study.course import Belief, Step, course
 from petlas.search.study.lease import HOLDER, LOCK, Holding, LeaseError, held
-from petlas.search.study.reading import FIRST_LOSS, passes, price
+from petlas.search.study.reading import CLASSES, CORRECT, FIRST_LOSS, passes, price
 from petlas.search.study.record import ACCURACY, PARAMS, Ending, StudyRecord
 from petlas.search.study.storage import (
     DATABASE,
@@ -21,6 +21,7 @@ from petlas.search.study.trials import (
     HALVING,
     PORTFOLIO,
     RANKING,
+    REPEAT,
     SCORE,
     SEARCH,
     SENSITIVITY,
@@ -44,6 +45,8 @@ from petlas.search.study.trials import (
 __all__ = [
     "ACCURACY",
     "BASELINE",
+    "CLASSES",
+    "CORRECT",
     "DATABASE",
     "DRAWN",
     "FINALIST",
@@ -56,6 +59,7 @@ __all__ = [
     "PARAMS",
     "PORTFOLIO",
     "RANKING",
+    "REPEAT",
     "SCORE",
     "SEARCH",
     "SENSITIVITY",

@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial
 
 from petlas.search.selection import Beliefs
 from petlas.search.study.reading import StudyReader
-from petlas.search.study.trials import HALVING, PORTFOLIO, VARIED, candidate_of
+from petlas.search.study.trials import HALVING, PORTFOLIO, VARIED, candidate_of, entry_of
+from petlas.search.training.fidelity import Fidelity
 from petlas.spaces import Candidate
 
 Belief = tuple[float, float]
@@ -68,6 +69,6 @@ def _after(record: StudyReader, seen: frozenset[int]) -> Beliefs:
     return record.beliefs(lambda trial: trial.number in seen)
 
 
-def _fidelity(trial: FrozenTrial) -> tuple[str, int, int, int | None]:
-    own = trial.user_attrs
-    return own["stage"], own["of_epochs"], own["seed"], own["fold"]
+def _fidelity(trial: FrozenTrial) -> tuple[str, int, Fidelity]:
+    fidelity = entry_of(trial).fidelity
+    return trial.user_attrs["stage"], fidelity.epochs, fidelity

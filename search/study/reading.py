@@ -21,6 +21,7 @@ from petlas.search.selection import (
     choose_by_belief,
     pareto,
 )
+from petlas.search.selection.bits import unpack_bits, unpack_numbers
 from petlas.search.study.trials import (
     RANKING,
     SCORE,
@@ -41,6 +42,10 @@ ELAPSED = "seconds"
 """The study's attribute that says how long searching took."""
 PRIOR = "prior"
 """The study's attribute that has the recipes of the user's earlier runs."""
+CORRECT = "correct"
+"""The trial's attribute that has a bit for each image that it was measured on: whether it was told right."""
+CLASSES = "classes"
+"""The trial's attribute that has the class of each of those, where the metric weighs images by their classes."""
 FIRST_LOSS = "first_loss"
 """The trial's attribute that has the training loss of its first epoch."""
 
@@ -199,8 +204,7 @@ class StudyReader:
             if value is not None and trial.user_attrs["stage"] != SCORE and counts(trial):
                 entry = entry_of(trial)
                 epochs = max(epochs, entry.fidelity.epochs)
-                measured = Measurement(value, trial.user_attrs.get("images", images))
-                rows.append((entry.candidate.key, entry.fidelity, measured))
+                rows.append((entry.candidate.key, entry.fidelity, _measured(trial.user_attrs, value, images)))
         return Evidence.of(rows, epochs, shares=self.about.get("metric", {}).get("paired", True))
 
     def beliefs(self, counts: Callable[[FrozenTrial], bool] = lambda trial: True) -> Beliefs:
@@ -249,6 +253,18 @@ class StudyReader:
         """What was known of each candidate before it was measured."""
         tried = (entry_of(trial) for trial in self.counted() if "key" in trial.user_attrs)
         return {entry.candidate.key: known_of(entry, self.maximize) for entry in tried}
+
+
+def _measured(attributes: Mapping[str, Any], value: float, images: int) -> Measurement:
+    """What a trial measured; on so many images where it does not say on how many."""
+    images = attributes.get("images", images)
+    correct, classes = attributes.get(CORRECT), attributes.get(CLASSES)
+    return Measurement(
+        value,
+        images,
+        None if correct is None else unpack_bits(correct, images),
+        None if classes is None else unpack_numbers(classes),
+    )
 
 
 def passes(epochs: int, train: float, val: float) -> float:

@@ -39,6 +39,9 @@ HALVING = "halving"
 SHORT = "short"
 """The attribute of a trial that was to have fewer epochs than a whole training, and had them all."""
 
+REPEAT = "repeat"
+"""The attribute of a trial on a fold of another deal than the first: how often the images were dealt anew before."""
+
 DRAWN = (SEARCH, FINALIST)
 """Trials that halving may stop; the others are there to be compared with."""
 
@@ -80,22 +83,27 @@ class Entry:
 
     def attributes(self) -> dict[str, Any]:
         """The user attributes that say all of this."""
-        return {
-            "design": self.candidate.design.to_dict(),
-            "settings": dict(self.candidate.settings),
-            "key": self.candidate.key,
-            "params": self.params,
-            "stage": self.stage,
-            "of_epochs": self.fidelity.epochs,
-            "seed": self.fidelity.seed,
-            "fold": self.fidelity.fold,
-            "folds": self.fidelity.folds,
-        } | {name: own for name in _OPTIONAL if (own := getattr(self, name)) is not None}
+        return (
+            {
+                "design": self.candidate.design.to_dict(),
+                "settings": dict(self.candidate.settings),
+                "key": self.candidate.key,
+                "params": self.params,
+                "stage": self.stage,
+                "of_epochs": self.fidelity.epochs,
+                "seed": self.fidelity.seed,
+                "fold": self.fidelity.fold,
+                "folds": self.fidelity.folds,
+            }
+            | ({REPEAT: self.fidelity.repeat} if self.fidelity.repeat else {})
+            | {name: own for name in _OPTIONAL if (own := getattr(self, name)) is not None}
+        )
 
     @classmethod
     def of_attributes(cls, attributes: dict[str, Any]) -> Entry:
         """What user attributes say: the inverse of `attributes`."""
-        fidelity = Fidelity(*(attributes[key] for key in ("of_epochs", "seed", "fold", "folds")))
+        epochs, seed, fold, folds = (attributes[key] for key in ("of_epochs", "seed", "fold", "folds"))
+        fidelity = Fidelity(epochs, seed, fold, folds, attributes.get(REPEAT, 0))
         candidate = Candidate(Design.from_dict(attributes["design"]), tuple(attributes["settings"].items()))
         optional = {name: attributes.get(name) for name in _OPTIONAL}
         return cls(candidate, fidelity, attributes["stage"], attributes["params"], **optional)

@@ -16,6 +16,8 @@ class EpochResult:
         val: The value on the selection view.
         seconds: What the work took so far.
         parts: In how many parts the gradients of a batch were added up, for want of memory.
+        correct: After the last epoch, which images of the selection view are told right: see
+            `petlas.search.selection.bits`. Empty before it, and where that is not what the metric counts.
     """
 
     epoch: int
@@ -23,6 +25,7 @@ class EpochResult:
     val: float
     seconds: float
     parts: int = 1
+    correct: str = ""
 
 
 class Work(Protocol):

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import yaml
 from PIL import Image
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from study_cases import Tried, by_size, record_of, trials, tried
 
 from petlas.datasets import DataError
@@ -21,12 +23,16 @@ from petlas.petl.design import Design
 from petlas.search import driver as driver_module
 from petlas.search.config import RunConfig
 from petlas.search.driver import search, search_together
+from petlas.search.objectives import ObjectiveError
+from petlas.search.plan import plan
 from petlas.search.run_folder import RunError
 from petlas.search.stages.base import SearchStopped
 from petlas.search.stages.training_run import TrainingRun
+from petlas.search.strategies import get_strategy
+from petlas.search.strategies.base import check_folds
 from petlas.search.study import FOLDS, StudyRecord, candidate_of, design_of
 from petlas.search.timed_steps import StepCost, TimedSteps
-from petlas.search.training import EpochResult
+from petlas.search.training import EpochResult, Fidelity
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate, SpaceError
 
@@ -459,18 +465,70 @@ def test_folds_go_on_where_they_were_cut_off(make: Make, training: Any) -> None:
     assert len(training.started) == 2 * count + 1
 
 
-def test_real_folds_hold_out_every_image_once(make: Make, few_digits: str) -> None:
+@pytest.mark.parametrize("metric", ["accuracy", "mean_per_class"])
+def test_real_folds_hold_out_every_image_once(make: Make, few_digits: str, metric: str) -> None:
     config = make(
-        task={"name": few_digits},
+        task={"name": few_digits, "metric": metric},
         protocol={"folds": 3, "finalists": 1},
         train={"epochs": 1, "batch_size": 40},
         search={"trials": 1},
     )
     assert search(config) is not None
-    folds = record_of(config).counted(FOLDS)
+    record, bench = record_of(config), Workbench(config)
+    folds = record.counted(FOLDS)
     assert [t.user_attrs["fold"] for t in folds] == [0, 1, 2]
     assert sum(t.user_attrs["images"] for t in folds) == 240
     assert all(0 <= t.values[0] <= 1 for t in folds)
+    key = folds[0].user_attrs["key"]
+    views = [bench.views(Fidelity(1, 0, fold, 3))[1] for fold in range(3)]
+    told = [record.evidence().measured[key][Fidelity(1, 0, fold, 3)] for fold in range(3)]
+    classes, right = np.concatenate([v.targets for v in views]), np.concatenate([m.correct for m in told])
+    said = np.where(right, classes, (classes + 1) % 10)
+    score = balanced_accuracy_score if metric == "mean_per_class" else accuracy_score
+    pooled = record.evidence().pooled(key)
+    assert pooled is not None
+    assert pooled.value == pytest.approx(score(classes, said))
+    assert pooled.error > 0
+
+
+def test_finalists_are_measured_on_folds_that_are_dealt_anew_for_each_repeat(make: Make, training: Any) -> None:
+    training.curve = by_size
+    config = make(protocol={"folds": 2, "finalists": 2, "repeats": 2}, search={"trials": 3})
+    search(config)
+    own = [
+        (t.user_attrs["seed"], t.user_attrs.get("repeat", 0), t.user_attrs["fold"])
+        for t in record_of(config).counted(FOLDS)
+    ]
+    assert own == [(0, 0, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1)] * 2
+    started = len(training.started)
+    assert search(config) is not None
+    assert len(training.started) == started
+
+
+RARE = {"train": 12, "val": 6, "test": 6}
+
+
+def test_a_metric_that_ranks_images_is_not_compared_on_folds_that_lack_a_class(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "tags"
+    folder.mkdir()
+    (folder / "classes.txt").write_text("cat\ndog\nrare\n")
+    for part, count in RARE.items():
+        lines = []
+        for i in range(count):
+            Image.new("RGB", (8, 8), (10 * i, len(part), 5)).save(folder / f"{part}{i}.png")
+            lines.append(f"{part}{i}.png {'0,2' if (part, i) == ('train', 0) else i % 2}")
+        (folder / f"{part}.txt").write_text("\n".join(lines))
+    fault = (
+        r"mAP over folds needs each class in each of the 2 folds of train and val, and rare \(1 image\) is missing in "
+        r"one; give it more images, leave it out, or take strategy=trials without protocol.folds"
+    )
+    refused = [make(task=str(folder), strategy="auto"), make(task=str(folder), protocol={"folds": 2})]
+    for config in refused:
+        for act in (search, plan):
+            with pytest.raises(ObjectiveError, match=fault):
+                act(config)
+        assert not config.folder.exists()
+    check_folds(get_strategy("trials"), Workbench(make(task=str(folder))))
 
 
 def test_nothing_is_started_where_nothing_is_left(make: Make, training: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,8 @@ def test_the_folds_of_the_finalists_are_trainings_on_what_a_fold_leaves(make: Ma
     (folds,) = (stage for stage in found.stages if stage.stage == "folds")
     assert folds.trials == 12
     assert folds.seconds == pytest.approx(12 * 10 * 750 * 0.03)
+    twice = plan(make(protocol={"folds": 4, "finalists": 3, "repeats": 2}, train={"epochs": 10}, search={"trials": 5}))
+    assert [stage.trials for stage in twice.stages if stage.stage == "folds"] == [24]
     assert "folds" not in [stage.stage for stage in plan(make()).stages]
 
 

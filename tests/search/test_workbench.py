@@ -134,6 +134,21 @@ def test_folds_are_the_same_for_all_seeds_and_made_once(bench: Bench) -> None:
     assert work.views(Fidelity(1, 0), "trainval", "test")[1] is work.task.views["test"]
 
 
+def test_a_repeat_deals_the_images_anew_and_the_first_deal_is_the_task_s(bench: Bench) -> None:
+    work = bench()
+    first, again, third = ([work.views(Fidelity(1, 0, f, 4, r))[1].indices for f in range(4)] for r in range(3))
+    split_seed = work.config.task.split_seed
+    for (_, held), indices in zip(work.task.folds(4, split_seed), first, strict=True):
+        np.testing.assert_array_equal(held.indices, indices)
+    for deal in (again, third):
+        np.testing.assert_array_equal(np.sort(np.concatenate(deal)), np.sort(np.concatenate(first)))
+    pairs = [(first, again), (first, third), (again, third)]
+    shared = [len(np.intersect1d(one[0], other[0])) for one, other in pairs]
+    assert all(40 < count < 90 for count in shared)  # a quarter of 250 by chance
+    other = bench(seed=3).views(Fidelity(1, 3, 0, 4, 1))[1].indices
+    np.testing.assert_array_equal(other, again[0])
+
+
 def test_the_configuration_comes_before_the_normalisation_of_the_name(bench: Bench) -> None:
     given = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear"}
     work, plain = bench(backbone={"name": MINI, "img_size": 32} | given), bench()

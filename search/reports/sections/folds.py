@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from rich.console import RenderableType
@@ -12,7 +13,7 @@ from petlas.search.reports.text import candidate_text, measured, percent, unit
 
 
 def section(report: StudyReport) -> Iterator[RenderableType]:
-    """A table of pooled values with their standard errors, the best first; nothing without folds."""
+    """A table of pooled values with their standard errors, the best first, and how far each is behind it."""
     if not report.pooled:
         return
 
@@ -20,7 +21,14 @@ def section(report: StudyReport) -> Iterator[RenderableType]:
         found, row = report.pooled[key], report.row(key)
         text = candidate_text(row.design, row.settings)
         value = measured(report.metric, found.value)
-        return [value, percent(found.error), f"{found.images:,}", f"{row.params:,}", text]
+        return [value, percent(found.error), f"{found.images:,}", f"{row.params:,}", behind(key), text]
 
-    columns = (f"folds{unit(report.metric)}#", "error#", "images#", "params#", "design")
+    def behind(key: str) -> str:
+        apart = report.behind.get(key)
+        if apart is None:
+            return "-"
+        told = measured(report.metric, abs(apart.value))
+        return told if math.isnan(apart.error) else f"{told} ± {measured(report.metric, apart.error)}"
+
+    columns = (f"folds{unit(report.metric)}#", "error#", "images#", "params#", "behind#", "design")
     yield drawn(columns, [cells(key) for key in report.by_pooled], title="finalists over all folds")

@@ -260,4 +260,5 @@ def _ended_oddly(worker: Any) -> bool:
 def _epoch_result(result: Mapping[str, Any] | None) -> EpochResult | None:
     if not result or not result.get("epoch"):
         return None
-    return EpochResult(result["epoch"], result["loss"], result["val"], result["seconds"], result.get("parts", 1))
+    epoch, loss, val, seconds = (result[name] for name in ("epoch", "loss", "val", "seconds"))
+    return EpochResult(epoch, loss, val, seconds, result.get("parts", 1), result.get("correct", ""))

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ FaultsOf = Callable[..., dict[str, Fault]]
         ("supernet={epochs: 3, warmup_epochs: 3}", "supernet.warmup_epochs", 3, "less than supernet.epochs = 3"),
         ("train.warmup_epochs=2", "train.warmup_epochs", 2, "less than train.epochs = 2"),
         ("search.grace_epochs=3", "search.grace_epochs", 3, "at most train.epochs = 2"),
+        ("protocol.repeats=2", "protocol.repeats", 2, "needs protocol.folds"),
+        ("protocol={folds: 5, repeats: 2} strategy=auto", "protocol.repeats", 2, "must be 1 with strategy: auto"),
         ("resources={pack: 4, runner: ray}", "resources.pack", 4, "must be 1 with runner: ray"),
         ("resources={pack: 4, address: auto}", "resources.pack", 4, "must be 1 with an address"),
         ("resources={pack: 4, trial_timeout: 9}", "resources.pack", 4, "must be 1 with a trial_timeout"),
@@ -29,7 +32,7 @@ FaultsOf = Callable[..., dict[str, Fault]]
 def test_what_cannot_be_together_is_told_with_its_path_its_value_and_the_rule(
     write: Write, faults_of: FaultsOf, override: str, path: str, value: Any, rule: str
 ) -> None:
-    faults = faults_of(write(), override)
+    faults = faults_of(write(), *re.split(r" (?=\w+=)", override))
     assert list(faults) == [path]
     assert faults[path].value == value
     assert type(faults[path].value) is type(value)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from evidence_cases import EPOCHS, Case, cases, evidence, folds, whole
 from hypothesis import given
+from sklearn.metrics import balanced_accuracy_score
 
 from petlas.search.selection import Evidence, Measurement
 from petlas.search.training.fidelity import Fidelity
@@ -101,6 +102,54 @@ def test_two_candidates_that_err_on_the_same_images_are_told_apart_more_sharply(
     assert unpaired.value == pytest.approx(pairs.value)
     assert unpaired.error == pytest.approx(math.hypot(first.std(), second.std()) / math.sqrt(1000))
     assert pairs.error < unpaired.error / 2
+
+
+def by_class(right: np.ndarray, classes: np.ndarray, count: int) -> dict[Fidelity, Measurement]:
+    """A candidate on folds, whose values are the means over the classes of each fold."""
+    found = {}
+    for fold in range(count):
+        own, of = right[fold::count], classes[fold::count]
+        value = float(np.mean([own[of == k].mean() for k in np.unique(of)]))
+        found[Fidelity(EPOCHS, 0, fold, count)] = Measurement(value, len(own), tuple(own.tolist()), tuple(of.tolist()))
+    return found
+
+
+def test_a_mean_over_classes_is_that_of_all_images_and_not_of_the_folds() -> None:
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1, 2], [4, 26, 70])
+    first, second = rng.random(100) < 0.8, rng.random(100) < 0.6
+    first[:4] = True, False, False, True  # both that are right are in one fold
+    measured = {"a": by_class(first, classes, 3), "b": by_class(second, classes, 3)}
+    found = Evidence(measured, EPOCHS, shares=False)
+    said = [np.where(own, classes, (classes + 1) % 3) for own in (first, second)]
+    whole, other = (balanced_accuracy_score(classes, own) for own in said)
+    pooled, apart = found.pooled("a"), found.difference("a", "b")
+    assert pooled is not None
+    assert pooled.value == pytest.approx(whole)
+    assert abs(np.mean([m.value for m in measured["a"].values()]) - whole) > 0.05
+    assert 0.02 < pooled.error < 0.15
+    assert apart.paired
+    assert apart.value == pytest.approx(whole - other)
+    assert apart.error > 0
+
+
+def test_a_metric_that_ranks_images_is_compared_fold_by_fold() -> None:
+    first, second = folds(0.5, 0.7, 0.3), folds(0.4, 0.65, 0.15)
+    found = Evidence({"a": first, "b": second}, EPOCHS, shares=False).difference("a", "b")
+    assert found.paired
+    assert found.value == pytest.approx(0.1)
+    assert found.error == pytest.approx(np.std([0.1, 0.05, 0.15], ddof=1) / math.sqrt(3))
+
+
+def test_folds_of_other_deals_are_not_mixed_with_those_of_the_first() -> None:
+    def dealt(repeat: int, *values: float) -> dict[Fidelity, Measurement]:
+        return {Fidelity(EPOCHS, 0, i, 3, repeat): Measurement(v, 100) for i, v in enumerate(values)}
+
+    whole = evidence(a=dealt(0, 0.5, 0.5, 0.5) | dealt(1, 0.8, 0.8, 0.8)).pooled("a")
+    assert whole is not None
+    assert (whole.value, whole.images) == (pytest.approx(0.65), 300)
+    assert whole.error == pytest.approx(math.sqrt(0.65 * 0.35 / 300))  # the same images twice
+    assert evidence(a=dealt(0, 0.5, 0.5) | dict([*dealt(1, 0.8, 0.8, 0.8).items()][2:])).pooled("a") is None
 
 
 def test_a_difference_turns_its_sign_with_the_candidates() -> None:

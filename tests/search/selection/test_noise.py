@@ -146,3 +146,16 @@ def test_a_short_training_says_little_of_a_method_that_learns_slowly() -> None:
     rows += [row(key, 0.7, SHORT) for key in ("fast", "as fast")]
     found = beliefs([*rows, row("slow", 0.85), row("fast", 0.8)], known)
     assert found["slow too"][0] > found["weak"][0] + 0.005
+
+
+def test_a_repeat_on_the_same_images_tells_less_than_other_images_do() -> None:
+    """Of candidates that were measured on all folds, a second deal of them leaves the images the same."""
+
+    def error(repeat: int, folds: int) -> float:
+        rows = [row(key, 0.8 + 0.05 * i, fold=fold) for i, key in enumerate("abcd") for fold in range(3)]
+        for i, key in enumerate("abcd"):
+            place = (Fidelity(LONG, 0, fold, folds, repeat) for fold in range(3))
+            rows += [(key, fidelity, Measurement(0.8 + 0.05 * i, 200)) for fidelity in place]
+        return believe(Evidence.of(rows, LONG), {}).error_of_difference("a", "d")
+
+    assert error(repeat=1, folds=5) > 1.02 * error(repeat=0, folds=6)

@@ -162,6 +162,20 @@ def test_it_costs_what_was_planned(make: Make, training: Any, monkeypatch: pytes
     assert sum(stage.R for stage in planned) == pytest.approx(sum(map(record.cost, record.trials())), rel=0.02)
 
 
+def test_when_all_folds_were_used_they_are_dealt_anew(make: Make, training: Any) -> None:
+    training.curve = by_size
+    config = make(**OPTIONS, protocol={"folds": 2})
+    search(config)
+    trials = StudyRecord.read(config.folder).trials()
+    places = {(t.user_attrs["of_epochs"], t.user_attrs["fold"], t.user_attrs.get("repeat", 0)) for t in trials}
+    assert places == {(1, 0, 0), (3, 1, 0), (9, 0, 1)}
+    seeds = {t.user_attrs.get("repeat", 0): t.user_attrs["seed"] for t in trials}
+    assert seeds == {0: 0, 1: 1}
+    started = len(training.started)
+    search(config)
+    assert len(training.started) == started
+
+
 def test_folds_are_as_many_as_every_class_has_images(make: Make, training: Any, caplog: Any) -> None:
     training.curve = by_size
     config = make(**OPTIONS | {"protocol": {"folds": 200}})

@@ -115,7 +115,7 @@ def _population(run: RunView) -> tuple[list[FrozenTrial], npt.NDArray[np.float64
         values = [trial.intermediate_values[epoch] for trial in trials]
         after = "epoch, the last one" if epoch == 1 else f"{epoch} epochs, the last"
         told = f"trials, by their values after the first {after} that all of them reached"
-    alike = [tuple(t.user_attrs.get(key) for key in ("of_epochs", "seed", "fold", "folds")) for t in trials]
+    alike = [tuple(t.user_attrs.get(key) for key in ("of_epochs", "seed", "fold", "folds", "repeat")) for t in trials]
     groups = {kind: [n for n, own in enumerate(alike) if own == kind] for kind in alike}
     centred = np.array(values, np.float64)
     for members in groups.values():
