@@ -5,6 +5,8 @@ python benchmarks/faults/kills.py --out benchmarks/faults/kills.md
 A search with a supernet, scores, finalists and folds, and its retraining, is ended in one stage and repeated. Its
 trials, its choice and its value on test are held against those of the same search without an interruption. SIGTERM and
 Ctrl-C must end with status 130 within ten seconds, in one line and without a traceback, and leave no process behind.
+Where the head of its cluster is killed, a command must end with status 2 within a minute, in one line and without a
+traceback.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import yaml
 from audit import CONFIG, Found, command, result, start, write_data
 
@@ -29,7 +32,8 @@ STAGES = {
     "retraining": ("retrain", ""),
 }
 _OUTLIVE = 90  # seconds: Ray's two agents of a node look for its GCS for a minute before they end
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+HEAD = "head killed"
+ENDS = {"inline": ("SIGKILL", "SIGTERM", "SIGINT"), "ray": ("SIGKILL", "SIGTERM", "SIGINT", HEAD)}
 SETTINGS = CONFIG | {
     "strategy": "supernet",
     "supernet": {"epochs": 3, "warmup_epochs": 0},
@@ -48,8 +52,8 @@ def fresh(folder: Path, runner: str) -> None:
     (folder / "c.yaml").write_text(yaml.safe_dump(SETTINGS | {"resources": resources}))
 
 
-def end(folder: Path, stage: str, number: signal.Signals) -> str:
-    """Start the command of a stage and send it the signal there; what is wrong with how it ended."""
+def end(folder: Path, stage: str, how: str) -> str:
+    """Start the command of a stage and end it there; what is wrong with how it ended."""
     what, line = STAGES[stage]
     if what == "retrain":
         command(folder, "search", "c.yaml")
@@ -64,22 +68,30 @@ def end(folder: Path, stage: str, number: signal.Signals) -> str:
     if process.poll() is not None:
         return "it had ended before"
     began = time.monotonic()
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does
+    if how == HEAD:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "gcs_server" in child.name():
+                child.kill()
+    elif how == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     else:
-        process.send_signal(number)
+        process.send_signal(signal.Signals[how])
     _, said = process.communicate(timeout=120)
-    wrong = [] if number == signal.SIGKILL else judged(process, said, time.monotonic() - began)
-    clean_up(process.pid, wrong, wait=_OUTLIVE if number == signal.SIGKILL else 3)
+    seconds, wrong = time.monotonic() - began, list[str]()
+    if how == HEAD:
+        wrong = judged(process, said, 2, "head", seconds, 60)
+    elif how != "SIGKILL":
+        wrong = judged(process, said, 130, "To go on:", seconds, 10)
+    clean_up(process.pid, wrong, wait=_OUTLIVE if how in ("SIGKILL", HEAD) else 3)
     return "; ".join(wrong)
 
 
-def judged(process: subprocess.Popen[str], said: str, seconds: float) -> list[str]:
-    """What is wrong with the end of a command that was asked to stop."""
-    wrong = [f"status {process.returncode}"] if process.returncode != 130 else []
-    wrong += [f"{seconds:.0f} s"] if seconds > 10 else []
+def judged(process: subprocess.Popen[str], said: str, status: int, line: str, seconds: float, most: float) -> list[str]:
+    """What is wrong with the end of a command that had to stop."""
+    wrong = [f"status {process.returncode}"] if process.returncode != status else []
+    wrong += [f"{seconds:.0f} s"] if seconds > most else []
     wrong += ["a traceback"] if "Traceback" in said or "***" in said else []
-    wrong += ["no line on how to go on"] if "To go on:" not in said else []
+    wrong += ["no line on how to go on"] if line not in said else []
     return wrong
 
 
@@ -112,19 +124,19 @@ def main() -> None:
         print("all runners alike:", len({repr(found) for found in whole.values()}) == 1, flush=True)
         for runner, expected in whole.items():
             for stage in arguments.stages:
-                for number in SIGNALS:
-                    folder = Path(scratch, f"{runner}-{stage}-{number.name}")
+                for how in ENDS[runner]:
+                    folder = Path(scratch, f"{runner}-{stage}-{how.replace(' ', '-')}")
                     fresh(folder, runner)
-                    wrong = end(folder, stage, number)
+                    wrong = end(folder, stage, how)
                     found = result(folder)
                     same = found == expected
                     failures += bool(wrong) or not same
-                    cells = (runner, stage, number.name, wrong or "as it should", "same" if same else "**differ**")
+                    cells = (runner, stage, how, wrong or "as it should", "same" if same else "**differ**")
                     print(*cells, flush=True)
                     rows.append("| " + " | ".join(cells) + " |")
     if arguments.out:
         head = "# Killed in every stage\n\n`python benchmarks/faults/kills.py --out benchmarks/faults/kills.md`\n\n"
-        columns = "runner", "stage", "signal", "how it ended", "trials, choice and test after going on"
+        columns = "runner", "stage", "ended by", "how it ended", "trials, choice and test after going on"
         table = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
         arguments.out.write_text(head + table + "\n".join(rows) + "\n")
     sys.exit(bool(failures))

@@ -120,7 +120,7 @@ def check_address(config: RunConfig) -> None:
 
     address = config.resources.address or os.environ.get("RAY_ADDRESS")
     if address == "auto":
-        address = os.environ.get("RAY_ADDRESS")
+        address = os.environ.get("RAY_ADDRESS") or address
     if address and choose_runner(config) == "ray":
         check_address(address)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -33,26 +34,87 @@ def check_address(address: str) -> None:
     """Let a place where no cluster answers, or one that asks for another token, be told at once.
 
     Args:
-        address: Such as `HOST:PORT` or `ray://HOST:PORT`; words that only Ray knows, such as `auto`, pass.
+        address: Such as `HOST:PORT`, `ray://HOST:PORT` or `auto`; words that only Ray knows pass.
 
     Raises:
         RunError: When nobody answers there, or in another way.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdecimal():
-        return
-    uses, tls = os.environ.get(MODE) != "disabled", os.environ.get("RAY_USE_TLS", "0") != "0"
-    token = find_token() if uses else None
+    address = (_current() or address) if address == "auto" else address
     try:
-        knock(host.strip("[]"), int(port), _WAITS, token, tls)
+        asks = _asks_for_token(address)
     except (OSError, OverflowError) as error:
         raise no_cluster(address, str(error)) from error
+    mode, token = os.environ.get(MODE, "").lower(), find_token()
+    if asks is False:
+        if mode == "token":
+            raise RunError(
+                f"the cluster at {address} uses no token, and {MODE} is token here, with which none of its workers "
+                f"would start; unset {MODE} here, or set it for the cluster's nodes, too"
+            )
+        return
+    if asks and mode == "disabled":
+        raise _token_refused(address, f"{MODE} is disabled here")
+    if asks and not token:
+        raise _token_refused(address, "there is none here")
+    if not mode and token and "ray" not in sys.modules:  # Ray looks for it when it is imported
+        os.environ[MODE] = mode = "token"
+    if asks and mode != "token":
+        raise _token_refused(address, f"Ray was imported here without {MODE}=token")
+    try:
+        reach(address)
     except TokenRefused as error:
-        here = "the one here is not it" if token else "there is none here" if uses else f"{MODE} is disabled here"
-        raise RunError(
-            f"the cluster at {address} asks for a token, and {here}; on its head node, ray get-auth-token prints it: "
-            f"write it to ~/.ray/auth_token here, or export {TOKEN}=..."
-        ) from error
+        raise _token_refused(address, "the one here is not it") from error
+
+
+def _asks_for_token(address: str) -> bool | None:
+    """Whether a cluster asks for a token; None where the address is a word of Ray's, or nothing is seen of it."""
+    place = _place(address)
+    if place is None:
+        return None
+    try:
+        knock(*place, _WAITS, None, _uses_tls())
+    except TokenRefused:
+        return True
+    return None if _uses_tls() else False
+
+
+def _current() -> str | None:
+    """The address of the cluster that was started last on this machine, as Ray has written it down for `auto`."""
+    below = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    try:
+        return (Path(below) / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def _token_refused(address: str, here: str) -> RunError:
+    return RunError(
+        f"the cluster at {address} asks for a token, and {here}; on its head node, ray get-auth-token prints it: "
+        f"write it to ~/.ray/auth_token here, or export {TOKEN}=..."
+    )
+
+
+def reach(address: str) -> None:
+    """Find out whether a cluster answers at an address; where that does not say a place, nothing is found out.
+
+    Args:
+        address: As `check_address` has it.
+
+    Raises:
+        OSError: When nobody answers there, or somebody else.
+        TokenRefused: When it asks for another token.
+    """
+    if place := _place(address):
+        knock(*place, _WAITS, find_token(), _uses_tls())
+
+
+def _place(address: str) -> tuple[str, int] | None:
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if colon and port.isdecimal() else None
+
+
+def _uses_tls() -> bool:
+    return os.environ.get("RAY_USE_TLS", "0") != "0"
 
 
 def no_cluster(address: str, why: str) -> RunError:

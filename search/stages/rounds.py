@@ -289,6 +289,16 @@ class Rounds:
                 return job
         return None
 
+    def stop(self, message: str) -> None:
+        """Stop all runs for what their surroundings did.
+
+        Args:
+            message: What happened.
+        """
+        for run in self.runs:
+            with run.at_work():
+                raise SearchStopped(message)
+
     @property
     def over(self) -> bool:
         """Whether nothing runs, and there is nothing to hand out."""

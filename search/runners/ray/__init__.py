@@ -2,8 +2,6 @@
 
 import os
 
-from petlas.search.runners.knock import MODE, find_token
-
 # Read by Ray at import: no banner tables, no handler that swallows Ctrl-C, no usage reports.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -15,5 +13,3 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # or relative paths would 
 # Read by a Ray that a search starts for itself: no worker starts before it is asked for. Tune starts its own, with
 # environment variables that those do not have, and uses none of them.
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-if find_token():
-    os.environ.setdefault(MODE, "token")  # a cluster that asks for none does not mind

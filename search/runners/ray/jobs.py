@@ -18,12 +18,16 @@ from petlas.search.config import ResourcesConfig, RunConfig
 from petlas.search.runners.blame import told
 from petlas.search.runners.limit import too_long
 from petlas.search.runners.ray.devices import alone, share
+from petlas.search.runners.ray.head import Head
 from petlas.search.runners.ray.supplier import Supplier
 from petlas.search.stages.rounds import Job, Rounds
 from petlas.search.training import EpochResult
 
 _DIED = "the worker died"
+_LOGS = "why is in its logs, below /tmp/ray/session_latest/logs on each node"
 _FULL = "the node's memory was full, and Ray ended the worker"
+_MOST_STARTS = 6
+"""How many workers in a row may end before they begin: none of them has seen a candidate."""
 _PATIENCE = 10.0
 """Seconds in which a worker says whether it is there."""
 
@@ -46,6 +50,7 @@ class JobSearch(_Unpickled, Searcher):
         most: How many of them may be done at once, now.
         resources: What a worker of a run is given.
         supplier: Hands workers what they need.
+        head: Of the cluster. Most of what Tune does waits for it, and what ends for want of it is nobody's fault.
     """
 
     def __init__(
@@ -54,17 +59,21 @@ class JobSearch(_Unpickled, Searcher):
         most: Callable[[], int],
         resources: Callable[[RunConfig], ResourcesConfig],
         supplier: Supplier,
+        head: Head,
     ) -> None:
         super().__init__(metric="val", mode="max")
-        self.rounds, self._most, self._resources, self._supplier = rounds, most, resources, supplier
+        self.rounds, self._most, self._resources = rounds, most, resources
+        self._supplier, self._head = supplier, head
         self.jobs: dict[str, Job] = {}
         """What is handed out and not done, by Tune's names of trials."""
         self._started: dict[str, float] = {}
         self._workers: dict[str, Any] = {}
         self._faults: dict[str, str] = {}
+        self._never_began = 0
 
     def suggest(self, trial_id: str) -> Any:
         """The next job as plain data; None to be asked again, FINISHED when nothing more is to come."""
+        self._head.look(now=True)
         most = self._most()
         if self.jobs and len(self.jobs) >= most:
             return None if len(self.jobs) == most else Searcher.FINISHED  # what runs ends, and all is given back
@@ -85,7 +94,7 @@ class JobSearch(_Unpickled, Searcher):
             trial_id: Tune's.
             worker: The actor.
         """
-        self._started[trial_id], self._workers[trial_id] = time.monotonic(), worker
+        self._started[trial_id], self._workers[trial_id], self._never_began = time.monotonic(), worker, 0
         self.jobs[trial_id].start()
 
     def on_epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -117,13 +126,20 @@ class JobSearch(_Unpickled, Searcher):
             trial_id: Tune's.
             result: The last result of the worker.
             error: Whether the worker is gone.
+
+        Raises:
+            HeadLost: When it is gone with the cluster's head: the job is still among those that are handed out.
         """
-        found = result or {}
+        found, head_was_there = result or {}, self._head.look(now=error)
         self._keep(trial_id, found)
         self._workers.pop(trial_id, None)
         job, fault = self.jobs.pop(trial_id), self._faults.pop(trial_id, None)
         if found.get("fault"):
             fault = found["error"]
+        if error and trial_id not in self._started:
+            self._never_began += 1
+            if self._never_began >= _MOST_STARTS:
+                fault = fault or f"{_MOST_STARTS} of Ray's workers in a row ended before they began; {_LOGS}"
         last, took = _epoch_result(result), time.monotonic() - self._started.pop(trial_id, math.inf)
         if fault is not None:
             job.on_fault(fault)
@@ -132,7 +148,7 @@ class JobSearch(_Unpickled, Searcher):
         elif error and job.limit is not None and took > job.limit:
             job.on_end(None, too_long(job.limit))
         elif error:
-            job.on_lost(_DIED)
+            job.on_lost(_DIED if head_was_there and not self._never_began else "")
         else:
             if last is not None:
                 job.on_epoch(last)
@@ -158,6 +174,16 @@ class JobSearch(_Unpickled, Searcher):
                 job.on_starved(_FULL)
             else:
                 job.on_lost(_FULL if full else _DIED)
+
+    def on_head_lost(self, message: str) -> None:
+        """Let what is handed out count as never done.
+
+        Args:
+            message: What happened.
+        """
+        self.rounds.stop(message)
+        for job in self.jobs.values():
+            job.on_fault(message)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the studies are the record."""
@@ -227,10 +253,11 @@ class FaultStopper(_Unpickled, tune.Stopper):
 
     Args:
         rounds: The runs.
+        head: Of the cluster; it is looked for in each of Tune's steps.
     """
 
-    def __init__(self, rounds: Rounds) -> None:
-        self._rounds = rounds
+    def __init__(self, rounds: Rounds, head: Head) -> None:
+        self._rounds, self._head = rounds, head
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No trial is stopped on its own.
@@ -243,6 +270,7 @@ class FaultStopper(_Unpickled, tune.Stopper):
 
     def stop_all(self) -> bool:
         """Whether all runs have stopped."""
+        self._head.look()
         return self._rounds.stopped
 
 

@@ -13,10 +13,11 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
-from petlas.search.config import RunConfig
+from petlas.search.config import ResourcesConfig, RunConfig
 from petlas.search.run_folder import RunError
-from petlas.search.runners.ray.cluster import connected, present
+from petlas.search.runners.ray.cluster import present
 from petlas.search.runners.ray.devices import resolved, room
+from petlas.search.runners.ray.head import Head, HeadLost
 from petlas.search.runners.ray.jobs import FaultStopper, JobScheduler, JobSearch, Starts
 from petlas.search.runners.ray.notices import notices_to_log
 from petlas.search.runners.ray.start import Start
@@ -45,7 +46,7 @@ def opened(
     resources = benches[0].config.resources
     with ExitStack() as stack:
         stack.enter_context(notices_to_log())
-        others = start.wait() if start else stack.enter_context(connected(resources.address))
+        others = (start or stack.enter_context(Start(resources.address))).wait()
         count = stack.enter_context(present()) if others else lambda: 1
         supplier = Supplier(by_path(resources.data, size_of(benches, views)))
         yield RayRunner([resolved(bench, supplier) for bench in benches], supplier, count)
@@ -72,20 +73,25 @@ class RayRunner:
             if room(resources) < 1:
                 needs, has = f"{resources.cpus} CPUs and {resources.gpus or 0:g} GPUs", ray.cluster_resources()
                 raise RunError(f"a trial needs {needs}, and Ray has {has}; lower resources.cpus or resources.gpus")
-        self._part, self._looked = 0, -math.inf
+        self._part, self._looked, self._head = 0, -math.inf, Head.of_ray()
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of workers that died the runs tell
 
     def run(self, rounds: Rounds) -> None:
         """Do jobs with Ray Tune until none is left."""
         while not rounds.over:  # again where a worker died when Tune had been told that nothing was left
-            search = JobSearch(rounds, self._most, lambda config: self._resources[config.folder], self._supplier)
+            search = JobSearch(rounds, self._most, self._resources_of, self._supplier, self._head)
             with tempfile.TemporaryDirectory(prefix="petlas-tune-") as scratch:
                 try:
                     self._tuner(search, scratch).fit()
+                except HeadLost as lost:
+                    search.on_head_lost(str(lost))
                 except RuntimeError as error:  # Tune goes on after some ways in which a worker may end, not after all
                     if not isinstance(error.__cause__, RayError):
                         raise
                     search.on_break(error.__cause__)
+
+    def _resources_of(self, config: RunConfig) -> ResourcesConfig:
+        return self._resources[config.folder]
 
     def _most(self) -> int:
         """How many jobs may be done at once now: nodes and other drivers come and go."""
@@ -108,7 +114,7 @@ class RayRunner:
             run_config=tune.RunConfig(
                 name="trials",
                 storage_path=scratch,
-                stop=FaultStopper(search.rounds),
+                stop=FaultStopper(search.rounds, self._head),
                 callbacks=[Starts(search)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # training keeps its own
                 verbose=0,

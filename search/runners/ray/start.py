@@ -1,4 +1,4 @@
-"""Ray starts in the background, while the driver imports what it needs and checks its data."""
+"""Ray starts in the background, while the driver imports what it needs and checks its data, or waits for it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from petlas.search.runners.ray.cluster import connected
 class Start:
     """A Ray of this search's own that begins to start; to be used in a `with` block, at whose end it is gone.
 
-    Its workers import what they need as soon as they are there.
+    Its workers import what they need as soon as they are there. A signal is heeded while Ray starts, which Ray itself
+    does not.
+
+    Args:
+        address: Of a cluster to be on in its place, as `resources.address` gives it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str | None = None) -> None:
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # it warns that this is not the main thread
+        self._address = address
         self._error: BaseException | None = None
         self._others = True
         self._begun, self._over = threading.Event(), threading.Event()
@@ -28,7 +33,7 @@ class Start:
     def _keep(self) -> None:
         """Start Ray, and stay: its processes end with the thread that started them (prctl(2), PR_SET_PDEATHSIG)."""
         try:
-            with connected(None) as self._others:
+            with connected(self._address) as self._others:
                 self._begun.set()
                 self._over.wait()
         except BaseException as error:  # told to whoever waits for it
@@ -54,4 +59,5 @@ class Start:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._thread.join()
+        if self._begun.is_set():
+            self._thread.join()  # else it waits for Ray, and both end with this process

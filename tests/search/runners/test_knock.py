@@ -1,4 +1,6 @@
+import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,27 +17,29 @@ Cluster = Callable[[str | None], str]
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No token lies where Ray looks for it."""
+    """No token lies where Ray looks for it, nor the address of a cluster; and Ray has not been imported."""
     for name in (TOKEN, TOKEN_PATH, MODE, "RAY_USE_TLS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def _cluster() -> Iterator[Cluster]:
     """Starts what answers as a head node of Ray 2.60 does, whether it asks for a token or not; gives its address."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
 
         def answer(wanted: str | None) -> None:
-            place, _ = server.accept()
-            with place:
-                asked = place.recv(4096)
-                place.sendall(SETTINGS)
-                good = wanted is None or f"Bearer {wanted}".encode() in asked
-                place.sendall(GOOD if good else REFUSED)
-                place.recv(1)
+            for _ in range(2):  # whether it asks, and whether it takes what is here
+                place, _ = server.accept()
+                with place:
+                    asked = place.recv(4096)
+                    place.sendall(SETTINGS)
+                    good = wanted is None or f"Bearer {wanted}".encode() in asked
+                    place.sendall(GOOD if good else REFUSED)
+                    place.recv(1)
 
         def start(wanted: str | None) -> str:
             threading.Thread(target=answer, args=(wanted,), daemon=True).start()
@@ -44,11 +48,51 @@ def cluster() -> Iterator[Cluster]:
         yield start
 
 
+cluster, another = pytest.fixture(_cluster), pytest.fixture(_cluster)
+
+
 @pytest.mark.parametrize("token", ["a" * 64, "b" * 200])
-def test_a_cluster_that_takes_the_token_passes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+def test_a_cluster_that_takes_the_token_passes(
+    cluster: Cluster, another: Cluster, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
     check_address(cluster(None))
     monkeypatch.setenv(TOKEN, token)
-    check_address(cluster(token))
+    monkeypatch.setenv(MODE, "token")
+    check_address(another(token))
+
+
+def test_a_token_that_lies_here_is_used_where_the_cluster_asks_for_one_and_there_alone(
+    cluster: Cluster, another: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A head that uses none can not speak with a driver that does, and takes its workers for dropped: they all end."""
+    monkeypatch.setenv(TOKEN, "x")
+    check_address(cluster(None))
+    assert MODE not in os.environ
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text(another("x"))
+    check_address("auto")
+    assert os.environ[MODE] == "token"
+    monkeypatch.delenv(MODE)
+
+
+def test_what_ray_was_imported_with_or_told_that_does_not_fit_the_cluster_is_refused(
+    cluster: Cluster, another: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKEN, "x")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RunError, match="Ray was imported here without RAY_AUTH_MODE=token"):
+        check_address(cluster("x"))
+    monkeypatch.setenv(MODE, "token")
+    with pytest.raises(RunError, match=r"uses no token, and RAY_AUTH_MODE is token here, .*unset RAY_AUTH_MODE here"):
+        check_address(another(None))
+
+
+def test_a_cluster_that_ray_has_written_down_and_that_is_gone_is_told(tmp_path: Path) -> None:
+    """Ray itself tries for minutes to reach it."""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text("127.0.0.1:1")
+    with pytest.raises(RunError, match=r"running cluster, got '127\.0\.0\.1:1' .*start one with ray start --head"):
+        check_address("auto")
 
 
 def test_a_token_that_is_missing_wrong_or_not_used_is_told_with_the_command_that_helps(

@@ -9,7 +9,9 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, WorkerCra
 
 from petlas.search.config import ResourcesConfig, RunConfig
 from petlas.search.runners.ray import devices as devices_module
+from petlas.search.runners.ray import head as head_module
 from petlas.search.runners.ray import jobs as jobs_module
+from petlas.search.runners.ray.head import Head, HeadLost
 from petlas.search.runners.ray.jobs import FaultStopper, JobScheduler, JobSearch, Starts
 from petlas.search.runners.ray.supplier import Sent, Supplier
 from petlas.search.stages.losses import MOST_LOSSES
@@ -87,10 +89,18 @@ def test_a_trial_whose_worker_died_each_time_is_a_failure_with_its_reason(
     assert stage.record.count_trained() == 1
 
 
-def search_of(stage: TrainStage, most: int = 99, of: Callable[[RunConfig], ResourcesConfig] | None = None) -> JobSearch:
+HEAD = Head("", lambda address: True)
+
+
+def search_of(
+    stage: TrainStage,
+    most: int = 99,
+    of: Callable[[RunConfig], ResourcesConfig] | None = None,
+    head: Head = HEAD,
+) -> JobSearch:
     """What Tune asks, of a single run of one stage."""
-    of = of or (lambda config: config.resources)
-    return JobSearch(Rounds([Turns(stage.bench, lambda: iter([stage]))]), lambda: most, of, Supplier(paths=True))
+    of, rounds = of or (lambda config: config.resources), Rounds([Turns(stage.bench, lambda: iter([stage]))])
+    return JobSearch(rounds, lambda: most, of, Supplier(paths=True), head)
 
 
 def tune_trial(name: str, worker: Any = None) -> Any:
@@ -112,7 +122,7 @@ def test_the_scheduler_stops_what_the_stage_stops(started: Started) -> None:
 def test_a_fault_of_the_surroundings_ends_the_trials_beside_it_and_they_count_as_never_tried(started: Started) -> None:
     stage = started(search={"trials": 5})
     searcher = search_of(stage)
-    stopper = FaultStopper(searcher.rounds)
+    stopper = FaultStopper(searcher.rounds, HEAD)
     for name in "abw":
         searcher.suggest(name)
     for name in "ab":
@@ -133,7 +143,7 @@ def test_a_fault_of_the_surroundings_ends_the_trials_beside_it_and_they_count_as
 
 def test_tunes_snapshots_hold_nothing_of_the_study(started: Started) -> None:
     search = search_of(started())
-    for part in (search, JobScheduler(search), FaultStopper(search.rounds), Starts(search)):
+    for part in (search, JobScheduler(search), FaultStopper(search.rounds, HEAD), Starts(search)):
         assert pickle.loads(pickle.dumps(part)).__dict__ == {}
 
 
@@ -156,6 +166,7 @@ def test_more_than_the_drivers_part_is_not_asked_for_and_what_is_too_much_is_giv
         lambda: part[0],
         lambda config: config.resources,
         Supplier(paths=True),
+        HEAD,
     )
     for name in "ab":
         assert searcher.suggest(name)["work"] == "train"
@@ -246,6 +257,66 @@ def test_where_tune_breaks_off_at_a_workers_end_its_trial_is_lost_and_the_others
         f"{why}, {MOST_LOSSES} times",
     ]
     assert [is_interrupted(t) for t in trials] == [True] * (len(trials) - 1) + [False]
+
+
+def test_workers_that_die_with_the_head_are_no_fault_and_the_search_stops(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = [True]
+    monkeypatch.setattr(head_module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(head_module, "_LOOKS_EVERY", 0.0)
+    stage, head = started(search={"trials": 3}), Head("h:1", lambda address: there[0])
+    searcher = search_of(stage, head=head)
+    searcher.suggest("runs")
+    searcher.start("runs")
+    searcher.suggest("waits")
+    there[0] = False
+    with pytest.raises(HeadLost):
+        searcher.suggest("next")
+    with pytest.raises(HeadLost):
+        FaultStopper(searcher.rounds, head).stop_all()
+    with pytest.raises(HeadLost) as lost:
+        searcher.on_trial_complete("runs", error=True)
+    searcher.on_head_lost(str(lost.value))
+    assert searcher.rounds.over and searcher.rounds.stopped
+    assert "h:1 does not answer" in str(searcher.rounds.runs[0].error)
+    (trial,) = stage.record.trials()  # what had not begun is not in the study
+    assert is_interrupted(trial) and "error" not in trial.user_attrs
+
+
+def test_a_worker_that_died_while_the_head_was_away_is_no_fault_of_its_trial(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "_LOOKS_EVERY", 0.01)
+    stage, answers = started(search={"trials": 1}), [True]
+    searcher = search_of(stage, head=Head("h:1", lambda address: answers.pop(0) if answers else True))
+    for _ in range(MOST_LOSSES + 1):
+        searcher.suggest("a")
+        searcher.start("a")
+        answers[:] = [False]
+        searcher.on_trial_complete("a", error=True)
+    assert not stage.exhausted() and not stage.fault
+    assert all(is_interrupted(trial) for trial in stage.record.trials())
+
+
+def test_workers_that_end_before_they_begin_have_seen_no_candidate_and_too_many_stop_the_search(
+    started: Started,
+) -> None:
+    stage = started(search={"trials": 1})
+    searcher, count = search_of(stage), 0
+    for begins in (False, False, True, *[False] * 9):
+        searcher.suggest("a")
+        if begins:
+            searcher.start("a")
+            searcher.on_trial_complete("a", {"epoch": 1, "loss": 1.0, "val": 0.5, "seconds": 0.1}, True)
+        else:
+            searcher.on_trial_complete("a", error=True)
+        count += 1
+        if stage.fault:
+            break
+    assert count == 3 + 6
+    assert stage.fault.startswith("6 of Ray's workers in a row ended before they began; why is in its logs")
+    assert all(is_interrupted(trial) for trial in stage.record.trials())
 
 
 def test_what_a_worker_sent_is_in_the_run_folder_before_its_epoch_is_written_down(

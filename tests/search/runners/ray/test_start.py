@@ -1,3 +1,4 @@
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,3 +58,20 @@ def test_it_ends_also_where_nobody_waited(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ZeroDivisionError), Start():
         raise ZeroDivisionError
     assert ended.is_set()
+
+
+def test_whoever_is_interrupted_while_ray_starts_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = threading.Event()
+
+    @contextmanager
+    def connected(address: str | None) -> Iterator[bool]:
+        assert address == "10.0.0.1:6379"
+        hangs.wait(20)
+        yield True
+
+    monkeypatch.setattr(start_module, "connected", connected)
+    threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt), Start("10.0.0.1:6379") as start:
+        start.wait()
+    assert not hangs.is_set()
+    hangs.set()
