@@ -122,7 +122,12 @@ class TargetsMethod(BlockMethod[TargetsT]):
         """Beyond the common rules, refuse targets that are unknown or named twice."""
         targets = placement.options.names
         known = [name for layer in shape.blocks[placement.block].linears for name in layer.names]
-        if targets == [ALL] and known:
+        if not known:
+            raise DesignError(
+                f"{self.name} changes linear layers and convolutions of 1 x 1, and block {placement.block} of "
+                f"{shape.name} has none; choose another method"
+            )
+        if targets == [ALL]:
             return
         if not set(targets) <= set(known) or len(set(targets)) < len(targets):
             raise DesignError(

@@ -119,6 +119,13 @@ def test_unknown_and_repeated_targets_are_refused(targets, make):
         apply(make("gap"), lora(targets=targets))
 
 
+def test_a_block_without_a_layer_that_mixes_channels_alone_is_told_as_such():
+    with pytest.raises(
+        DesignError, match=r"lora changes linear layers .*block 1 of resnet18.* has none; choose another"
+    ):
+        count_params(lora(blocks=(1,), targets="all"), shape_by_name("resnet18"))
+
+
 def test_modules_differ_at_the_start(make):
     state = tuned_state_dict(apply(make("gap"), lora(64, (0,))))
     assert not torch.equal(state["lora.blocks.0.q.down"], state["lora.blocks.0.v.down"])

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 
+import petlas.spaces
 from petlas.petl import MINI, count_params, shape_by_name
 from petlas.search.strategies.recipes import Recipe, expected, portfolio
-from petlas.spaces import Budget, Space
+from petlas.spaces import Budget, Space, load_space
 
 SHAPE = shape_by_name(MINI, None)
 METHODS = {
@@ -76,6 +79,26 @@ def test_the_portfolio_covers_every_method_of_a_space_whichever_it_is() -> None:
     assert len({dict(recipe.settings)["lr"] for recipe in own}) == 3
     shipped = [recipe for recipe in portfolio(space()) if recipe.suits(space())]
     assert {name for recipe in shipped for name in recipe.methods} == METHODS.keys()
+
+
+@pytest.mark.parametrize(
+    ("space", "name"),
+    [
+        ("strong", MINI),
+        ("strong_convnet", "convnext_atto"),
+        ("strong_convnet", "tf_efficientnet_lite0"),
+        ("strong_convnet", "resnet50_clip.openai"),
+    ],
+)
+def test_the_strong_methods_that_are_shipped_fit_the_backbones_that_they_are_for(space: str, name: str) -> None:
+    shape = shape_by_name(name, None)
+    file = Path(petlas.spaces.__file__).resolve().parent.parent / "configs" / "spaces" / f"{space}.yaml"
+    found = load_space(file, shape.depth, backbone=shape.name, stages=shape.widths)
+    limit = Budget(100_000, lambda design: count_params(design, shape))
+    recipes = [recipe for recipe in portfolio(found) if recipe.suits(found)]
+    assert frozenset().union(*(recipe.methods for recipe in recipes)) == {d.method for d in found.dimensions}
+    assert all(0 <= count_params(recipe.design(found, limit), shape) <= 100_000 for recipe in recipes[:12])
+    assert count_params(found.largest, shape) > 100_000
 
 
 def test_what_is_expected_of_a_candidate_is_that_of_its_methods_at_its_rate() -> None:
