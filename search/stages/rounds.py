@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from petlas.search.run_log import about
+from petlas.search.run_log import ASIDE, about
 from petlas.search.stages.base import SearchStopped, Stage
 from petlas.search.study.reading import StudyReader
 from petlas.search.training import EpochResult
@@ -94,8 +94,9 @@ class Turns:
             except Exception as error:
                 if self.error is None:
                     self.error = error
-                    if self.name:
-                        log.error("stopped: %s", error)
+                    log.error(
+                        "stopped: %s", error, extra=None if self.name else ASIDE
+                    )  # the command tells of one alone
 
     @property
     def running(self) -> int:

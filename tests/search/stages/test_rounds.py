@@ -232,6 +232,21 @@ def test_all_have_stopped_when_each_has(turns: Callable[..., Turns]) -> None:
     assert [str(run.error) for run in runs] == ["gone", "gone"]
 
 
+@pytest.mark.parametrize("name", ["", "one of two"])
+def test_why_a_run_stopped_is_in_its_log(
+    turns: Callable[..., Turns], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """And on the terminal where there are several: of one alone the command tells at its end."""
+    monkeypatch.setattr(logging.getLogger("petlas"), "propagate", True)
+    run = turns("run", 1)
+    run.name = name
+    with run.at_work():
+        raise DataError("the disk is full")
+    (record,) = caplog.records
+    assert record.getMessage() == "stopped: the disk is full"
+    assert getattr(record, "aside", False) is not bool(name)
+
+
 def test_an_interruption_is_no_fault_of_a_run(turns: Callable[..., Turns]) -> None:
     run = turns("a", 1)
     with pytest.raises(KeyboardInterrupt), run.at_work():
