@@ -15,7 +15,7 @@ from petlas.petl.design import DesignError
 from petlas.petl.parts.draws import Draws
 from petlas.petl.parts.handles import ForwardOverride, Handle
 from petlas.petl.prefix import Streams, replay
-from petlas.petl.routing import Flow, Router, Rows, Shapes, part_of, shapes_of, trained_at_root, unlike
+from petlas.petl.routing import Flow, Router, Rows, Shapes, parts_of, shapes_of, trained_at_root, unlike
 
 Inputs: TypeAlias = Tensor | Streams
 """Images (B, 3, H, W), or what stands in for them."""
@@ -49,12 +49,12 @@ class Pack:
         self._draws: Mapping[str, Draws] = draws or {}
         self._plain, self._flow = _plain(adapters, self.models), Flow()
         self._handles: list[Handle] = list(family_of(self._plain).exposed(self._plain))
-        for path, module in list(self._plain.named_modules()):
-            found = {name: part_of(self._plain, model, path) for name, model in self.models.items()}
-            parts = {name: part for name, part in found.items() if part is not None}
-            if path and parts:
-                router = Router(self._flow, module.forward, parts, self.drawing)
-                self._handles.append(ForwardOverride(module, router))
+        parts = parts_of(self._plain, self.models)
+        ways = {name: [(path, own[name].whole) for path, own in parts.items() if name in own] for name in self.models}
+        self._order = sorted(self.models, key=ways.__getitem__)  # those lie behind one another that act alike
+        for path, own in parts.items():
+            module = self._plain.get_submodule(path)
+            self._handles.append(ForwardOverride(module, Router(self._flow, module.forward, own, self.drawing)))
         self.train(False)
         if (mixed := self._mixes()) is not None:
             raise DesignError(
@@ -92,12 +92,14 @@ class Pack:
         """
         if unknown := [name for name in inputs if name not in self.models]:
             raise DesignError(f"a pack runs its own designs, {', '.join(self.models)}, got {', '.join(unknown)}")
-        images = {name: given for name, given in inputs.items() if isinstance(given, Tensor)}
+        ordered = {name: inputs[name] for name in self._order if name in inputs}
+        images = {name: given for name, given in ordered.items() if isinstance(given, Tensor)}
         if len(images) < len(inputs):
-            return self._in_parts(inputs, images)
-        with self._flow.of(_rows(inputs, list(inputs))):
-            logits = self._plain(torch.cat(list(images.values())))
-        return _by_name(inputs, list(inputs), logits)
+            logits = self._in_parts(ordered, images)
+        else:
+            with self._flow.of(_rows(ordered, list(ordered))):
+                logits = _by_name(ordered, list(ordered), self._plain(torch.cat(list(images.values()))))
+        return {name: logits[name] for name in inputs}
 
     def _in_parts(self, inputs: Mapping[str, Inputs], images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Block by block, as some join between them."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from typing import Any, TypeAlias
+from itertools import chain, groupby
+from typing import Any, TypeAlias, cast
 
 import torch
 from timm.layers.drop import DropPath
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
 from petlas.petl.parts.handles import hooks_of, replaced
+from petlas.petl.parts.joint import Asked, asked_of, essence, is_asking, together
+from petlas.petl.parts.trained_layers import trained_layer
 from petlas.petl.prefix import varies
 
 Rows: TypeAlias = tuple[tuple[str, int], ...]
@@ -60,6 +62,11 @@ class Part:
     before: tuple[Callable[..., Any], ...]
     after: tuple[Callable[..., Any], ...]
 
+    @property
+    def way(self) -> Hashable:
+        """What it does, whatever the numbers that it does it with."""
+        return self.whole, *map(essence, (self.module.forward, *self.before, *self.after))
+
     def enter(self, x: Tensor, *args: Any) -> Tensor:
         """Run what is in front, as torch does.
 
@@ -88,8 +95,46 @@ class Part:
         return y
 
 
+Act: TypeAlias = tuple[Callable[..., Tensor], bool]
+"""What a design does at a module, and whether it asks for that, so that it can be done for several at once."""
+
+Pieces: TypeAlias = list[tuple[tuple[int, ...], Tensor]]
+"""A batch in pieces: which of its runs of images are in each, and the images (B, ...)."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Runs of images of one design each, or of several that have nothing at a module.
+
+    Args:
+        names: The design's, of each run; empty for several.
+        rows: The rows of each run.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[Rows, ...]
+
+    def of(self, runs: Sequence[int]) -> Rows:
+        """The rows of some runs."""
+        return tuple(row for i in runs for row in self.rows[i])
+
+    def cut(self, pieces: Pieces, label: Callable[[int], Hashable]) -> Pieces:
+        """The pieces, cut between runs that differ in something."""
+        found: Pieces = []
+        for runs, x in pieces:
+            groups = [tuple(group) for _, group in groupby(runs, label)]
+            found += zip(groups, _split(x, [self.of(group) for group in groups]), strict=True)
+        return found
+
+    def each(self, pieces: Pieces) -> dict[int, Tensor]:
+        """The images of each run."""
+        return {i: x for (i,), x in self.cut(pieces, lambda i: i)}
+
+
 class Router:
     """What a module of the backbone computes where some designs have something of their own.
+
+    What designs ask for is done at once for those that ask for one kind of operation: see `petlas.petl.parts.joint`.
 
     Args:
         flow: Whose images there are.
@@ -106,6 +151,14 @@ class Router:
         drawing: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self._flow, self._forward, self._parts, self._drawing = flow, forward, parts, drawing
+        shared = {name: part for name, part in parts.items() if not part.whole}
+        self._before = {name: (part.enter, _asking(part.before)) for name, part in shared.items() if part.before}
+        self._after = {name: (part.leave, _asking(part.after)) for name, part in shared.items() if part.after}
+        self._own: dict[str, Act] = {}
+        for name, part in parts.items():
+            if part.whole:
+                function = trained_layer(part.module)
+                self._own[name] = function, not (part.before or part.after) and is_asking(function)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The output for the images of all designs that are on their way, in their order.
@@ -115,38 +168,76 @@ class Router:
             args: What is the same for all of them.
             kwargs: As well.
         """
-        found = groupby(self._flow.rows, lambda row: row[0] if row[0] in self._parts else "")
-        rows, parts = [], []
-        for name, group in found:  # those that have nothing here go together
-            rows.append(tuple(group))
-            parts.append(self._parts.get(name))
-        if not any(parts):
-            return self._forward(x, *args, **kwargs)
-        each = list(_split(x, rows))
-        shared = [i for i, part in enumerate(parts) if part is None or not part.whole]
-        for i, part in enumerate(parts):
-            if part is not None and not part.whole and part.before:
-                each[i] = self._own(rows[i], part.enter, each[i], *args)
-        if shared:
-            same = len(shared) == len(parts) and not any(part and part.before for part in parts)
-            batch = x if same else torch.cat([each[i] for i in shared])
-            with self._flow.of(tuple(row for i in shared for row in rows[i])):
-                y = self._forward(batch, *args, **kwargs)
-            if len(shared) == len(parts) and not any(part and part.after for part in parts):
-                return y
-            for i, left in zip(shared, _split(y, [rows[i] for i in shared]), strict=True):
-                part = parts[i]
-                each[i] = self._own(rows[i], part.leave, left, each[i], *args) if part and part.after else left
-        for i, part in enumerate(parts):
-            if part is not None and part.whole:
-                each[i] = self._own(rows[i], part.module, each[i], *args, **kwargs)
-        return torch.cat(each) if len(each) > 1 else each[0]
+        found = [
+            (name, tuple(group))
+            for name, group in groupby(self._flow.rows, lambda row: row[0] if row[0] in self._parts else "")
+        ]
+        batch = _Batch(tuple(name for name, _ in found), tuple(rows for _, rows in found))
+        entered = self._act(batch, [(tuple(range(len(found))), x)], self._before, lambda i, own: (own, *args))
 
-    def _own(self, rows: Rows, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
-        ((name, _),) = rows
-        with self._drawing(name):
-            made: Tensor = function(*args, **kwargs)
-        return made
+        def forward(runs: tuple[int, ...], x: Tensor) -> Tensor:
+            with self._flow.of(batch.of(runs)):
+                return self._forward(x, *args, **kwargs)
+
+        own = {name: (partial(function, **kwargs), asks) for name, (function, asks) in self._own.items()}
+        pieces = self._act(batch, entered, own, lambda i, own: (own, *args), forward)
+        if self._after.keys() & set(batch.names):
+            inputs = batch.each(entered)
+            pieces = self._act(batch, pieces, self._after, lambda i, own: (own, inputs[i], *args))
+        return _cat([x for _, x in pieces])
+
+    def _act(
+        self,
+        batch: _Batch,
+        pieces: Pieces,
+        acts: Mapping[str, Act],
+        given: Callable[[int, Tensor], tuple[Any, ...]],
+        rest: Callable[[tuple[int, ...], Tensor], Tensor] | None = None,
+    ) -> Pieces:
+        """What comes of a batch where some designs act on their images.
+
+        Args:
+            batch: Its runs.
+            pieces: Its images.
+            acts: What designs do.
+            given: What that is given, by the run and its images.
+            rest: What is done with the images of all others together; None for nothing.
+        """
+        own = {i: acts[name] for i, name in enumerate(batch.names) if name in acts}
+        if not own and rest is None:
+            return pieces
+        asked: dict[int, Tensor | Asked] = {}
+        each = batch.each(pieces) if any(asks for _, asks in own.values()) else {}
+        for i, (function, asks) in own.items():
+            if asks:
+                with self._drawing(batch.names[i]):
+                    asked[i] = asked_of(function, *given(i, each[i]))
+        labels: dict[int, Hashable] = dict.fromkeys(range(len(batch.names))) | {i: i for i in own}
+        labels |= {i: found.kind for i, found in asked.items() if isinstance(found, Asked)}
+        cut, done = batch.cut(pieces, labels.__getitem__), Pieces()
+        for label in dict.fromkeys(labels[runs[0]] for runs, _ in cut):
+            parts = [(runs, x) for runs, x in cut if labels[runs[0]] == label]
+            if label is None and rest is None:
+                done += parts
+                continue
+            runs, x = tuple(chain.from_iterable(runs for runs, _ in parts)), _cat([x for _, x in parts])
+            first = asked.get(runs[0])
+            if label is None and rest is not None:
+                result = rest(runs, x)
+            elif isinstance(first, Asked):
+                result = together([cast(Asked, asked[i]) for i in runs], [each[i] for i in runs], x)
+            elif first is not None:
+                result = first
+            else:
+                with self._drawing(batch.names[runs[0]]):
+                    result = own[runs[0]][0](*given(runs[0], x))
+            done += zip((runs for runs, _ in parts), _split(result, [batch.of(runs) for runs, _ in parts]), strict=True)
+        return sorted(done, key=lambda piece: piece[0])
+
+
+def _asking(hooks: Sequence[Callable[..., Any]]) -> bool:
+    """Whether what is hooked on one side of a module ends in what it asks for, and has nothing in front of that."""
+    return len(hooks) == 1 and is_asking(hooks[0])
 
 
 def _split(x: Tensor, groups: Sequence[Rows]) -> Sequence[Tensor]:
@@ -155,11 +246,35 @@ def _split(x: Tensor, groups: Sequence[Rows]) -> Sequence[Tensor]:
     return x.split([len(x) // sum(images) * count for count in images]) if len(groups) > 1 else [x]
 
 
+def _cat(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+
+
+def parts_of(plain: nn.Module, models: Mapping[str, nn.Module]) -> dict[str, dict[str, Part]]:
+    """What designs have at the modules of the backbone, by the paths of those where one has anything.
+
+    A block most of whose weights a design uses in a way of its own, and no other design in that way, is its own as a
+    whole: to take its images out and to put them back would cost a copy at each layer.
+
+    Args:
+        plain: The backbone.
+        models: The designs' models, which hold the backbone's weights, by name.
+    """
+    paths = [path for path, _ in plain.named_modules() if path]
+    each = {path: {name: part_of(plain, model, path) for name, model in models.items()} for path in paths}
+    found = {path: {name: part for name, part in own.items() if part is not None} for path, own in each.items()}
+    for block in family_of(plain).block_paths(plain):
+        inside = [path for path in paths if path.startswith(f"{block}.")]
+        ways = {name: [(path, found[path][name].way) for path in inside if name in found[path]] for name in models}
+        for name, model in models.items():
+            own = model.get_submodule(block)
+            if list(ways.values()).count(ways[name]) == 1 and _is_mostly_own(plain.get_submodule(block), own):
+                found[block][name] = Part(own, True, hooks_of(own, "in"), hooks_of(own, "out"))
+    return {path: own for path, own in found.items() if own}
+
+
 def part_of(plain: nn.Module, model: nn.Module, path: str) -> Part | None:
     """What a design has at a module of the backbone; None for nothing.
-
-    A block most of whose weights it uses in a way of its own is its own as a whole: to take its images out and to put
-    them back would cost a copy at each layer.
 
     Args:
         plain: The backbone.
@@ -171,7 +286,6 @@ def part_of(plain: nn.Module, model: nn.Module, path: str) -> Part | None:
         _is_own(plain.get_submodule(layer), model.get_submodule(layer)) or _hooked(model.get_submodule(layer))
         for layer in _taken(model, path)
     )
-    whole = whole or (path in family_of(plain).block_paths(plain) and _is_mostly_own(plain.get_submodule(path), own))
     before, after = hooks_of(own, "in"), hooks_of(own, "out")
     return Part(own, whole, before, after) if whole or before or after else None
 

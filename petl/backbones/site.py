@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from petlas.petl.parts.handles import Handle, Hook, Inside, Side, untouched
+from petlas.petl.parts.joint import hands_on
 
 Layout: TypeAlias = Literal["NLC", "NHWC", "NCHW", "windows"]
 """How a tensor lies in memory: tokens (B, N, C), maps (B, H, W, C) and (B, C, H, W), windows (B n, w w, C)."""
@@ -131,16 +132,19 @@ def _read_output(see: Callable[[Tensor], None], module: nn.Module, args: tuple[A
     see(output)
 
 
+@hands_on
 def _change_input(make: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (make(args[0]), *args[1:])
 
 
+@hands_on
 def _change_output(
     make: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...], output: Tensor
 ) -> Tensor:
     return make(output)
 
 
+@hands_on
 def _change_around(
     make: Callable[[Tensor, Tensor], Tensor], module: nn.Module, args: tuple[Any, ...], output: Tensor
 ) -> Tensor:

@@ -15,6 +15,7 @@ from petlas.petl.backbones.base import BlockSites
 from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck, near_zero
 from petlas.petl.parts.branch import add_branch
 from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.joint import asks
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.shape import BlockShape
@@ -29,6 +30,7 @@ class ScaledBottleneck(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.scale = nn.Parameter(torch.ones(channels))
 
+    @asks
     def forward(self, x: Tensor) -> Tensor:
         """The scaled output and the skip connection; nothing is added to the images that drop-path drops."""
         down, down_bias, up, up_bias = self.bottleneck.layers()

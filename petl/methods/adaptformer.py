@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from petlas.petl.backbones.base import BlockSites
 from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck
 from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.joint import asks
 from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.stream import Carry
@@ -28,6 +29,7 @@ class ParallelBranch(Carry):
         self.bottleneck = bottleneck
         self.scale = scale
 
+    @asks
     def write(self, output: Tensor) -> Tensor:
         """Add the branch to the block's output (B, N, D), outside drop-path."""
         return self.bottleneck.added_to(output, self.carried(), self.scale)

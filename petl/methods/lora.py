@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from petlas.petl.backbones.base import BlockSites
 from petlas.petl.parts.frozen_linear import updated_linear
 from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.joint import asks
 from petlas.petl.parts.low_rank import LowRank, LowRankMethod, by_layer, hidden_units, spread
 from petlas.petl.parts.products import add_product
 
@@ -51,11 +52,12 @@ class LoRA(LowRankMethod):
                 weight[start : start + len(part.up)] += part.delta()
 
 
+@asks
 def _updated(parts: tuple[tuple[int, LowRank], ...], layer: nn.Linear, x: Tensor) -> Tensor:
     _, first = parts[0]
     if layer.weight.requires_grad or (first.dropout and first.training):
         return _add_updates(parts, x, F.linear(x, layer.weight, layer.bias))
-    downs, ups = (torch.stack([part.part(name) for _, part in parts]) for name in ("down", "up"))
+    downs, ups = ([part.part(name) for _, part in parts] for name in ("down", "up"))
     return updated_linear(x, layer, downs, ups, _shares(parts), first.scale)
 
 

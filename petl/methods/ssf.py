@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from petlas.petl.backbones import family_of
 from petlas.petl.parts.frozen_linear import scale_shift, scaled_linear
 from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.joint import Join, Joint, ask, asks
 from petlas.petl.parts.method import Method
 from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.tree import Tree
@@ -120,18 +121,38 @@ def _scale_shift(item: nn.Module, channel: int, output: Tensor) -> Tensor:
     return scaled
 
 
+@asks
 def _scaled_linear(item: ScaleShift, layer: nn.Linear, x: Tensor) -> Tensor:
     if layer.weight.requires_grad:
         return item(F.linear(x, layer.weight, layer.bias), -1)  # type: ignore[no-any-return]
     return scaled_linear(x, layer, item.scale, item.shift, item.unit)
 
 
+@asks
 def _scaled_norm(item: ScaleShift, norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """The norm scales and shifts anyway."""
-    if norm.weight is None:
-        return F.layer_norm(x, norm.normalized_shape, item.scale, item.shift, norm.eps)
-    shift = item.shift if norm.bias is None else torch.addcmul(item.shift, item.scale, norm.bias)
-    return F.layer_norm(x, norm.normalized_shape, item.scale * norm.weight, shift, norm.eps)
+    return ask(_ScaledNorms, x, norm.normalized_shape, norm.weight, norm.bias, norm.eps, item.scale, item.shift)
+
+
+class _ScaledNorms(Joint):
+    """The norm scales and shifts anyway; of several, it runs once."""
+
+    @staticmethod
+    def alone(x: Tensor, axes: Any, weight: Any, bias: Any, eps: float, scale: Tensor, shift: Tensor) -> Tensor:
+        if weight is None:
+            return F.layer_norm(x, axes, scale, shift, eps)
+        shift = shift if bias is None else torch.addcmul(shift, scale, bias)
+        return F.layer_norm(x, axes, scale * weight, shift, eps)
+
+    @staticmethod
+    def kind(x: Tensor, axes: Any, weight: Any, bias: Any, eps: float, *others: Any) -> Hashable:
+        return x.shape, x.dtype, id(weight), id(bias)
+
+    @staticmethod
+    def several(calls: Sequence[tuple[Any, ...]], join: Join) -> Tensor:
+        xs, (axes, *_), (weight, *_), (bias, *_), (eps, *_), scales, shifts = zip(*calls, strict=True)
+        z = F.layer_norm(join(xs), axes, weight, bias, eps)
+        scale, shift = (torch.stack(own)[:, None] for own in (scales, shifts))
+        return torch.addcmul(shift, z.view(len(calls), -1, z.shape[-1]), scale).view_as(z)
 
 
 def _scaled_batch_norm(item: ScaleShift, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:

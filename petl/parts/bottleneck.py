@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from petlas.petl.parts.branch import add_branch
 from petlas.petl.parts.elastic import Elastic
+from petlas.petl.parts.joint import asks
 from petlas.petl.parts.products import reduce, widen
 
 Init: TypeAlias = Callable[[Tensor, Tensor], object]
@@ -184,6 +185,7 @@ def add_to(adapter: nn.Module, z: Tensor) -> Tensor:
     return added
 
 
+@asks
 def add_bottleneck(adapter: nn.Module, z: Tensor) -> Tensor:
     """`add_to` for a `Bottleneck`.
 

@@ -6,14 +6,18 @@ with as few as there can be, and the hidden units lie in long rows throughout, s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petlas.petl.parts.joint import Join, Joint, ask, stacked
 from petlas.petl.parts.products import operation, product_type
+
+Layers: TypeAlias = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+"""Down (h, D), b (h,), Up (D, h), c (D,)."""
 
 DERIVATIVES: dict[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]] = {
     F.gelu: torch.ops.aten.gelu_backward.default,
@@ -26,13 +30,13 @@ DERIVATIVES: dict[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]
 def add_branch(
     base: Tensor | None,
     x: Tensor,
-    layers: tuple[Tensor, Tensor | None, Tensor, Tensor | None],
+    layers: Layers,
     act: Callable[[Tensor], Tensor],
     dropout: float = 0.0,
     scale: float = 1.0,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """base + s k (Up dropout(act(Down x + b)) + c), (B, N, D), for s a number and k one for each image.
+    """base + s k (Up dropout(act(Down x + b)) + c), (B, N, D), for s a number and k one for each image: `ask`ed for.
 
     Args:
         base: (B, N, D); None for x.
@@ -43,10 +47,42 @@ def add_branch(
         scale: s.
         keep: k (B, 1, 1), such as drop-path's; None for 1.
     """
-    return operation(_Branch, base, x, *layers, act, dropout, scale, keep)
+    mask = None
+    if dropout:  # as long rows, as the hidden units lie
+        units = x.new_empty((len(layers[0]), x.shape[:-1].numel()), dtype=product_type(x))
+        mask = masked(units.t(), dropout, scale).t()
+    return ask(_Branches, base, x, layers, act, mask, scale, keep)
+
+
+class _Branches(Joint):
+    """Of several, products are batched; a bottleneck that is narrower than others has hidden units that are 0."""
+
+    @staticmethod
+    def alone(base: Tensor | None, x: Tensor, layers: Layers, *others: Any) -> Tensor:
+        return operation(_Branch, base, x, *layers, *others)
+
+    @staticmethod
+    def kind(base: Tensor | None, x: Tensor, layers: Layers, act: Any, mask: Any, scale: float, keep: Any) -> Hashable:
+        given = tuple(one is None for one in (base, *layers, mask, keep))
+        return given, x.shape, x.dtype, None if base is None else base.dtype, act, scale
+
+    @staticmethod
+    def several(calls: Sequence[tuple[Any, ...]], join: Join) -> Tensor:
+        bases, xs, layers, (act, *_), masks, (scale, *_), keeps = zip(*calls, strict=True)
+        base = None if bases[0] is None else join(bases)
+        down, down_bias, up, up_bias = zip(*layers, strict=True)
+        each = [
+            None if own[0] is None else stacked(own, axis)
+            for own, axis in ((down, 0), (down_bias, 0), (up, 1), (up_bias, 0))
+        ]
+        mask = None if masks[0] is None else stacked(masks)
+        keep = None if keeps[0] is None else torch.cat(keeps)
+        return operation(_Branch, base, join(xs), *each, act, mask, scale, keep)
 
 
 class _Branch(torch.autograd.Function):
+    """Of one bottleneck, or of M of them, (M, h, D), on images (M B, N, D) behind one another."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -57,23 +93,23 @@ class _Branch(torch.autograd.Function):
         up: Tensor,
         up_bias: Tensor | None,
         act: Callable[[Tensor], Tensor],
-        dropout: float,
+        mask: Tensor | None,
         scale: float,
         keep: Tensor | None,
     ) -> Tensor:
         dtype, onto = product_type(x), x if base is None else base
         down, down_bias, up, up_bias = cast((down, down_bias, up, up_bias), dtype)
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        hidden = down @ rows.t() if down_bias is None else torch.addmm(down_bias[:, None], down, rows.t())  # (h, B N)
-        factor = scale if dropout == 0 else masked(hidden.t(), dropout, scale).t()
-        units = act(hidden)
+        rows = x.reshape(*down.shape[:-2], -1, x.shape[-1]).to(dtype)
+        hidden = down @ rows.mT if down_bias is None else added(down_bias[..., None], down, rows.mT)  # (h, B N)
+        units, factor = act(hidden), scale if mask is None else mask
         units = units * factor if isinstance(factor, Tensor) or factor != 1 else units
-        ctx.save_for_backward(rows, hidden, units, keep, down, up, factor if isinstance(factor, Tensor) else None)
+        ctx.save_for_backward(rows, hidden, units, keep, down, up, mask)
         ctx.act, ctx.scale, ctx.skips = act, scale, base is None
         if up_bias is None:
-            branch = units.t() @ up.t()
+            branch = units.mT @ up.mT
         else:
-            branch = torch.addmm(up_bias if scale == 1 else scale * up_bias, units.t(), up.t())
+            shift = up_bias if scale == 1 else scale * up_bias
+            branch = added(shift if up.ndim == 2 else shift[:, None], units.mT, up.mT)
         return joined(onto, branch.view(onto.shape), keep)
 
     @staticmethod
@@ -81,23 +117,34 @@ class _Branch(torch.autograd.Function):
         rows, hidden, units, keep, down, up, factor = ctx.saved_tensors
         wants, dtype = ctx.needs_input_grad, down.dtype
         grads = branch_gradient(grad, keep, dtype).reshape(rows.shape)
-        turned = up.t() @ grads.t()
+        turned = up.mT @ grads.mT
         if factor is not None or ctx.scale != 1:
             turned = turned * (ctx.scale if factor is None else factor)
         turned = DERIVATIVES[ctx.act](turned, hidden)
-        grad_up = as_gradient((units @ grads).t())
-        grad_down_bias = turned.sum(1, dtype=grad_up.dtype) if wants[3] else None
-        grad_up_bias = grads.sum(0, dtype=grad_up.dtype) if wants[5] else None
+        grad_up = as_gradient((units @ grads).mT)
+        grad_down_bias = turned.sum(-1, dtype=grad_up.dtype) if wants[3] else None
+        grad_up_bias = grads.sum(-2, dtype=grad_up.dtype) if wants[5] else None
         if ctx.scale != 1 and grad_up_bias is not None:
             grad_up_bias = grad_up_bias * ctx.scale
         grad_x = None
         if wants[1] and ctx.skips and keep is None and grad.dtype == dtype:
-            grad_x = torch.addmm(grads, turned.t(), down).view_as(grad)
+            grad_x = added(grads, turned.mT, down).view_as(grad)
         elif wants[1]:
-            grad_x = (turned.t() @ down).view_as(grad)
+            grad_x = (turned.mT @ down).view_as(grad)
             grad_x = grad + grad_x if ctx.skips else grad_x
         grad_base = grad if wants[0] else None
         return grad_base, grad_x, turned @ rows, grad_down_bias, grad_up, grad_up_bias, None, None, None, None
+
+
+def added(base: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """base + left right, of matrices or of as many of each.
+
+    Args:
+        base: What is broadcast to (..., I, J).
+        left: (..., I, K).
+        right: (..., K, J).
+    """
+    return torch.addmm(base, left, right) if left.ndim == 2 else torch.baddbmm(base, left, right)
 
 
 def joined(base: Tensor, branch: Tensor, keep: Tensor | None) -> Tensor:

@@ -7,31 +7,37 @@ and the gradient of its output, each read once for each factor, and never as the
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from petlas.petl.parts.joint import Join, Joint, ask, stacked
 from petlas.petl.parts.products import operation, product_type
 
 
-def updated_linear(x: Tensor, layer: nn.Linear, downs: Tensor, ups: Tensor, shares: slice, scale: float) -> Tensor:
+def updated_linear(
+    x: Tensor, layer: nn.Linear, downs: Iterable[Tensor], ups: Iterable[Tensor], shares: slice, scale: float
+) -> Tensor:
     """x (W + s U D)^T + b, (..., O), for a low-rank update of some of c equal shares of the rows of W (O, I).
+
+    It is `ask`ed for.
 
     Args:
         x: (..., I).
         layer: With a frozen weight W, and a bias b or none.
-        downs: D of each updated share (n, r, I).
-        ups: U of each updated share (n, O / c, r).
+        downs: D (r, I) of each of the n updated shares.
+        ups: U (O / c, r) of each.
         shares: Which n of the c shares are updated.
         scale: s.
     """
-    return operation(_Updated, x, layer.weight, layer.bias, downs, ups, shares, scale)
+    return ask(_UpdatedLinears, x, layer.weight, layer.bias, tuple(downs), tuple(ups), shares, scale)
 
 
 def scaled_linear(x: Tensor, layer: nn.Linear, scale: Tensor, shift: Tensor, unit: tuple[Tensor, Tensor]) -> Tensor:
-    """gamma (W x + b) + beta, (..., O), with gamma and beta (O,).
+    """gamma (W x + b) + beta, (..., O), with gamma and beta (O,): `ask`ed for.
 
     Args:
         x: (..., I).
@@ -40,7 +46,7 @@ def scaled_linear(x: Tensor, layer: nn.Linear, scale: Tensor, shift: Tensor, uni
         shift: beta.
         unit: As for `scale_shift`.
     """
-    return operation(_Scaled, x, layer.weight, layer.bias, scale, shift, *unit)
+    return ask(_ScaledLinears, x, layer.weight, layer.bias, scale, shift, unit)
 
 
 def scale_shift(z: Tensor, scale: Tensor, shift: Tensor, unit: tuple[Tensor, Tensor]) -> Tensor:
@@ -61,6 +67,36 @@ def _effective(weight: Tensor, downs: Tensor, ups: Tensor, shares: slice, scale:
     effective = weight.clone()
     effective.view(-1, ups.shape[1], weight.shape[1])[shares].baddbmm_(ups, downs, alpha=scale)
     return effective
+
+
+class _UpdatedLinears(Joint):
+    """Of several, one layer's weight is updated for each, and products are batched; smaller ranks end in zeros."""
+
+    @staticmethod
+    def alone(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        downs: tuple[Tensor, ...],
+        ups: tuple[Tensor, ...],
+        shares: slice,
+        scale: float,
+    ) -> Tensor:
+        return operation(_Updated, x, weight, bias, torch.stack(downs), torch.stack(ups), shares, scale)
+
+    @staticmethod
+    def kind(
+        x: Tensor, weight: Tensor, bias: Tensor | None, downs: tuple[Tensor, ...], ups: Any, shares: slice, scale: float
+    ) -> Hashable:
+        return x.shape, x.dtype, id(weight), id(bias), len(downs), (shares.start, shares.stop, shares.step), scale
+
+    @staticmethod
+    def several(calls: Sequence[tuple[Any, ...]], join: Join) -> Tensor:
+        xs, (weight, *_), (bias, *_), downs, ups, (shares, *_), (scale, *_) = zip(*calls, strict=True)
+        sizes = len(calls), len(downs[0])
+        down = stacked([down for own in downs for down in own]).unflatten(0, sizes)
+        up = stacked([up for own in ups for up in own], 1).unflatten(0, sizes)
+        return operation(_SeveralUpdated, join(xs), weight, bias, down, up, shares, scale)
 
 
 class _Updated(torch.autograd.Function):
@@ -99,6 +135,64 @@ class _Updated(torch.autograd.Function):
         return grad_x, None, grad_bias, grad_downs, grad_ups, None, None
 
 
+class _SeveralUpdated(torch.autograd.Function):
+    """As `_Updated`, of M designs' images x (M B, ..., I), D (M, n, r, I) and U (M, n, O / c, r)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        downs: Tensor,
+        ups: Tensor,
+        shares: slice,
+        scale: float,
+    ) -> Tensor:
+        dtype, size = product_type(x), len(downs)
+        effective = weight.repeat(size, 1, 1)
+        updated = effective.unflatten(1, (-1, ups.shape[-2])).unbind(1)[shares]
+        for part, up, down in zip(updated, ups.unbind(1), downs.unbind(1), strict=True):
+            part.baddbmm_(up, down, alpha=scale)  # in place, autocast does not cast
+        effective, rows = effective.to(dtype), x.reshape(size, -1, x.shape[-1]).to(dtype)
+        ctx.save_for_backward(rows, effective, downs, ups)
+        ctx.shares, ctx.scale, ctx.shape = shares, scale, x.shape
+        product = rows @ effective.mT if bias is None else torch.baddbmm(bias.to(dtype), rows, effective.mT)
+        return product.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, effective, downs, ups = ctx.saved_tensors
+        grads = grad.reshape(*rows.shape[:-1], -1)
+        hidden = (downs.flatten(1, 2).to(rows.dtype) @ rows.mT).unflatten(1, downs.shape[1:3])  # (M, n, r, B N)
+        parts = grads.unflatten(-1, (-1, ups.shape[-2])).unbind(-2)[ctx.shares]
+        turned = [up.to(rows.dtype).mT @ part.mT for up, part in zip(ups.unbind(1), parts, strict=True)]
+        grad_downs = (torch.cat(turned, 1) @ rows).unflatten(1, downs.shape[1:3])
+        grad_ups = torch.stack([(own @ part).mT for own, part in zip(hidden.unbind(1), parts, strict=True)], 1)
+        if ctx.scale != 1:
+            grad_downs, grad_ups = grad_downs * ctx.scale, grad_ups * ctx.scale
+        grad_x = (grads @ effective).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        grad_bias = grads.sum((0, 1)) if ctx.needs_input_grad[2] else None
+        return grad_x, None, grad_bias, grad_downs, grad_ups, None, None
+
+
+class _ScaledLinears(Joint):
+    """Of several, the layer runs once."""
+
+    @staticmethod
+    def alone(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, unit: Any) -> Tensor:
+        return operation(_Scaled, x, weight, bias, scale, shift, *unit)
+
+    @staticmethod
+    def kind(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> Hashable:
+        return x.shape, x.dtype, id(weight), id(bias)
+
+    @staticmethod
+    def several(calls: Sequence[tuple[Any, ...]], join: Join) -> Tensor:
+        xs, (weight, *_), (bias, *_), scales, shifts, _ = zip(*calls, strict=True)
+        return operation(_SeveralScaled, join(xs), weight, bias, torch.stack(scales), torch.stack(shifts))
+
+
 class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -118,3 +212,26 @@ class _Scaled(torch.autograd.Function):
         grad_x = grad @ torch.mul(weight, scale[:, None], out=grad.new_empty(weight.shape)) if want[0] else None
         grad_bias = scale * grad_shift if want[2] else None
         return grad_x, None, grad_bias, grad_scale, grad_shift, None, None
+
+
+class _SeveralScaled(torch.autograd.Function):
+    """As `_Scaled`, of M designs' images x (M B, ..., I), gamma and beta (M, O)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> Tensor:
+        z = F.linear(x, weight, bias)
+        each, dtype = z.view(len(scale), -1, z.shape[-1]), z.dtype
+        ctx.save_for_backward(weight, scale, each)
+        return torch.addcmul(shift[:, None].to(dtype), each, scale[:, None].to(dtype)).view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, scale, z = ctx.saved_tensors
+        grads = grad.reshape(z.shape)
+        grad_scale, grad_shift = (grads * z).sum(1, dtype=scale.dtype), grads.sum(1, dtype=scale.dtype)
+        grad_bias = (scale * grad_shift).sum(0) if ctx.needs_input_grad[2] else None
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            scaled = torch.mul(weight, scale[..., None], out=grad.new_empty(len(scale), *weight.shape))
+            grad_x = (grads @ scaled).view(*grad.shape[:-1], -1)
+        return grad_x, None, grad_bias, grad_scale, grad_shift

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from petlas.petl import (
     Adapters,
@@ -149,6 +150,34 @@ def test_frozen_layers_run_once_and_those_that_are_trained_once_for_each(hosts: 
     pack(inputs)
     wide = [images for images, width in sizes if width == 4 * TINY["embed_dim"]]  # fc2 of two blocks
     assert sorted(wide) == [3, 3, 6, 6]  # the second design's own, and those of 2 and 4 images together
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "adaptformer", "adapter_plus", "houlsby", "ssf", "bitfit"])
+def test_what_is_inserted_is_computed_at_once_for_those_that_insert_the_same(hosts: Any, method: str) -> None:
+    """Of whatever sizes, and wherever they stand in the pack."""
+    sizes, others = ([2, 4, 1], 5) if get_method(method).size_means else ([None] * 3, 0)
+    designs = [Design.of(Placement(method, block, size) for block in range(2)) for size in sizes]
+    adapters, inputs = hosts(*designs[:2], "convpass", designs[2])
+    inputs = {name: inputs["m0"] + n for n, name in enumerate(adapters)}
+    assert_as_alone(adapters, inputs)
+
+    def operations(*names: str) -> int:
+        pack = Pack(adapters, names)
+        with _Operations() as counted:
+            sum(map(torch.sum, pack({name: inputs[name] for name in names}).values())).backward()  # type: ignore[union-attr]
+        return counted.number
+
+    assert operations("m0", "m1", "m3") - operations("m0", "m1") < 8 * others + 30
+
+
+class _Operations(TorchDispatchMode):
+    """Counts operations, views apart."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 def test_some_of_a_pack_go_on_without_the_others(hosts: Any) -> None:

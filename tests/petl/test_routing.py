@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from petlas.petl import Adapters, Design, Placement
-from petlas.petl.routing import Flow, Part, Router, part_of, shapes_of, trained_at_root, unlike
+from petlas.petl.routing import Flow, Part, Router, parts_of, shapes_of, trained_at_root, unlike
 
 
 def test_a_design_has_a_part_where_it_acts_and_nowhere_else(make):
@@ -13,14 +13,8 @@ def test_a_design_has_a_part_where_it_acts_and_nowhere_else(make):
     designs = [Placement("adapter", 1, 2), Placement("lora", 1, 2), Placement("bitfit", 1)]
     for placement in designs:
         adapters.add(placement.method, Design.of([placement]))
-    found = {
-        name: {
-            path: part.whole
-            for path, _ in plain.named_modules()
-            if path and (part := part_of(plain, adapters[name], path))
-        }
-        for name in adapters
-    }
+    parts = parts_of(plain, {name: adapters[name] for name in adapters})
+    found = {name: {path: own[name].whole for path, own in parts.items() if name in own} for name in adapters}
     layers = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     assert found == {
         "adapter": {"blocks.1.ls2": False, "head": True},
