@@ -48,7 +48,7 @@ class InlineRunner:
             for each in jobs:
                 each.start()
             if len(jobs) > 1:
-                _do_together(jobs)
+                _do_together(jobs, rounds)
             else:
                 _do(job)
 
@@ -72,8 +72,8 @@ def _do(job: Job) -> None:
     job.on_end(result, device=device)
 
 
-def _do_together(jobs: Sequence[Job]) -> None:
-    """Jobs of one stage as one piece of work; each ends by itself."""
+def _do_together(jobs: Sequence[Job], rounds: Rounds) -> None:
+    """Jobs of one stage as one piece of work; each ends by itself, and another one takes its place."""
     bench, left = jobs[0].bench, {job.proposal.number: job for job in jobs}
     device, last = device_name(bench.device), dict[int, EpochResult]()
     try:
@@ -95,6 +95,11 @@ def _do_together(jobs: Sequence[Job]) -> None:
                 job.on_end(outcome, device=device)
             del left[number]
             packed.drop(number)
+        if left and (further := rounds.further(list(left.values()))):
+            for job in further:
+                job.start()
+                left[job.proposal.number] = job
+            packed.add([job.proposal for job in further])
 
 
 def _fail(job: Job, result: EpochResult | None, error: Exception, device: str) -> None:

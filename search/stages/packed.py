@@ -27,8 +27,9 @@ Outcome: TypeAlias = EpochResult | Exception
 class PackedRuns:
     """Trainings of trials on one backbone: those whose designs go together are stepped together, others by themselves.
 
-    Each has its own checkpoint, which does not say how it was trained. Where a step of several fails, for want of
-    memory above all, they go on in two halves from their last epoch, until the one at fault is by itself.
+    Each has its own checkpoint, which does not say how it was trained. They may end and be joined by others after any
+    epoch. Where a step of several fails, for want of memory above all, they go on in two halves from their last epoch,
+    until the one at fault is by itself; where memory was short, no more than that are stepped together from then on.
 
     Args:
         bench: The run's workbench.
@@ -36,15 +37,30 @@ class PackedRuns:
     """
 
     def __init__(self, bench: Workbench, proposals: Iterable[Proposal]) -> None:
-        self._bench, self._proposals = bench, {proposal.number: proposal for proposal in proposals}
-        self._host = Adapters(bench.backbone().to(bench.device))
+        self._bench, self._host = bench, Adapters(bench.backbone().to(bench.device))
+        self._proposals: dict[int, Proposal] = {}
         self._runs: dict[int, TrainingRun] = {}
-        self._seconds, self._had = dict.fromkeys(self._proposals, 0.0), dict.fromkeys(self._proposals, 0)
+        self._seconds, self._had = dict[int, float](), dict[int, int]()
         self._failed: dict[int, Exception] = {}
-        for number in self._proposals:
-            self._open(number)
-        self._groups = self._grouped()
+        self._groups: list[tuple[int, ...]] = []
         self._packs: dict[tuple[int, ...], PackTraining] = {}
+        self._most = math.inf
+        """How many are stepped together at most."""
+        self.add(proposals)
+
+    def add(self, proposals: Iterable[Proposal]) -> None:
+        """Have further trials join.
+
+        Args:
+            proposals: They.
+        """
+        new = []
+        for proposal in proposals:
+            new.append(proposal.number)
+            self._proposals[proposal.number] = proposal
+            self._seconds[proposal.number], self._had[proposal.number] = 0.0, 0
+            self._open(proposal.number)
+        self._place([number for number in new if number in self._runs])
 
     def epoch(self) -> dict[int, Outcome]:
         """One epoch of each trial; those that have to begin an epoch anew are missing."""
@@ -87,18 +103,24 @@ class PackedRuns:
         if self._runs.pop(number, None) is not None:
             self._host.remove(_name(number))
 
-    def _grouped(self) -> list[tuple[int, ...]]:
-        """Those that go together; says who does not."""
+    def _place(self, new: Sequence[int]) -> None:
+        """Put trials to those with which they go together; says who that is."""
+        if not new:
+            return
         numbers = {_name(number): number for number in self._runs}
-        if not numbers:
-            return []
         found, alone = groups(self._host, numbers)
-        for reason in alone.values():
-            log.debug("trained by itself: %s", reason)
-        together = [tuple(numbers[name] for name in group) for group in found]
-        told = [", ".join(map(str, group)) for group in together]
+        for name, reason in alone.items():
+            if numbers[name] in new:
+                log.debug("trained by itself: %s", reason)
+        for names in found:
+            alike = [numbers[name] for name in names]
+            for number in alike:
+                if number in new:
+                    others = (own for own in self._groups if own[0] in alike and len(own) < self._most)
+                    joined = next(others, ())
+                    self._groups = [own for own in self._groups if own != joined] + [(*joined, number)]
+        told = [", ".join(map(str, group)) for group in self._groups]
         log.info("in one pack each: trials %s", "; ".join(told))
-        return together
 
     def _epoch_of(self, group: tuple[int, ...]) -> dict[int, Outcome]:
         start = time.perf_counter()
@@ -108,6 +130,8 @@ class PackedRuns:
         except Exception as error:
             log.debug("trials %s failed in one pack", going, exc_info=True)
             if len(group) > 1:
+                if isinstance(error, torch.OutOfMemoryError | MemoryError):
+                    self._most = math.ceil(len(group) / 2)
                 self._halve(group)
                 return {}
             return dict.fromkeys(group, error)

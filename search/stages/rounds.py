@@ -201,10 +201,22 @@ class Job:
         """Whether its run has stopped, and it is to stop with it."""
         return bool(self._turns.error or self._stage.fault)
 
-    def beside(self) -> list[Job]:
-        """Further jobs of its stage, to be done as one piece of work with it: as many as the stage allows."""
+    def of(self, run: Turns) -> bool:
+        """Whether it is a run's.
+
+        Args:
+            run: The run.
+        """
+        return self._turns is run
+
+    def beside(self, count: int = 1) -> list[Job]:
+        """Further jobs of its stage, to be done as one piece of work with it: as many as the stage allows.
+
+        Args:
+            count: How many are done in that already.
+        """
         found: list[Job] = []
-        while len(found) + 1 < self._stage.pack and self._turns.ready():
+        while len(found) + count < self._stage.pack and self._turns.ready():
             job = self._turns.hand_out()
             if job is None:
                 break
@@ -281,11 +293,7 @@ class Rounds:
 
     def next(self) -> Job | None:
         """The next job; None where there is none now, or as long as something runs."""
-        while ready := [run for run in self.runs if run.ready()]:
-            first = min(ready, key=Turns.cost)
-            for run in self.runs:
-                if run not in ready:
-                    run.catch_up(first.cost())
+        while (first := self._first()) is not None:
             if (job := first.hand_out()) is not None:
                 return job
         return None
@@ -299,6 +307,24 @@ class Rounds:
         for run in self.runs:
             with run.at_work():
                 raise SearchStopped(message)
+
+    def further(self, jobs: Sequence[Job]) -> list[Job]:
+        """Jobs in the places of those that ended of a piece of work of several, if it is the turn of their run.
+
+        Args:
+            jobs: What is left of it, at least one.
+        """
+        first = self._first()
+        return jobs[0].beside(len(jobs)) if first is not None and jobs[0].of(first) else []
+
+    def _first(self) -> Turns | None:
+        """The run whose turn it is; None where none has anything to hand out."""
+        ready = [run for run in self.runs if run.ready()]
+        first = min(ready, key=Turns.cost, default=None)
+        for run in self.runs:
+            if first is not None and run not in ready:
+                run.catch_up(first.cost())
+        return first
 
     @property
     def over(self) -> bool:

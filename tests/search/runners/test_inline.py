@@ -228,3 +228,19 @@ def test_a_search_in_packs_killed_in_between_finds_what_it_finds_without(
     found = [row for row in untimed(record)["trials"] if not is_interrupted(record.trials()[row["number"]])]
     for row, other in zip(found, alone["trials"], strict=True):
         assert row == other | {"number": row["number"], "val": pytest.approx(other["val"], abs=1e-5)}
+
+
+def test_in_the_place_of_a_trial_that_was_stopped_another_joins_the_pack(
+    make: Make, few_digits: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first trial is stopped after its first epoch; the third one goes on with the second."""
+    options = {"search": {"trials": 3, "grace_epochs": 1}, "train": {"epochs": 2, "batch_size": 40, "amp": "off"}}
+    options |= {"task": {"name": few_digits}}
+    monkeypatch.setattr(Halving, "keeps", lambda self, epoch, value, others: epoch > 1 or bool(others))
+    alone = untimed(searched(make(name="alone", **options)))
+    with caplog.at_level(logging.INFO, "petlas"):
+        found = untimed(searched(make(name="packed", resources={"pack": 2}, **options)))
+    assert "in one pack each: trials 0, 1" in caplog.text and "in one pack each: trials 1, 2" in caplog.text
+    for row, other in zip(found["trials"], alone["trials"], strict=True):
+        assert row == other | {"val": pytest.approx(other["val"], abs=1e-5)}
+    assert [row["state"] for row in found["trials"]] == ["PRUNED", "COMPLETE", "COMPLETE"]

@@ -14,7 +14,7 @@ from petlas.search.stages.base import Proposal
 from petlas.search.stages.packed import PackedRuns
 from petlas.search.stages.train import open_training, whole
 from petlas.search.study import SEARCH
-from petlas.search.training import EpochResult, PackTraining
+from petlas.search.training import EpochResult, Fidelity, PackTraining
 from petlas.search.training import prefix as prefix_module
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
@@ -106,6 +106,52 @@ def test_each_trial_gives_what_it_gives_alone_killed_in_between_or_halved(
     monkeypatch.setattr(PackTraining, "step", starved)
     assert_close(curves(PackedRuns(small("halved"), proposals(small("halved"))), range(5)), expected)
     assert steps.count({"trial0", "trial2"}) == 4
+
+
+def test_others_join_and_learn_what_they_learn_alone(small: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """One joins where another was stopped, one where nobody is like it, and one that goes with that one."""
+    first, prompts, other, more, _ = proposals(small("whole"))
+    expected, found = one_by_one(small("whole")), Curves({n: [] for n in range(4)} | {7: []})
+    packed = PackedRuns(small("joined"), [first, other])
+
+    def epoch(*joining: Proposal) -> None:
+        packed.add(joining)
+        for number, result in packed.epoch().items():
+            assert isinstance(result, EpochResult), result
+            found[number].append((result.epoch, result.loss, result.val))
+            if packed.finished(number):
+                packed.drop(number)
+
+    with caplog.at_level(logging.INFO, "petlas"):
+        epoch()
+        packed.drop(0)
+        epoch(prompts, replace(first, number=7))
+        epoch(more)
+        epoch()
+    told = [record.message.removeprefix("in one pack each: trials ") for record in caplog.records]
+    assert told == ["2, 7; 1", "7; 1, 3"]
+    assert_close(found, {n: expected[n] for n in (1, 2, 3)} | {0: expected[0][:1], 7: expected[0]})
+
+
+def test_where_memory_was_short_those_who_join_make_no_larger_packs(
+    small: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    work, step = small("short"), PackTraining.step
+
+    def starved(self: PackTraining, picks: Any) -> None:
+        if len(picks) > 2:
+            raise MemoryError("too large")
+        step(self, picks)
+
+    monkeypatch.setattr(PackTraining, "step", starved)
+    entry = proposals(work)[0].tried
+    packed = PackedRuns(work, [Proposal(n, replace(entry, fidelity=Fidelity(2, n)), "train") for n in range(4)])
+    with caplog.at_level(logging.INFO, "petlas"):
+        assert packed.epoch() == {}
+        assert set(packed.epoch()) == {0, 1, 2, 3}
+        packed.drop(1)
+        packed.add([Proposal(n, replace(entry, fidelity=Fidelity(2, n)), "train") for n in (4, 5)])
+    assert caplog.messages[-1] == "in one pack each: trials 2, 3; 0, 4; 5"
 
 
 def test_who_cannot_be_opened_fails_alone_and_costs_are_shared(small: Bench) -> None:
