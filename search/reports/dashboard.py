@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from petlas.search.config import RunConfig
 from petlas.search.objectives import Metric
 from petlas.search.reports.readable import readable_studies
 from petlas.search.reports.study_report import StudyReport
-from petlas.search.reports.text import USUAL, candidate_text, duration, standard_error
+from petlas.search.reports.text import USUAL, candidate_text, duration, shown, standard_error
 from petlas.search.run_folder import LOG, REPORT, RunError
 from petlas.search.study import SCORE, StudyRecord, value_of
 
@@ -60,10 +61,15 @@ def dashboard(config: RunConfig, port: int) -> Iterator[WSGIServer]:
     studies = readable_studies(config, storage)
     record = StudyRecord.read(config.folder, config.storage)
     save_note(studies[0], _note(config, record))
+    for name, value in _facts(config, record).items():
+        studies[0].set_user_attr(name, value)
     for study in studies:
         for trial in study.trials:
             if trial.user_attrs["stage"] != SCORE:  # of which there are many, and nothing to say
-                save_note(_writable(study, storage, trial.number), _note_of(trial, record.about))
+                save_note(
+                    _writable(study, storage, trial.number),
+                    _note_of(trial, record.about, shlex.quote(shown(config.folder))),
+                )
     with tempfile.TemporaryDirectory(prefix="petlas-dashboard-") as scratch:
         _offer(config, studies[0], storage, store := FileSystemArtifactStore(scratch))
         try:
@@ -85,7 +91,7 @@ def _writable(study: optuna.Study, storage: InMemoryStorage, number: int) -> opt
     return optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(in_storage, number))
 
 
-def _note_of(trial: FrozenTrial, about: Mapping[str, Any]) -> str:
+def _note_of(trial: FrozenTrial, about: Mapping[str, Any], run: str) -> str:
     """A trial in words: its design, what it was worth and how sure that is, and what it took."""
     own, value = trial.user_attrs, value_of(trial)
     metric = Metric.from_dict(about["metric"]) if "metric" in about else USUAL
@@ -100,9 +106,16 @@ def _note_of(trial: FrozenTrial, about: Mapping[str, Any]) -> str:
         f"{found} after {own.get('epochs', 0)} of {own['of_epochs']} epochs; {duration(own.get('seconds', 0.0))}"
         + (f" on {own['device']}" if own.get("device") else ""),
         *([f"It failed: {own['error']}"] if "error" in own else []),
-        f"`petlas retrain RUN --trial {own['number']}` retrains this candidate.",
+        f"`petlas retrain {run} --trial {own['number']}` retrains this candidate.",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _facts(config: RunConfig, record: StudyRecord) -> dict[str, Any]:
+    """What the study is of, in the table beside its figures."""
+    counts = {f"images of {name}": count for name, count in record.about.get("images", {}).items()}
+    asked = {"task": config.task.name, "backbone": config.backbone.name, "strategy": config.strategy}
+    return asked | {"budget.params": config.budget.params, "train.epochs": config.train.epochs} | counts
 
 
 def _note(config: RunConfig, record: StudyRecord) -> str:

@@ -10,6 +10,9 @@ from typing import Any
 
 from petlas.search.reports.text import shown
 
+COLOURS = ("#3b82d6", "#e07b39", "#3a9e6e", "#c94f7c", "#8a63d2", "#b08900", "#2aa1b3", "#808890")
+"""Of what is drawn, in their order; the last one, a grey, is that of lines that only guide the eye."""
+
 
 def text(value: object) -> str:
     """A value or a name as text."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from petlas.search.reports.page.html import text
+from petlas.search.reports.page.html import COLOURS, text
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2126;--soft:#5b6670;--line:#d9dee3;--page:#fff;--mark:#f3f5f7;--heat:#7db2ea}
@@ -19,7 +20,8 @@ padding:0 1.5rem}
 h1{font-size:1.7rem}h2{font-size:1.25rem;margin:2.4rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.3rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .8rem .25rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
-.number{text-align:right}td.number{white-space:nowrap}figure{margin:1rem 0}
+.number{text-align:right}td.number{white-space:nowrap}
+@media screen{thead th{white-space:nowrap}}figure{margin:1rem 0}
 figcaption{color:var(--soft);font-size:.85rem}
 .heat{border-collapse:separate;border-spacing:2px}.heat td,.heat th{border:0;padding:.15rem .35rem;text-align:center;
 vertical-align:middle;min-width:1.4rem}
@@ -40,7 +42,7 @@ td:not(.number){overflow-wrap:anywhere}td:first-child{min-width:4.5rem}}
 _SCRIPT = """
 (() => {
   const dark = matchMedia('(prefers-color-scheme: dark)');
-  const colours = ['#3b82d6','#e07b39','#3a9e6e','#c94f7c','#8a63d2','#b08900','#2aa1b3','#808890'];
+  const colours = COLOURS;
   const template = night => {
     const ink = night ? '#e3e7eb' : '#1c2126', line = night ? '#39424c' : '#d9dee3';
     const axis = {gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true,
@@ -96,6 +98,7 @@ def document(names: Sequence[str], parts: Sequence[str]) -> str:
         names: Of the runs.
         parts: HTML.
     """
+    script = _SCRIPT.replace("COLOURS", json.dumps(COLOURS))
     title = text(", ".join(names) if len(names) < 4 else f"{len(names)} runs")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -103,7 +106,7 @@ def document(names: Sequence[str], parts: Sequence[str]) -> str:
         f"<title>petlas: {title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
         "<noscript>The figures need JavaScript; texts and tables are complete without.</noscript>\n"
         + "\n".join(parts)
-        + f'\n<script type="text/plain" id="plotly">{_plotly()}</script>\n<script>{_SCRIPT}</script>\n'
+        + f'\n<script type="text/plain" id="plotly">{_plotly()}</script>\n<script>{script}</script>\n'
         + "</body>\n</html>\n"
     )
 

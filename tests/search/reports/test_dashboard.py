@@ -52,6 +52,8 @@ def test_it_serves_the_study_with_names_a_note_and_the_runs_files_on_this_machin
             assert (told in note) == ("It failed: the loss is not finite" not in note)
         assert json.dumps(detail["trials"]).count("It failed") == len(failed)
         assert "Best: trial" in detail["note"]["body"]
+        facts = {each["key"]: each["value"] for each in detail["user_attrs"]}
+        assert (facts["task"], facts["train.epochs"]) == ("digits", "2")
         assert "with 70.0% on val (standard error" in detail["note"]["body"]
         assert {"config.yaml", "log.txt"} <= {artifact["filename"] for artifact in detail["artifacts"]}
         with pytest.raises(RunError, match=rf"--port must be one that is free, got {port}"), dashboard(config, port):

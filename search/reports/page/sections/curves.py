@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from petlas.search.reports.page.html import figure, text
+from petlas.search.reports.page.html import COLOURS, figure, text
 from petlas.search.reports.page.run import RunView
 from petlas.search.reports.text import candidate_text
 from petlas.search.study import SCORE, SHORT, row_of
@@ -39,8 +39,16 @@ def section(run: RunView) -> str:
         xaxis={"title": {"text": "epoch"}, "rangemode": "tozero"} | ({"dtick": 1} if longest <= 20 else {}),
         yaxis={"title": {"text": text(run.metric.name)}, "tickformat": ".1%" if run.metric.percent else ""},
         shapes=[
-            {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dot", "width": 1}}
-            | {"opacity": 0.5, "layer": "below"}
+            {
+                "type": "line",
+                "x0": x,
+                "x1": x,
+                "yref": "paper",
+                "y0": 0,
+                "y1": 1,
+                "line": {"dash": "dot", "width": 1, "color": COLOURS[-1]},
+            }
+            | {"layer": "below"}
             for x in rungs
         ],
         annotations=[
@@ -65,7 +73,7 @@ def _line(run: RunView, trial: FrozenTrial, named: set[str]) -> dict[str, Any]:
     """A training; the first of each kind stands in the legend."""
     row, epochs, best = row_of(trial), sorted(trial.intermediate_values), run.report.best
     chosen = best is not None and trial.number == best.number
-    kind, colour = ("chosen", "#e07b39") if chosen else _kind(trial)
+    kind, colour = ("chosen", COLOURS[1]) if chosen else _kind(trial)
     told = text(f"trial {row.number}, {candidate_text(row.design, row.settings)}")
     first = kind not in named
     named.add(kind)
@@ -86,8 +94,12 @@ def _line(run: RunView, trial: FrozenTrial, named: set[str]) -> dict[str, Any]:
 
 def _kind(trial: FrozenTrial) -> tuple[str, str]:
     if trial.user_attrs.get(SHORT):
-        return "short training", "#8a63d2"
-    return _KINDS.get(trial.state.name, ("other", "#808890"))
+        return "short training", COLOURS[4]
+    return _KINDS.get(trial.state.name, ("other", COLOURS[-1]))
 
 
-_KINDS = {"COMPLETE": ("whole", "#3b82d6"), "PRUNED": ("stopped early", "#808890"), "RUNNING": ("running", "#3a9e6e")}
+_KINDS = {
+    "COMPLETE": ("whole", COLOURS[0]),
+    "PRUNED": ("stopped early", COLOURS[-1]),
+    "RUNNING": ("running", COLOURS[2]),
+}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from typing import Any, TypeAlias
 
-from petlas.search.reports.page.html import figure, text
+from petlas.search.reports.page.html import COLOURS, figure, text
 from petlas.search.reports.page.run import RunView
 from petlas.search.reports.text import candidate_text
 from petlas.search.study import SCORE, SHORT, row_of
@@ -31,11 +32,12 @@ def section(run: RunView) -> str:
                 best.append((cost, better(row.val, best[-1][1]) if best else row.val))
     if not points:
         return ""
+    colours = dict(zip(points, itertools.cycle(COLOURS), strict=False))  # the same in both figures
     value = {"title": {"text": text(run.metric.name)}, "tickformat": ".1%" if run.metric.percent else ""}
     drawn = figure(
         "The last value of every trial, in the order in which they began, by the stage that tried it. Stopped early: "
         "it was behind others after the same epochs.",
-        [_scatter(kind, found) for kind, found in points.items()],
+        [_scatter(kind, found, colours[kind]) for kind, found in points.items()],
         xaxis={"title": {"text": "trial"}, "rangemode": "tozero"} | ({"dtick": 1} if len(run.trials) <= 20 else {}),
         yaxis=value,
     )
@@ -44,12 +46,12 @@ def section(run: RunView) -> str:
     so_far: list[dict[str, Any]] = []
     if best:
         xs, ys = zip(*best, strict=True)
-        line = {"shape": "hv", "width": 1, "dash": "dot"}
+        line = {"shape": "hv", "width": 1, "dash": "dot", "color": COLOURS[-1]}
         so_far = [{"type": "scatter", "mode": "lines", "name": "best so far", "x": xs, "y": ys, "line": line}]
     return drawn + figure(
         "The same trainings by what had been spent when they ended, in R: 1 R is the price of one training at full "
         "epochs. Where the best value still rises at the end, more trials may help.",
-        [*(_scatter(kind, found) for kind, found in trained.items()), *so_far],
+        [*(_scatter(kind, found, colours[kind]) for kind, found in trained.items()), *so_far],
         xaxis={"title": {"text": "R spent"}, "rangemode": "tozero"},
         yaxis=value,
     )
@@ -59,9 +61,9 @@ _Point: TypeAlias = tuple[float, float, str]
 """Where a trial stands, its value, and what it tried."""
 
 
-def _scatter(name: str, points: list[_Point]) -> dict[str, Any]:
+def _scatter(name: str, points: list[_Point], colour: str) -> dict[str, Any]:
     xs, ys, told = zip(*points, strict=True)
     hover = "%{y}<br>%{text}<extra>%{fullData.name}</extra>"
     drawn: dict[str, Any] = {"type": "scatter", "mode": "markers", "name": text(name), "x": xs, "y": ys, "text": told}
     drawn["cliponaxis"] = False
-    return drawn | {"hovertemplate": hover, "marker": {"size": 7}}
+    return drawn | {"hovertemplate": hover, "marker": {"size": 7, "color": colour}}
