@@ -186,4 +186,5 @@ def _unknown(name: str, base: Path | None, looked: list[Path]) -> DataError:
     names = {*_builtin(), *VTAB, *ALIASES, *TORCHVISION, *(path.name for path in _datasets(base))}
     near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}" if near else f"known names are {', '.join(sorted(names))}"
-    return DataError(f"unknown task {name!r}, not found at {places}; {hint}{'' if base else f'; {more}'}")
+    where = "" if Path(name).is_absolute() else ", where a relative path leads from the working directory"
+    return DataError(f"unknown task {name!r}, not found at {places}{where}; {hint}{'' if base else f'; {more}'}")

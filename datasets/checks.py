@@ -81,5 +81,6 @@ def _repeats(task: Task, groups: list[list[int]]) -> tuple[str, ...]:
     notes = []
     for found, how in ((same, "with the same labels"), (different, "with different labels")):
         if found:
-            notes.append(f"among what is learned from, {len(found)} images are there again {how} ({some(found)})")
+            count = "1 image is" if len(found) == 1 else f"{len(found)} images are"
+            notes.append(f"among what is learned from, {count} there again {how} ({some(found)})")
     return tuple(notes)

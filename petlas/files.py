@@ -67,7 +67,7 @@ def making(path: Path, folder: bool = True) -> Iterator[Path]:
 
     Args:
         path: The final name, where nothing is.
-        folder: Whether an empty folder is made; else a file is to be written.
+        folder: Whether an empty folder is made; else an empty file, which is to be overwritten.
 
     Raises:
         OSError: When it cannot be written.
@@ -77,6 +77,8 @@ def making(path: Path, folder: bool = True) -> Iterator[Path]:
     try:
         if folder:
             temporary.mkdir()
+        else:
+            temporary.touch()  # whether that can be done is known before what is to be written is made
         yield temporary
         os.replace(temporary, path)
     finally:

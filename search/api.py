@@ -190,6 +190,7 @@ def retrain(
     others: list[Outcome] = []
     with printing(), never_silent():
         candidate, val = choose(config, trial, design)
+        log.info("retraining %s in %s, with %d seed%s", candidate, config.folder, count, "" if count == 1 else "s")
         if baselines:
             outcome, others = retrain_with_baselines(config, candidate, count, val, together=together, distil=distil)
         else:

@@ -162,7 +162,8 @@ class _Run:
                 yield stage
                 self._after_stage(self._bench.config)
         if not started:
-            log.info("%s has all its trials; raise search.trials to go on", self._folder)
+            more = get_strategy(self._bench.config.strategy).goes_on_with
+            log.info("%s has all its trials; raise %s to go on", self._folder, more)
 
     def _all_stages(self) -> Iterator[Stage]:
         """The sensitivity where something needs it, the stages of the strategy, and then the folds of the finalists."""

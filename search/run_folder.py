@@ -102,7 +102,8 @@ def _held(config: RunConfig) -> Iterator[Holding]:
             raise RunError(str(error)) from None
         except OSError as error:
             raise RunError(
-                f"the run folder {config.folder} cannot be written ({error}); set another place with runs=FOLDER"
+                f"the run folder {config.folder} cannot be written ({error}); make it writable, or "
+                "search with another place, runs=FOLDER"
             ) from error
         yield holding
 

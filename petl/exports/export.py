@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,13 +70,13 @@ def export_adapter(
     form, path, info = get_target(target), Path(out), read_adapter_info(adapter)
     if path.exists():
         raise ExportError(f"an export writes what is new, and {path} exists; remove it, or choose another name")
-    where = checkpoint or info.checkpoint
-    info = AdapterInfo(**{**vars(info), "checkpoint": where})
-    model = load_adapter(adapter, checkpoint=checkpoint).float().eval()
-    shown = noise(info) if images is None else images
-    with torch.inference_mode():
-        wanted = model(shown)
-    with making(path, folder=not form.is_file) as temporary:
+    with _place(path, folder=not form.is_file) as temporary:
+        where = checkpoint or info.checkpoint
+        info = AdapterInfo(**{**vars(info), "checkpoint": where})
+        model = load_adapter(adapter, checkpoint=checkpoint).float().eval()
+        shown = noise(info) if images is None else images
+        with torch.inference_mode():
+            wanted = model(shown)
         form.write(model, info, temporary)
         loaded = form.load(temporary, lambda: plain_backbone(info, where).float())
         difference = largest_difference(loaded, shown, wanted)
@@ -86,6 +88,21 @@ def export_adapter(
         done = Exported(path, target, difference, len(shown), source)
         form.note(temporary, json.dumps(about(info, done), indent=2))
     return done
+
+
+@contextmanager
+def _place(path: Path, folder: bool) -> Iterator[Path]:
+    """Where to write; that this cannot be done there is found before what takes long.
+
+    Raises:
+        ExportError: When it cannot.
+    """
+    with ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(making(path, folder))
+        except OSError as error:
+            raise ExportError(f"an export cannot be written to {path} ({error}); choose another place") from error
+        yield temporary
 
 
 def noise(info: AdapterInfo, count: int = NOISE) -> Tensor:

@@ -36,12 +36,12 @@ class TorchScript(Target):
     def load(self, path: Path, backbone: Callable[[], nn.Module]) -> Loaded:
         """By torch alone."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore")  # that newer forms exist
             model: nn.Module = torch.jit.load(str(path), map_location="cpu")
         return model
 
     def note(self, path: Path, about: str) -> None:
         """As an extra file in the archive."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore")
             torch.jit.save(torch.jit.load(str(path), map_location="cpu"), str(path), _extra_files={NOTE: about})

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one KeyboardInterrupt, one line on how to go on, status 130."""
+"""Ctrl-C and SIGTERM: one KeyboardInterrupt, one line on how to go on, status 130; and no command is long silent."""
 
 from __future__ import annotations
 
@@ -40,12 +40,18 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def resumable(command: Callable[P, None]) -> Callable[P, None]:
-    """A command that, when it is interrupted, ends with status 130 and says how to go on."""
+    """A command that says how to go on when it is interrupted, with status 130; and that it is at work when it is long.
+
+    Where it knows more of what it does, it says that itself.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            from petlas.search.waiting import never_silent  # in here, as help is to be quick
+
+            with never_silent():
+                command(*args, **kwargs)
         except KeyboardInterrupt:
             again = shlex.join(["petlas", *sys.argv[1:]])
             print(f"\nstopped; what is finished is kept. To go on: {again}", file=sys.stderr)

@@ -76,8 +76,9 @@ def _serve(config: RunConfig, port: int) -> None:
     """Until Ctrl-C, which is how it is meant to end."""
     from petlas.search.reports.dashboard import HOST, dashboard
     from petlas.search.reports.tables import show
+    from petlas.search.waiting import never_silent
 
-    with dashboard(config, port) as server:
+    with dashboard(config, port) as server, never_silent(lambda: None):
         show(f"{config.folder} as it is now: http://{HOST}:{server.server_port} (Ctrl-C ends it)")
         try:
             server.serve_forever()

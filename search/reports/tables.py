@@ -106,9 +106,16 @@ def plan_tables(name: str, plan: Mapping[str, Any]) -> list[RenderableType]:
 def _step_line(name: str, costs: Mapping[str, Any]) -> str:
     """What the steps of the smallest and the largest design cost, of one kind."""
     scale, unit = _STEP_UNITS[name]
-    low, high = (f"{costs[which] / scale:.3g}" for which in ("smallest", "largest"))
-    budget = "" if costs["budget"] is None else f"; budget.{name} {costs['budget'] / scale:.3g}"
+    low, high = (_rounded(costs[which] / scale) for which in ("smallest", "largest"))
+    budget = "" if costs["budget"] is None else f"; budget.{name} {_rounded(costs['budget'] / scale)}"
     return f"a training step: {low} to {high} {unit}{budget}"
+
+
+def _rounded(value: float) -> str:
+    """Three digits, without a power of ten."""
+    if 0 < value < 0.001:
+        return "less than 0.001"
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 _STEP_UNITS = {"flops": (1e9, "GFLOPs for an image"), "latency_ms": (1, "ms"), "train_memory_gb": (1, "GiB")}

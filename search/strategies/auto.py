@@ -46,6 +46,7 @@ _SPAN = 10.0
 class Auto(Strategy):
     """A portfolio, variations of its leaders, and successive halving over epochs and folds, at a price in R."""
 
+    goes_on_with = "search.cost"
     summary = "strong candidates and variations of the leaders, halved over epochs and folds"
     compares_on_folds = True
 
@@ -145,7 +146,8 @@ class _Pipeline:
         """What is believed after a stage, and what was spent so far."""
         record, metric = self._record, self._bench.objective.metric
         spent = f"{sum(map(record.cost, record.counted())):.2f} of {self._bench.config.search.cost:g} R spent"
-        ranked = self._ranked(beliefs := record.beliefs())
+        longest, beliefs = record.evidence().partly, record.beliefs()
+        ranked = [candidate for candidate in self._ranked(beliefs) if candidate.key in longest]  # else none is chosen
         if not ranked:
             return f"after {name}: no training came to its end; {spent}"
         value, error = beliefs.of(ranked[0].key)

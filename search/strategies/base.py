@@ -160,6 +160,8 @@ class Strategy(ABC):
     summary: ClassVar[str]
     measures_sensitivity: ClassVar[bool] = False
     """Whether it needs the sensitivity of the weights."""
+    goes_on_with: ClassVar[str] = "search.trials"
+    """Of what a search that came to its end needs more to go on."""
     compares_on_folds: ClassVar[bool] = False
     """Whether its own stages measure on folds, so that none need to follow."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -54,7 +55,8 @@ def course(record: StudyReader) -> list[Step]:
         trials = list(group)
         seen |= {trial.number for trial in trials}
         beliefs = _after(record, seen)
-        ranked = beliefs.ranked(params, record.maximize)
+        longest = {key: params[key] for key in record.evidence(_among(seen)).partly}  # others are not chosen
+        ranked = beliefs.ranked(longest, record.maximize)
         if ranked:
             best = ranked[0]
             candidate = next(candidate_of(trial) for trial in own if trial.user_attrs["key"] == best)
@@ -66,7 +68,11 @@ def course(record: StudyReader) -> list[Step]:
 
 
 def _after(record: StudyReader, seen: frozenset[int]) -> Beliefs:
-    return record.beliefs(lambda trial: trial.number in seen)
+    return record.beliefs(_among(seen))
+
+
+def _among(seen: frozenset[int]) -> Callable[[FrozenTrial], bool]:
+    return lambda trial: trial.number in seen
 
 
 def _fidelity(trial: FrozenTrial) -> tuple[str, int, Fidelity]:

@@ -63,8 +63,8 @@ def test_images_that_are_there_twice_within_what_is_learned_from_are_noted(parte
     shutil.copy(parted / "train/cat/0.png", parted / "train/cat/x.png")
     shutil.copy(parted / "train/cat/2.png", parted / "val/dog/x.png")
     assert check_overlap(open_task(str(parted))) == (
-        "among what is learned from, 1 images are there again with the same labels (train/cat/0.png = train/cat/x.png)",
-        "among what is learned from, 1 images are there again with different labels (train/cat/2.png = val/dog/x.png)",
+        "among what is learned from, 1 image is there again with the same labels (train/cat/0.png = train/cat/x.png)",
+        "among what is learned from, 1 image is there again with different labels (train/cat/2.png = val/dog/x.png)",
     )
 
 

@@ -21,7 +21,7 @@ def section(report: StudyReport) -> Iterator[RenderableType]:
 
     def cells(row: TrialRow) -> list[str]:
         number = str(row.number) + ("*" if row.number in front else "")
-        fold = [] if not folds else ["" if row.fold is None else str(row.fold)]
+        fold = [] if not folds else ["" if row.fold is None else str(row.fold + 1)]
         told = [measured(report.metric, row.val), f"{row.params:,}", str(row.epochs), f"{row.seconds:.0f}"]
         return [number, row.state, row.stage, *fold, *told, candidate_text(row.design, row.settings)]
 
@@ -29,4 +29,6 @@ def section(report: StudyReport) -> Iterator[RenderableType]:
     if report.left_out:
         yield f"{report.left_out:,} further scores, none of them better: petlas study RUN --format csv lists all trials"
     by = "" if report.believed is None else ", by what is believed of each candidate, at its longest training"
+    if report.believed is not None and any(row.state == "PRUNED" for row in report.trials):
+        yield "PRUNED: a training of fewer epochs than a whole one has, or one that was stopped early"
     yield f"* on the Pareto front of {report.metric.name} and parameters{by}"

@@ -79,3 +79,13 @@ def test_a_batch_of_one_is_compared_too_and_nan_is_no_agreement(adapter: Callabl
     assert largest_difference(model, images, wanted) < 1e-5
     assert largest_difference(fixed, images, wanted) == pytest.approx(1, abs=1e-4)
     assert not largest_difference(lambda batch: model(batch) * torch.nan, images, wanted) <= TOLERANCE
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_loaded(
+    adapter: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("petlas.petl.exports.export.load_adapter", lambda *given, **more: pytest.fail("it was loaded"))
+    for target in ("timm", "torchscript"):
+        with pytest.raises(ExportError, match=r"cannot be written to .*; choose another place"):
+            export_adapter(adapter("lora"), target, tmp_path / "file" / "out")

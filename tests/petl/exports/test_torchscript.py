@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from petlas.petl import export_adapter, load_adapter
@@ -27,7 +28,7 @@ numpy.save("timm.npy", model(images).detach().numpy())
 
 
 def test_a_process_without_petlas_and_timm_loads_it_and_one_with_timm_what_is_timms(
-    adapter: Callable[..., Path], tmp_path: Path
+    adapter: Callable[..., Path], tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     """In one process, as torch takes seconds to come; and they say the same."""
     images = torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -38,6 +39,7 @@ def test_a_process_without_petlas_and_timm_loads_it_and_one_with_timm_what_is_ti
         export_adapter(file, target, tmp_path / out)
         with torch.no_grad():
             wanted[target] = load_adapter(file)(images).numpy()
+    assert not [each for each in recwarn if "torch.jit" in str(each.message)]  # which a user could not heed
     run = [sys.executable, "-W", "ignore", "-c", ALONE]
     told = subprocess.run(run, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     assert json.loads(told)["export"]["target"] == "torchscript"

@@ -4,12 +4,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from petlas.search import api
+from petlas.search import api, cli
 from petlas.search.cli.interrupts import heed_signals
 from petlas.search.config import load_config
 from petlas.search.study import StudyRecord
@@ -104,3 +106,32 @@ def test_a_signal_ends_a_real_search_with_status_130_and_finished_trials_stay(
     trials = StudyRecord.read(config.folder).trials()
     assert trials[0].state.name == "COMPLETE"
     assert "RUNNING" not in {trial.state.name for trial in trials}
+
+
+def test_ctrl_c_while_python_still_reads_the_program_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "petlas.search.cli.app", Slow("app"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 130
+
+
+def test_a_command_that_is_long_says_so_and_a_dashboard_that_waits_does_not(
+    petlas: Petlas, write: Write, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert petlas("search", write(), "search.trials=1").status == 0
+    monkeypatch.setattr("petlas.search.waiting.SILENCE", 0.05)
+    monkeypatch.setattr(api, "report", lambda runs, out: time.sleep(0.3) or Path("page.html"))
+    assert "still at work, after" in petlas("report", "run").err
+
+    class Server:
+        server_port = 8080
+
+        def serve_forever(self) -> None:
+            time.sleep(0.3)
+
+    monkeypatch.setattr("petlas.search.reports.dashboard.dashboard", lambda config, port: nullcontext(Server()))
+    assert petlas("study", "run", "--dashboard").err == ""

@@ -19,6 +19,7 @@ def test_retrain_and_predict_print_what_the_contract_says(petlas: Petlas, write:
     assert petlas("search", path).status == 0
     result = petlas("retrain", "run", "--seeds", "1", "--baselines", "--format", "json")
     assert result.status == 0
+    assert "retraining " in result.err and " in runs/run, with 1 seed\n" in result.err  # before it is silent for long
     data = result.json
     assert {"design", "settings", "params", "test_mean", "test_std", "seeds", "adapter"} <= data.keys()
     assert (data["seeds"], data["test_std"]) == ([0], 0.0)

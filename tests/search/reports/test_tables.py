@@ -74,6 +74,8 @@ def test_a_plan_is_told_by_stage_and_in_all(printed: Printed) -> None:
     assert "designs: 7, of 0 to 5,000 parameters; no budget" in lines
     assert "a training step: 1 to 6 GFLOPs for an image; budget.flops 5" in lines
     assert "a training step: 2.5 to 40.2 ms" in lines
+    slow = plan | {"steps": {"latency_ms": {"smallest": 0.00025, "largest": 40_250.25, "budget": None}}}
+    assert "a training step: less than 0.001 to 40,250 ms" in printed(*plan_tables("x", slow))
     assert any("2.00 GFLOPs" in line and "3.00 GB" in line for line in lines)
     assert not any("no activations are kept" in line for line in lines)
     assert printed(*plan_tables("x", plan | {"gap": "it is none"}))[-1].endswith("does not run in parts: it is none")

@@ -1,3 +1,5 @@
+import itertools
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -185,3 +187,20 @@ def test_folds_are_as_many_as_every_class_has_images(make: Make, training: Any, 
     folds = {t.user_attrs["folds"] for t in StudyRecord.read(config.folder).trials()}
     assert len(folds) == 1
     assert f"{folds.pop()} folds, not 200" in line
+
+
+def test_what_is_said_at_the_end_is_of_the_chosen_candidate_and_how_to_go_on(
+    make: Make, training: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of one that was left behind, whatever is believed of it."""
+    monkeypatch.setattr(logging.getLogger("petlas"), "propagate", True)
+    worth = itertools.cycle([0.9, 0.6, 0.55, 0.7, 0.65])
+    training.curve = lambda design, epoch: next(worth)
+    config = make(**OPTIONS)
+    with caplog.at_level(logging.INFO, "petlas"):
+        best = search(config)
+        assert best is not None
+        last = [line for line in caplog.messages if line.startswith("after halving")][-1]
+        assert f"is believed of the best, {candidate_of(best)};" in last
+        search(config)
+    assert "has all its trials; raise search.cost to go on" in caplog.text

@@ -23,6 +23,9 @@ def test_the_course_of_a_search_says_what_each_rung_cost_and_changed(make: Make,
     assert steps[0].before is None
     for earlier, later in pairwise(steps):
         assert later.before is not None or later.best != earlier.best
+    chosen = record.best()
+    assert chosen is not None
+    assert steps[-1].best.key == chosen.user_attrs["key"]  # not one that was left behind, whatever is believed of it
     assert steps[-1].after == record.beliefs().of(steps[-1].best.key)
 
 

@@ -25,7 +25,7 @@ def test_settings_and_folds_are_shown_where_there_are_any(row: Row, printed: Pri
     lines = printed(*trials.section(StudyReport(rows, rows[0], [])))
     assert lines[0].split()[:5] == ["trial", "state", "stage", "fold", "val"]
     assert lines[1].endswith("lora -,4 | lr 0.003")
-    assert lines[2].split()[:5] == ["1", "COMPLETE", "folds", "2", "80.0"]
+    assert lines[2].split()[:5] == ["1", "COMPLETE", "folds", "3", "80.0"]  # of the log's "fold 3 of 5"
 
 
 def test_another_metric_is_told_as_it_is(row: Row, printed: Printed) -> None:
