@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--runners", nargs="+", default=["inline", "ray"])
     parser.add_argument("--stages", nargs="+", default=[*STAGES], choices=[*STAGES])
+    parser.add_argument("--ends", nargs="+", default=[*ENDS["ray"]], choices=[*ENDS["ray"]])
     arguments = parser.parse_args()
     rows, failures = [], 0
     with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
@@ -124,7 +125,7 @@ def main() -> None:
         print("all runners alike:", len({repr(found) for found in whole.values()}) == 1, flush=True)
         for runner, expected in whole.items():
             for stage in arguments.stages:
-                for how in ENDS[runner]:
+                for how in (how for how in ENDS[runner] if how in arguments.ends):
                     folder = Path(scratch, f"{runner}-{stage}-{how.replace(' ', '-')}")
                     fresh(folder, runner)
                     wrong = end(folder, stage, how)
