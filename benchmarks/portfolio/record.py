@@ -36,8 +36,8 @@ FACTORS = (3.0, 1.0, 10.0)
 PROMPTS = ({"lr": 3.0, "lr.vpt": 3.0}, {"lr": 3.0, "lr.vpt": 10.0}, {"lr": 1.0, "lr.vpt": 10.0})
 """Prompts need far higher rates than the head that reads them."""
 BUDGET = 20_000
-PASSES = 2400
-"""Image passes of a run: 6 epochs of 400 images; never fewer than 3 epochs."""
+PASSES = 8000
+"""Image passes of a run: 20 epochs of 400 images; never fewer than 3 epochs."""
 SIZES = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64]
 
 METHODS = ("lora", "ssf", "convpass", "adaptformer", "bitfit", "adapter", "vpt", "adapter_plus")
