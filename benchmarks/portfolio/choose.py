@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import yaml
 
 Table = Mapping[str, Mapping[str, float]]
@@ -38,6 +39,7 @@ TAIL = """\
 # accuracy over tasks there, above the mean of all; and what a rate costs that is ten times too high or too low.
 """
 LR = "lr"
+_BEYOND = 0.25  # decades
 
 
 def read(path: Path, tasks: Iterable[str]) -> Table:
@@ -83,24 +85,34 @@ def expected(table: Table) -> dict[str, Any]:
     """What candidates are worth across tasks: for each set of methods its best rate and its mean there, in shares.
 
     Means are by that of all of them. `curve` is what a rate ten times too high or too low costs: the mean over the
-    methods that were recorded at three rates.
+    methods that were recorded at three rates. The best rate of each is the vertex of such a parabola through its best two.
     """
     rows: dict[tuple[str, ...], dict[float, float]] = {}
     for name in next(iter(table.values())):
         recipe = json.loads(name)
-        own, lr = rows.setdefault(tuple(sorted(recipe["methods"])), {}), recipe["settings"][LR]
+        own, lr = rows.setdefault(tuple(sorted(recipe["methods"])), {}), math.log10(recipe["settings"][LR])
         own[lr] = max(own.get(lr, 0.0), _worth(table, [name]))  # prompts have a factor of their own beside
-    best = {methods: max(own, key=own.__getitem__) for methods, own in rows.items()}
-    middle = fmean(rows[methods][lr] for methods, lr in best.items())
-    steps = 2 * math.log10(10 / 3) * math.log10(3)  # of a parabola through 1, 3 and 10
-    curves = [
-        (2 * own[3.0] - own[1.0] - own[10.0]) / steps for m, own in rows.items() if m and {1.0, 3.0, 10.0} <= own.keys()
-    ]
+    curve = fmean(-np.polyfit(*zip(*own.items()), 2)[0] for methods, own in rows.items() if methods and len(own) > 2)
+    best = {methods: _vertex(own, curve) for methods, own in rows.items()}
+    middle = fmean(value for _, value in best.values())
     methods = [
-        {"methods": [*names], LR: best[names], "worth": round(rows[names][best[names]] - middle, 4)}
-        for names in sorted(rows, key=lambda names: -rows[names][best[names]])
+        {"methods": [*names], LR: round(10**rate, 2), "worth": round(value - middle, 4)}
+        for names, (rate, value) in sorted(best.items(), key=lambda row: -row[1][1])
     ]
-    return {"curve": round(fmean(curves), 3), "methods": methods}
+    return {"curve": round(curve, 3), "methods": methods}
+
+
+def _vertex(own: Mapping[float, float], curve: float) -> tuple[float, float]:
+    """The best rate, not far beyond the best two of the recorded ones, and the value there, of a parabola through them.
+
+    Args:
+        own: The value at the decimal logarithm of each rate.
+        curve: What is lost a decade away from the best.
+    """
+    rates, values = np.array(sorted(own.items(), key=lambda item: -item[1])[:2]).T
+    slope = float(np.polyfit(rates, values + curve * rates**2, 1)[0]) if len(own) > 1 else 2 * curve * rates[0]
+    rate = float(np.clip(slope / (2 * curve), rates.min() - _BEYOND, rates.max() + _BEYOND))
+    return rate, float((values + curve * (rates - rate) ** 2).mean())
 
 
 def told(name: str) -> str:
