@@ -85,14 +85,17 @@ def expected(table: Table) -> dict[str, Any]:
     """What candidates are worth across tasks: for each set of methods its best rate and its mean there, in shares.
 
     Means are by that of all of them. `curve` is what a rate ten times too high or too low costs: the mean over the
-    methods that were recorded at three rates. The best rate of each is the vertex of such a parabola through its best two.
+    methods that were recorded at three rates. The best rate of each is the vertex of such a parabola through its two
+    best ones.
     """
     rows: dict[tuple[str, ...], dict[float, float]] = {}
     for name in next(iter(table.values())):
         recipe = json.loads(name)
         own, lr = rows.setdefault(tuple(sorted(recipe["methods"])), {}), math.log10(recipe["settings"][LR])
         own[lr] = max(own.get(lr, 0.0), _worth(table, [name]))  # prompts have a factor of their own beside
-    curve = fmean(-np.polyfit(*zip(*own.items()), 2)[0] for methods, own in rows.items() if methods and len(own) > 2)
+    curve = fmean(
+        -np.polyfit([*own], [*own.values()], 2)[0] for methods, own in rows.items() if methods and len(own) > 2
+    )
     best = {methods: _vertex(own, curve) for methods, own in rows.items()}
     middle = fmean(value for _, value in best.values())
     methods = [

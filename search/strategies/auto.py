@@ -35,7 +35,8 @@ from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate, Range, Space
 
 _ANCHORS = 4
-"""Candidates that are trained first, so that the others' losses can be held against theirs."""
+"""Candidates that are trained first, so that the others' losses can be held against theirs: of unlike methods where
+there are as many, or one that goes astray would be the usual."""
 _PARENTS = 4
 _VARIED = 1 / 3
 """The part of the short trainings that is for variations."""
@@ -100,6 +101,17 @@ def _varied(trials: int) -> int:
     return math.floor(trials * _VARIED)
 
 
+def _unlike(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """The first ones that share no method, then ones that share not all, and then any, until there are enough."""
+    found: list[Candidate] = []
+    for alike in (lambda one, other: bool(one & other), lambda one, other: one == other, lambda one, other: False):
+        for candidate in candidates:
+            own, taken = set(candidate.design.by_method), [set(each.design.by_method) for each in found]
+            if candidate not in found and not any(alike(own, other) for other in taken):
+                found.append(candidate)
+    return found[:count]
+
+
 class _Pipeline:
     """The stages of one search. Each is a function of the trials of those before it, and of nothing else.
 
@@ -116,10 +128,11 @@ class _Pipeline:
         """All of them; what a stage needs of those before it is read when it is asked for."""
         first, *others = self._rungs
         opening = self._opening(first.trials - _varied(first.trials))
-        yield self._stage(PORTFOLIO, first, opening[:_ANCHORS], usual=())
+        anchors = _unlike(opening, _ANCHORS)
+        yield self._stage(PORTFOLIO, first, anchors, usual=())
         usual = self._record.first_losses(PORTFOLIO)[:_ANCHORS]
-        if opening[_ANCHORS:]:
-            yield self._stage(PORTFOLIO, first, opening[_ANCHORS:], usual)
+        if rest := [candidate for candidate in opening if candidate not in anchors]:
+            yield self._stage(PORTFOLIO, first, rest, usual)
         if children := self._children(first.trials - len(opening)):
             yield self._stage(VARIED, first, children, usual)
         for turn, rung in enumerate(others, start=1):
