@@ -57,7 +57,7 @@ def plan(config: RunConfig) -> Plan:
     """
     check_address(config)
     bench = Workbench(config)
-    bench.cost(bench.space.largest)
+    bench.check_space()
     check_metric(bench.objective, bench.task)
     check_folds(get_strategy(config.strategy), bench)
     there = _measure_there(bench) if elsewhere(config) else None

@@ -41,6 +41,7 @@ from petlas.search.training.batches import EVAL_BATCH, Batches, ImageBatches, on
 from petlas.search.training.compiling import compiled_blocks
 from petlas.search.training.fidelity import Fidelity
 from petlas.search.training.numerics import autocast_dtype, deterministic, pick_device
+from petlas.search.training.options import check_options
 from petlas.search.training.prefix import KnownBatches, PrefixCache
 from petlas.spaces import Budget, Limit, Space
 
@@ -386,6 +387,15 @@ class Workbench:
             "autocast": str(self.autocast),
         } | more
 
+    def check_space(self) -> None:
+        """Refuse a space with a method that does not suit the backbone, or with an option that its method has not.
+
+        Raises:
+            DesignError: Of the method.
+        """
+        for design in (self.space.largest, *check_options(self.space)):
+            self.cost(design)
+
     def check(self, test: bool = False) -> None:
         """Let everything that can be wrong with the run's surroundings be told now, and not by a trial.
 
@@ -398,7 +408,7 @@ class Workbench:
         Raises:
             UserError: Of the part that is at fault.
         """
-        self.cost(self.space.largest)  # a method of the space that does not suit the backbone is refused here
+        self.check_space()
         self.space.check_budget(self.budget)
         check_metric(self.objective, self.task)
         self._store(self.task.views["trainval"])  # not `_images`: where others train, the GPU is theirs

@@ -79,6 +79,9 @@ class Targets:
 TargetsT = TypeVar("TargetsT", bound=Targets)
 
 
+SCALE = "scale"
+"""What is set of the method in place of alpha, which depends on the rank."""
+
 ALL = "all"
 """In place of the names of targets: every linear layer of the block that has a name."""
 
@@ -189,6 +192,26 @@ class LowRankMethod(TargetsMethod[LowRankOptions]):
         scaling = (placement.size, placement.options.alpha, placement.options.dropout)
         sides = self.sides(block, placement).items()
         return nn.ModuleDict({name: self.part(inputs, outputs, *scaling) for name, (inputs, outputs) in sides})
+
+    def usual_setting(self, name: str) -> float:
+        """As for all methods; and the scale s, which is 1 without an alpha.
+
+        Args:
+            name: Of an option that is a number, or `scale`.
+        """
+        return 1.0 if name == SCALE else super().usual_setting(name)
+
+    def at_setting(self, placement: Placement, name: str, value: float) -> Placement:
+        """As for all methods; a scale s is an alpha of s r.
+
+        Args:
+            placement: One of the method's placements.
+            name: Of an option that is a number, or `scale`.
+            value: What it is set to.
+        """
+        if name != SCALE:
+            return super().at_setting(placement, name, value)
+        return self._with_option(placement, "alpha", value * (placement.size or 0))
 
     @torch.no_grad()
     def updates(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeAlias
 
 from torch import Tensor, nn
@@ -255,6 +256,38 @@ class Method(ABC, Generic[OptionsT]):
     def options(self) -> dict[str, Option | None]:
         """Names and defaults of the options that a placement may set."""
         return dict(self._declared[1])
+
+    def usual_setting(self, name: str) -> float:
+        """What a setting that may be chosen for the whole method, such as `dropout`, is where nobody sets it.
+
+        Args:
+            name: An option that is a number.
+
+        Raises:
+            DesignError: When the method has none of that name.
+        """
+        usual = self.options.get(name)
+        if not isinstance(usual, int | float) or isinstance(usual, bool):
+            known = ", ".join(self.options) or "none"
+            raise DesignError(f"{self.name} has no {name} to set; its options: {known}; leave out {name}.{self.name}")
+        return float(usual)
+
+    def at_setting(self, placement: Placement, name: str, value: float) -> Placement:
+        """A placement with such a setting in place of what it sets itself.
+
+        Args:
+            placement: One of the method's placements.
+            name: As `usual_setting` knows it.
+            value: What it is set to.
+
+        Raises:
+            DesignError: When the method has none of that name.
+        """
+        self.usual_setting(name)
+        return self._with_option(placement, name, value)
+
+    def _with_option(self, placement: Placement, name: str, value: float) -> Placement:
+        return replace(placement, options=tuple((dict(placement.options) | {name: value}).items()))
 
     @property
     def _declared(self) -> tuple[dict[str, Any], dict[str, Option | None], dict[str, int]]:

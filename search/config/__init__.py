@@ -14,6 +14,7 @@ from petlas.search.config.rules import missing_inputs
 from petlas.search.config.schema import (
     HEAD,
     LR_FACTOR,
+    OPTION_SETTINGS,
     SETTINGS,
     BackboneConfig,
     BudgetConfig,
@@ -26,11 +27,13 @@ from petlas.search.config.schema import (
     SupernetConfig,
     TaskConfig,
     TrainConfig,
+    option_of,
 )
 
 __all__ = [
     "HEAD",
     "LR_FACTOR",
+    "OPTION_SETTINGS",
     "SETTINGS",
     "BackboneConfig",
     "BudgetConfig",
@@ -51,6 +54,7 @@ __all__ = [
     "load_config",
     "load_configs",
     "missing_inputs",
+    "option_of",
     "read_yaml",
     "space_of",
 ]

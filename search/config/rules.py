@@ -14,6 +14,7 @@ from petlas.search.config.faults import Fault
 from petlas.search.config.schema import (
     HEAD,
     LR_FACTOR,
+    OPTION_SETTINGS,
     SETTINGS,
     BudgetConfig,
     Group,
@@ -90,7 +91,8 @@ def space_faults(space: Mapping[str, Any]) -> list[Fault]:
     """All faults of a space's structure."""
     methods = space.get("methods")
     trained = [*methods, HEAD] if isinstance(methods, Mapping) else [HEAD]
-    settings = (*SETTINGS, *(f"{LR_FACTOR}{name}" for name in trained))
+    options = (f"{option}.{name}" for name in trained[:-1] for option in OPTION_SETTINGS)
+    settings = (*SETTINGS, *(f"{LR_FACTOR}{name}" for name in trained), *options)
     return [_space_fault(space, line) for line in check_space(space, METHODS, settings)]
 
 

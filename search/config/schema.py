@@ -17,6 +17,9 @@ SETTINGS = ("lr", "weight_decay", "label_smoothing")
 LR_FACTOR = "lr."
 """Before a method's name, the setting of a space that is its entry in `train.lr_factors`, such as `lr.vpt`."""
 
+OPTION_SETTINGS = ("scale", "dropout")
+"""Options of a method that a space may name under `settings`, such as `scale.lora`: see `option_of`."""
+
 HEAD = "head"
 """What `train.lr_factors` calls the head, beside the methods."""
 
@@ -122,6 +125,16 @@ Positive = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 Text = Annotated[str, AfterValidator(_path)]
+
+
+def option_of(setting: str) -> tuple[str, str] | None:
+    """The option and the method of a setting such as `dropout.adapter`; None for a setting of `train`.
+
+    Args:
+        setting: Its name.
+    """
+    option, dot, method = setting.partition(".")
+    return (option, method) if dot and option in OPTION_SETTINGS else None
 
 
 class Group(BaseModel):
@@ -278,8 +291,11 @@ class TrainConfig(Group):
         """What a candidate is trained with that has no setting of its own.
 
         Args:
-            setting: One of `SETTINGS`, or the factor of a method's rate such as `lr.vpt`.
+            setting: One of `SETTINGS`, the factor of a method's rate such as `lr.vpt`, or its option as `dropout.lora`.
         """
+        if (found := option_of(setting)) is not None:
+            option, method = found
+            return float(import_module("petlas.petl.methods").get_method(method).usual_setting(option))
         if setting.startswith(LR_FACTOR):
             return self.lr_factors.get(setting.removeprefix(LR_FACTOR), 1.0)
         return float(getattr(self, setting))

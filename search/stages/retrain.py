@@ -31,6 +31,7 @@ from petlas.search.stages.losses import MOST_LOSSES, Losses
 from petlas.search.stages.training_run import TrainingRun, checkpoint_name, settings_of
 from petlas.search.study import Entry
 from petlas.search.training import EpochResult, Fidelity, Work
+from petlas.search.training.options import design_of_training
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
@@ -96,7 +97,7 @@ class RetrainStage(Stage):
         """The values on test that are known, by candidates' keys and seeds."""
         todo: dict[tuple[str, int], Wanted] = {}
         for one in wanted:
-            bench.cost(one.candidate.design)
+            bench.cost(design_of_training(one.candidate))
             settings_of(bench.config.train, one.candidate, self._epochs)
             if one.key not in todo and one.key not in self.tests and not self._knows(one):
                 todo[one.key] = one

@@ -12,7 +12,7 @@ from torch import Tensor
 from petlas.errors import UserError
 from petlas.petl import Adapters, fingerprint, graphs_kept, prepare, tuning_of
 from petlas.petl.methods import METHODS
-from petlas.search.config import HEAD, LR_FACTOR, SETTINGS, TrainConfig
+from petlas.search.config import HEAD, LR_FACTOR, OPTION_SETTINGS, SETTINGS, TrainConfig, option_of
 from petlas.search.run_files import Files
 from petlas.search.run_folder import CHECKPOINTS
 from petlas.search.selection.bits import MOST
@@ -22,6 +22,7 @@ from petlas.search.training.evaluation import Right, evaluate, nothing
 from petlas.search.training.fidelity import Fidelity
 from petlas.search.training.learner import Learner
 from petlas.search.training.numerics import deterministic, full_precision
+from petlas.search.training.options import design_of_training
 from petlas.search.training.work import EpochResult
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
@@ -68,7 +69,7 @@ class TrainingRun(Learner):
         host = Adapters(bench.backbone().to(bench.device)) if host is None else host  # an empty one is false
         torch.manual_seed(fidelity.seed)  # only here: reading the backbone for the first time draws random numbers
         with graphs_kept():
-            model = host.add(name, candidate.design, objective.outputs(bench.task.num_classes))
+            model = host.add(name, design_of_training(candidate), objective.outputs(bench.task.num_classes))
         if initial is None:
             sample = learned.sample(len(learned), fidelity.seed)  # some methods look at the first batches only
             with deterministic(train.deterministic):
@@ -186,14 +187,16 @@ def settings_of(train: TrainConfig, candidate: Candidate, epochs: int) -> TrainC
         epochs: Of the whole training.
 
     Raises:
-        UserError: When the candidate has a setting that is none of SETTINGS, nor `lr.` and the name of a method.
+        UserError: When the candidate has a setting that is none of SETTINGS, nor `lr.` and the name of a method, nor an
+            option of one.
     """
-    own = dict(candidate.settings)
+    own = {name: value for name, value in candidate.settings if option_of(name) is None}  # others are of the design
     factors = {name.removeprefix(LR_FACTOR): own.pop(name) for name in list(own) if name.startswith(LR_FACTOR)}
     unknown = sorted(set(own).difference(SETTINGS))
     unknown += [f"{LR_FACTOR}{name}" for name in factors if name not in (*METHODS, HEAD)]
+    unknown += [name for name, _ in candidate.settings if (found := option_of(name)) and found[1] not in METHODS]
     if unknown:
-        known = ", ".join((f"{LR_FACTOR}METHOD", *SETTINGS))
+        known = ", ".join((*(f"{option}.METHOD" for option in OPTION_SETTINGS), f"{LR_FACTOR}METHOD", *SETTINGS))
         raise UserError(f"a candidate's settings may be {known}, got {', '.join(unknown)}")
     warmup = train.warmup_epochs if epochs == train.epochs else int(train.warmup_epochs * epochs / train.epochs)
     changed = own | {"epochs": epochs, "warmup_epochs": warmup, "lr_factors": train.lr_factors | factors}

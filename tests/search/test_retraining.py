@@ -217,6 +217,16 @@ def test_settings_of_a_candidate_are_what_it_is_retrained_with(config: RunConfig
     assert len(list((config.folder / "retrained").iterdir())) == 3
 
 
+def test_an_option_of_a_method_that_is_a_setting_is_in_the_adapter_file(config: RunConfig, lora: Lora) -> None:
+    candidate = Candidate(lora(b0=2), (("scale.lora", 3.0),))
+    outcome = retrain(config, candidate, seeds=1)
+    best = config.folder / "best"
+    assert outcome.settings == {"scale.lora": 3.0}
+    assert Candidate.load(best / "design.yaml") == candidate
+    (placement,) = read_adapter_info(best / "adapter.safetensors").design.placements
+    assert dict(placement.options) == {"alpha": 6}
+
+
 class Scripted:
     """Stands in for `TrainingRun`."""
 

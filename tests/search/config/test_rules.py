@@ -26,6 +26,7 @@ FaultsOf = Callable[..., dict[str, Fault]]
         ("space.prune=1", "space.prune", 1, "below 1"),
         ("space.settings.lrr=[0.1]", "space.settings.lrr", [0.1], "did you mean 'lr'?"),
         ("space.settings={lr.vpt: [1, 10]}", "space.settings.lr.vpt", "missing", "unknown setting"),
+        ("space.settings={scale.head: [1, 10]}", "space.settings.scale.head", "missing", "unknown setting"),
         ("train.lr_factors={adaptr: 2}", "train.lr_factors", {"adaptr": 2}, "did you mean adapter?"),
     ],
 )
@@ -46,7 +47,7 @@ def test_budgets_of_the_sensitivity_are_held_against_the_budget(write: Write, fa
 
 def test_settings_of_training_may_be_searched(write: Write) -> None:
     settings = {"lr": {"low": 3e-4, "high": 2e-2, "log": True}, "weight_decay": [0, 1e-2], "label_smoothing": [0, 0.1]}
-    settings |= {"lr.lora": [1, 10], "lr.head": [0.1, 1]}
+    settings |= {"lr.lora": [1, 10], "lr.head": [0.1, 1], "scale.lora": [1, 4], "dropout.lora": [0, 0.2]}
     space = {"methods": {"lora": {"blocks": "all", "sizes": [0, 1]}}, "settings": settings}
     assert load_config(str(write(space=space))).space == space
 

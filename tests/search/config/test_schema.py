@@ -157,6 +157,12 @@ def test_settings_that_a_space_may_name_are_settings_of_training() -> None:
     assert set(SETTINGS) <= set(TrainConfig.model_fields)
 
 
+def test_what_is_usual_of_a_setting_is_the_run_s_or_its_method_s() -> None:
+    train = TrainConfig(lr=2e-3, lr_factors={"vpt": 10})
+    names = ("lr", "lr.vpt", "lr.lora", "scale.lora", "scale.adaptformer", "dropout.adaptformer")
+    assert [train.usual(name) for name in names] == [2e-3, 10, 1, 1, 0.1, 0.1]
+
+
 def test_configurations_cannot_be_changed(make: Callable[..., RunConfig]) -> None:
     with pytest.raises(ValueError, match="frozen"):
         make().seed = 3

@@ -196,6 +196,18 @@ def test_a_candidates_settings_come_before_the_runs(few: Bench, lora: Lora) -> N
     assert work.config.train.lr == 1e-3
 
 
+def test_an_option_of_a_method_that_is_a_setting_is_that_of_the_design_that_is_trained(few: Bench, lora: Lora) -> None:
+    work = few(train={"batch_size": 48})
+    written = Design.of(
+        Placement("lora", p.block, p.size, {"alpha": 4.0 * (p.size or 0)}) for p in lora(b0=1).placements
+    )
+    theirs = numbers(start(work, written))
+    assert numbers(start(work, lora(b0=1), settings={"scale.lora": 4.0})) == theirs
+    assert numbers(start(work, lora(b0=1), settings={"scale.lora": 1.0})) == numbers(start(work, lora(b0=1))) != theirs
+    with pytest.raises(UserError, match=r"scale\.METHOD.*got scale\.lorra"):
+        settings_of(TrainConfig(), Candidate(lora(), (("scale.lorra", 2.0),)), 3)
+
+
 def test_settings_that_training_does_not_know_are_refused(lora: Lora) -> None:
     with pytest.raises(UserError, match="lr, weight_decay, label_smoothing, got scale"):
         settings_of(TrainConfig(), Candidate(lora(), (("scale", 1.0), ("lr", 1e-3))), 3)
