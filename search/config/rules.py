@@ -39,6 +39,10 @@ def combination_faults(data: Mapping[str, Any]) -> list[Fault]:
     prior = _sound(SearchConfig, search, "prior")
     if prior is not None and data.get("strategy") != "auto":
         faults.append(Fault("search.prior", prior, "is read with strategy: auto, and with no other"))
+    seeds = _sound(SearchConfig, search, "seed_designs")
+    if seeds == "supernet" and data.get("strategy") != "auto":
+        rule = "goes with strategy: auto; strategy: supernet trains the best by score anyway"
+        faults.append(Fault("search.seed_designs", seeds, rule))
     repeats, folds = (_sound(ProtocolConfig, data.get("protocol"), key) for key in ("repeats", "folds"))
     if repeats is not None and repeats > 1 and (folds is None or data.get("strategy") == "auto"):
         rule = (

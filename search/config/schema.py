@@ -230,7 +230,8 @@ class SearchConfig(Group):
     unless the environment names a server (WANDB_MODE=online, MLFLOW_TRACKING_URI); each is an extra of its name.
 
     With `seed_designs: sensitivity`, the first designs that are trained, but for finalists, have sizes in proportion to
-    the sensitivity of the weights next to them.
+    the sensitivity of the weights next to them. With `strategy: auto` they come behind the first of the portfolio, and
+    there `seed_designs: supernet` takes the best `finalists` by a supernet's score; `cost` includes what that takes.
     """
 
     cost: Positive = 6.0
@@ -240,7 +241,7 @@ class SearchConfig(Group):
     sampler: Annotated[str, AfterValidator(_one_of("petlas.search.samplers", "SAMPLERS"))] = "tpe"
     objectives: Annotated[list[str], AfterValidator(_objectives)] = ["accuracy"]
     baselines: bool = True
-    seed_designs: Literal["none", "sensitivity"] = "none"
+    seed_designs: Literal["none", "sensitivity", "supernet"] = "none"
     evolution: EvolutionConfig = EvolutionConfig()
     scores: PositiveInt = 800
     finalists: PositiveInt = 5

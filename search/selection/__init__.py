@@ -6,6 +6,7 @@ from petlas.search.selection.evidence import Difference, Evidence, Pooled
 from petlas.search.selection.noise import Beliefs, Known, believe
 from petlas.search.selection.pareto import pareto
 from petlas.search.selection.pooling import Measurement
+from petlas.search.selection.scores import Scale, scale_of
 
 __all__ = [
     "Agreement",
@@ -15,6 +16,7 @@ __all__ = [
     "Known",
     "Measurement",
     "Pooled",
+    "Scale",
     "agreement_of",
     "believe",
     "choose",
@@ -22,4 +24,5 @@ __all__ = [
     "pareto",
     "rank_agreement",
     "regret",
+    "scale_of",
 ]

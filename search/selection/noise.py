@@ -165,11 +165,13 @@ class _Model:
         middle = sum(given) / max(1, len(given))
         rates = np.array([0.0 if one.rate is None else one.rate - middle for one in before])
         self._tilt = (self._unit * _TILT) ** 2 * np.outer(rates, rates)  # (C, C)
-        self._noise = np.diag(noise) + _repeated(rows, noise)  # (N, N)
+        said = np.array([measured.error or 0.0 for _, _, measured in rows])  # by scores, which are of no training
+        self._noise = np.diag(np.where(said > 0, 0.0, noise)) + _repeated(rows, noise)  # (N, N)
+        self._fixed = np.diag(said**2 + 1e-12)
         self._expected = self._unit * np.array([one.expected for one in before])
         self._expected -= self._expected.mean()
         self._same_view = np.array([[float(a == b) for b in views] for a in views])  # (N, N)
-        thirds = np.array([math.log(most / max(1, fidelity.epochs), 3) for _, fidelity, _ in rows])
+        thirds = np.array([0.0 if m.error else math.log(most / max(1, f.epochs), 3) for _, f, m in rows])
         walked = np.minimum.outer(thirds, thirds)  # (N, N): from long to short
         slow = self._related[np.ix_(own, own)] + np.equal.outer(own, own)  # some methods are slow, and some candidates
         self._shorter = walked * slow / 2
@@ -203,7 +205,7 @@ class _Model:
         places, levels = self._own, self._level * self._same_view
         grid = np.array([*itertools.product(_DEVIATIONS, _NOISES)])[:, :, None, None]  # (B, 2, 1, 1)
         matrix = (self._unit * grid[:, 0]) ** 2 * self._shorter + grid[:, 1] * self._noise
-        matrix = matrix + alike[np.ix_(places, places)] + self._drift + levels + 1e-12 * np.eye(len(places))
+        matrix = matrix + alike[np.ix_(places, places)] + self._drift + levels + self._fixed
         cross = alike[:, places] + levels @ self._top
         trusted = np.outer(_TRUSTS, self._expected)  # (T, C)
         centred = self._y - self._y.mean() - trusted[:, places]

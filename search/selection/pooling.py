@@ -28,12 +28,14 @@ class Measurement:
         images: How many it was measured on.
         correct: For each image, in the order of its view, whether it was told right; None where that is not known.
         classes: The class of each image, where the metric is a mean over classes of means over their images.
+        error: Its standard deviation where it is no training that was measured, but what a score says of one.
     """
 
     value: float
     images: int
     correct: tuple[bool, ...] | None = None
     classes: Sequence[int] | None = None
+    error: float | None = None
 
 
 def images_of(folds: Sequence[Measurement]) -> Array | None:

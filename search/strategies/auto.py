@@ -28,6 +28,7 @@ from petlas.search.strategies.base import Prices, Search, StageCost, Strategy
 from petlas.search.strategies.ladder import Rung, ladder
 from petlas.search.strategies.prior import prior
 from petlas.search.strategies.recipes import LR, Recipe, expected, linear, portfolio
+from petlas.search.strategies.seeds import seed_costs, seed_price, seed_stages, seeds
 from petlas.search.strategies.variation import distinct, vary
 from petlas.search.study import FIRST_LOSS, HALVING, PORTFOLIO, REPEAT, VARIED, Entry, candidate_of, passes
 from petlas.search.training import Fidelity
@@ -52,12 +53,14 @@ class Auto(Strategy):
     compares_on_folds = True
 
     def stages(self, search: Search) -> Iterator[Stage]:
-        """The portfolio's first and its rest, the variations, and the rungs of halving."""
-        return _Pipeline(search).stages()
+        """The portfolio's first and its rest, the variations, and the rungs of halving; before them what seeds need."""
+        yield from seed_stages(search)
+        yield from _Pipeline(search).stages()
 
     def costs(self, prices: Prices, known: int) -> Iterator[StageCost]:
         """The rungs of the ladder, each at its own price; what diverges costs less."""
         bench = prices.bench
+        yield from seed_costs(prices)
         train, val = _images(bench)
         first, *others = _rungs(bench)
         varied = _varied(first.trials)
@@ -90,7 +93,7 @@ def _rungs(bench: Workbench) -> tuple[Rung, ...]:
     views, config = bench.task.views, bench.config
     one = passes(config.train.epochs, len(views["train"]), len(views["val"]))
     return ladder(
-        config.search.cost,
+        config.search.cost - seed_price(bench),
         config.train.epochs,
         lambda epochs: passes(epochs, *_images(bench)) / one,
         config.search.trials,
@@ -158,7 +161,8 @@ class _Pipeline:
     def _told(self, name: str) -> str:
         """What is believed after a stage, and what was spent so far."""
         record, metric = self._record, self._bench.objective.metric
-        spent = f"{sum(map(record.cost, record.counted())):.2f} of {self._bench.config.search.cost:g} R spent"
+        limit = self._bench.config.search.cost
+        spent = f"{seed_price(self._bench) + sum(map(record.cost, record.counted())):.2f} of {limit:g} R spent"
         longest, beliefs = record.evidence().partly, record.beliefs()
         ranked = [candidate for candidate in self._ranked(beliefs) if candidate.key in longest]  # else none is chosen
         if not ranked:
@@ -179,6 +183,8 @@ class _Pipeline:
                 candidate = recipe.candidate(space, budget, usual)
                 if recipe.methods <= candidate.design.by_method.keys():  # else the budget is too small for it
                     found.append(candidate)
+        settings = tuple((setting.name, setting.nearest(usual[setting.name])) for setting in space.settings)
+        found[_ANCHORS:_ANCHORS] = [Candidate(design, settings) for design in seeds(self._search)]
         return list({candidate.key: candidate for candidate in found}.values())[:count]
 
     def _prior(self) -> list[Recipe]:

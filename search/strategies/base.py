@@ -128,7 +128,7 @@ class Search:
             entries: What the strategy asks for; it comes first.
             draws: Whether the sampler draws further candidates.
         """
-        queue = [*entries, *self._seeds(), *self._baselines()]
+        queue = [*entries, *self.entries(self.sensitive(), SEARCH), *self._baselines()]
         proposer = self.proposer(self.bench.space) if draws else None
         again = self.record.failed() if self.bench.config.search.retry_failed else ()
         return TrainStage(self.bench, self.record, queue, proposer, self.late, again)
@@ -142,10 +142,11 @@ class Search:
         """
         return [whole(self.bench, Candidate(design), stage) for design in designs]
 
-    def _seeds(self) -> list[Entry]:
+    def sensitive(self) -> list[Design]:
+        """Designs with sizes in proportion to the sensitivity, where the run begins with such."""
         if self.bench.config.search.seed_designs != "sensitivity" or self.sensitivity is None:
             return []
-        return self.entries(seed_designs(self.bench, self.sensitivity.sites), SEARCH)
+        return seed_designs(self.bench, self.sensitivity.sites)
 
     def _baselines(self) -> list[Entry]:
         if not self.bench.config.search.baselines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any
 
 from optuna.storages import BaseStorage
@@ -15,11 +16,13 @@ from petlas.search.selection import (
     Evidence,
     Known,
     Measurement,
+    Scale,
     agreement_of,
     believe,
     choose,
     choose_by_belief,
     pareto,
+    scale_of,
 )
 from petlas.search.selection.bits import unpack_bits, unpack_numbers
 from petlas.search.study.trials import (
@@ -48,6 +51,10 @@ CLASSES = "classes"
 """The trial's attribute that has the class of each of those, where the metric weighs images by their classes."""
 FIRST_LOSS = "first_loss"
 """The trial's attribute that has the training loss of its first epoch."""
+
+
+_LOOKED_AT = 60
+"""So many of the best by score are looked at when trainings count, too."""
 
 
 class StudyReader:
@@ -242,6 +249,39 @@ class StudyReader:
         scores = {trial.user_attrs["key"]: sign * trial.values[0] for trial in self.scored()}
         checked = complete(self.counted(RANKING))
         return agreement_of((t.number, scores[t.user_attrs["key"]], sign * t.values[0]) for t in checked)
+
+    @property
+    def score_scale(self) -> Scale | None:
+        """How scores are to be read; None where none was checked, or they rank no better than chance."""
+        found = self.agreement()
+        if found is None:
+            return None
+        images = self.about.get("images", {}).get("val", 0)
+        shares = images and self.about.get("metric", {}).get("paired", True)
+        values = [abs(value) for _, _, value in found.points]
+        return scale_of(found, fmean(v * (1 - v) / images for v in values) if shares else 0.0)
+
+    def shortlist(self, count: int) -> list[FrozenTrial]:
+        """The best designs by score; where scores were checked, by what they and the trainings say together.
+
+        Args:
+            count: How many at most.
+        """
+        scored, scale = self.scored(), self.score_scale
+        if scale is None:
+            return scored[:count]
+        sign = 1 if self.maximize else -1
+        evidence = self.evidence(lambda trial: trial.user_attrs["stage"] == RANKING)  # what came later must not count
+        trained = evidence.measured.keys()
+        looked_at = [t for i, t in enumerate(scored) if i < _LOOKED_AT or t.user_attrs["key"] in trained]
+        rows = [(key, f, m) for key, own in evidence.measured.items() for f, m in own.items()]
+        for trial in looked_at:
+            value = sign * scale.value(sign * trial.values[0])
+            rows.append((trial.user_attrs["key"], entry_of(trial).fidelity, Measurement(value, 0, error=scale.error)))
+        found = believe(Evidence.of(rows, evidence.epochs, evidence.shares), self._known())
+        by_key = {trial.user_attrs["key"]: trial for trial in looked_at}
+        params = {key: trial.user_attrs["params"] for key, trial in by_key.items()}
+        return [by_key[key] for key in found.ranked(params, self.maximize)[:count]]
 
     def _whole(self) -> dict[str, FrozenTrial]:
         """For each candidate, its first trial that came to its end with as many epochs as any had."""

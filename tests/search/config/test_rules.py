@@ -18,6 +18,7 @@ FaultsOf = Callable[..., dict[str, Fault]]
         ("supernet={epochs: 3, warmup_epochs: 3}", "supernet.warmup_epochs", 3, "less than supernet.epochs = 3"),
         ("train.warmup_epochs=2", "train.warmup_epochs", 2, "less than train.epochs = 2"),
         ("search.grace_epochs=3", "search.grace_epochs", 3, "at most train.epochs = 2"),
+        ("search.seed_designs=supernet", "search.seed_designs", "supernet", "goes with strategy: auto"),
         ("protocol.repeats=2", "protocol.repeats", 2, "needs protocol.folds"),
         ("protocol={folds: 5, repeats: 2} strategy=auto", "protocol.repeats", 2, "must be 1 with strategy: auto"),
         ("resources={pack: 4, runner: ray}", "resources.pack", 4, "must be 1 with runner: ray"),

@@ -99,6 +99,26 @@ def test_scores_that_rank_no_better_than_chance_shortlist_nothing(searching: Sea
     assert "no better than chance: the best by score are not trained, but the first of the portfolio" in caplog.text
 
 
+def test_a_checked_design_that_was_scored_too_high_is_not_on_the_shortlist(searching: Searching, caplog: Any) -> None:
+    caplog.set_level("INFO", "petlas")
+    search = searching(ranking_check=12)
+    stages = SupernetStrategy().stages(search)
+    next(stages)
+    score(next(stages))  # type: ignore[arg-type]
+    by_score = [design_of(t) for t in search.record.scored()]
+    train(next(stages), lambda d: 0.75 if d == by_score[0] else 0.6 + worth(d))  # type: ignore[arg-type]
+    training = next(stages)
+    assert isinstance(training, TrainStage)
+    again = search.record.shortlist(3)
+    finalists = [entry.candidate.design for entry in training.queued if entry.stage == FINALIST]
+    checked = [design_of(trial) for trial in search.record.counted(RANKING)]
+    assert finalists == [design for trial in again if (design := design_of(trial)) not in checked]
+    assert by_score[0] not in map(design_of, again)
+    train(training, worth)
+    assert search.record.shortlist(3) == again  # a search that goes on has the same
+    assert "scores tell what a design is worth up to" in caplog.text
+
+
 def test_a_sandwich_costs_several_passes_in_a_step(searching: Searching) -> None:
     prices = Prices(searching().bench, 0.03, 0.01, {"train": 800, "val": 200})
     names = [cost.stage for cost in SupernetStrategy().costs(prices, 7)]
