@@ -15,7 +15,7 @@ from petlas.petl.backbones import family_of
 from petlas.petl.design import DesignError, Placement
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.method import BlockMethod
-from petlas.petl.parts.placed import Placed
+from petlas.petl.parts.placed import Placed, with_option
 from petlas.petl.parts.products import reduce, widen
 from petlas.petl.shape import GATE, LINEAR_SITES, BackboneShape, BlockShape, Layer
 
@@ -211,7 +211,7 @@ class LowRankMethod(TargetsMethod[LowRankOptions]):
         """
         if name != SCALE:
             return super().at_setting(placement, name, value)
-        return self._with_option(placement, "alpha", value * (placement.size or 0))
+        return with_option(placement, "alpha", value * (placement.size or 0))
 
     @torch.no_grad()
     def updates(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeAlias
 
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from petlas.petl.backbones.base import BlockSites
 from petlas.petl.design import DesignError, Option, Placement
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.placed import NoOptions, OptionsT, Placed, declared
+from petlas.petl.parts.placed import NoOptions, OptionsT, Placed, declared, typed_options, usual_number, with_option
 from petlas.petl.parts.tree import Tree
 from petlas.petl.parts.tuned_copies import TunedCopies
 from petlas.petl.shape import BackboneShape, BlockShape
@@ -255,7 +254,7 @@ class Method(ABC, Generic[OptionsT]):
     @property
     def options(self) -> dict[str, Option | None]:
         """Names and defaults of the options that a placement may set."""
-        return dict(self._declared[1])
+        return dict(declared(self.option_type)[1])  # type: ignore[arg-type]  # a class can be hashed
 
     def usual_setting(self, name: str) -> float:
         """What a setting that may be chosen for the whole method, such as `dropout`, is where nobody sets it.
@@ -266,11 +265,7 @@ class Method(ABC, Generic[OptionsT]):
         Raises:
             DesignError: When the method has none of that name.
         """
-        usual = self.options.get(name)
-        if not isinstance(usual, int | float) or isinstance(usual, bool):
-            known = ", ".join(self.options) or "none"
-            raise DesignError(f"{self.name} has no {name} to set; its options: {known}; leave out {name}.{self.name}")
-        return float(usual)
+        return usual_number(self.name, self.options, name)
 
     def at_setting(self, placement: Placement, name: str, value: float) -> Placement:
         """A placement with such a setting in place of what it sets itself.
@@ -284,14 +279,7 @@ class Method(ABC, Generic[OptionsT]):
             DesignError: When the method has none of that name.
         """
         self.usual_setting(name)
-        return self._with_option(placement, name, value)
-
-    def _with_option(self, placement: Placement, name: str, value: float) -> Placement:
-        return replace(placement, options=tuple((dict(placement.options) | {name: value}).items()))
-
-    @property
-    def _declared(self) -> tuple[dict[str, Any], dict[str, Option | None], dict[str, int]]:
-        return declared(self.option_type)  # type: ignore[arg-type]  # a class can be hashed
+        return with_option(placement, name, value)
 
     def placed(self, placement: Placement) -> Placed[OptionsT]:
         """A placement with its options, of the types that the method declares.
@@ -299,7 +287,9 @@ class Method(ABC, Generic[OptionsT]):
         Raises:
             DesignError: On an option that the method does not have, or of another type.
         """
-        return Placed(placement.block, placement.size or 0, self._options_of(placement))
+        return Placed(
+            placement.block, placement.size or 0, typed_options(self.name, self.option_type, placement.options)
+        )
 
     def check(self, shape: BackboneShape, placement: Placement) -> None:
         """Refuse a placement that this method cannot take on this backbone.
@@ -351,29 +341,6 @@ class Method(ABC, Generic[OptionsT]):
         Raises:
             DesignError: Naming the rule, the value and what to do.
         """
-
-    def _options_of(self, placement: Placement) -> OptionsT:
-        kinds, defaults, least = self._declared
-        given = dict(placement.options)
-        for key, value in given.items():
-            if key not in defaults:
-                known = ", ".join(defaults) or "none"
-                raise DesignError(f"{self.name} has no option {key!r} (value {value!r}); its options: {known}")
-            kind = type(defaults[key])
-            named = kind in (bool, str)
-            fits = isinstance(value, kind) if named else isinstance(value, int | float) and not isinstance(value, bool)
-            if not fits:
-                wanted = kind.__name__ if named else "number"
-                raise DesignError(f"option {key} of {self.name} must be a {wanted}, got {key}={value!r}")
-            if key in ("dropout", "drop_path") and not 0 <= float(value) < 1:
-                raise DesignError(f"option {key} of {self.name} must be in [0, 1), got {key}={value!r}")
-            if key in least and (not isinstance(value, int) or value < least[key]):
-                raise DesignError(
-                    f"option {key} of {self.name} must be a whole number of at least {least[key]}, got {key}={value!r}"
-                )
-            given[key] = float(value) if kinds[key] in (float, float | None) else value
-        make: Callable[..., OptionsT] = self.option_type
-        return make(**given)
 
 
 class BlockMethod(Method[OptionsT]):
