@@ -230,8 +230,8 @@ class SearchConfig(Group):
     unless the environment names a server (WANDB_MODE=online, MLFLOW_TRACKING_URI); each is an extra of its name.
 
     With `seed_designs: sensitivity`, the first designs that are trained, but for finalists, have sizes in proportion to
-    the sensitivity of the weights next to them. With `strategy: auto` they come behind the first of the portfolio, and
-    there `seed_designs: supernet` takes the best `finalists` by a supernet's score; `cost` includes what that takes.
+    the sensitivity of the weights next to them. With `strategy: auto` they join the first of the portfolio, and there
+    `seed_designs: supernet` takes the best `finalists` by a supernet's score; `cost` includes what that takes.
     """
 
     cost: Positive = 6.0

@@ -76,24 +76,24 @@ def test_without_being_asked_for_none_are_found_and_cost_nothing(searching: Sear
     assert isinstance(next(iter(Auto().stages(search))), RungStage)
 
 
-def test_designs_by_sensitivity_come_behind_the_first_of_the_portfolio(searching: Searching) -> None:
+def test_designs_by_sensitivity_join_the_first_of_the_portfolio(searching: Searching) -> None:
     sites = [{"attn.qkv": float(block), "mlp.fc2": 1.0} for block in range(1, 7)]
     report = SensitivityReport("digits", "mini", "spt", "random", sites, [], {}, {})
     search = searching(report, seed_designs="sensitivity")
     found = opening(search)
     assert seeds(search)
-    assert found[4 : 4 + len(seeds(search))] == seeds(search)
+    assert set(seeds(search)) <= set(found[:8])
     assert 0 < seed_price(search.bench) < 0.2
 
 
-def test_the_best_by_score_come_behind_the_first_of_the_portfolio_within_the_cost(searching: Searching) -> None:
+def test_the_best_by_score_join_the_first_of_the_portfolio_within_the_cost(searching: Searching) -> None:
     search = searching(seed_designs="supernet")
     first, second = islice(Auto().stages(search), 2)
     assert isinstance(first, SupernetStage)
     assert isinstance(second, ScoreStage)
     found, best = opening(search), seeds(search)
     assert len(best) == 2
-    assert best == [design for design in found if design in best] == found[4:6]
+    assert set(best) <= set(found[:8])
     assert seed_price(search.bench) == pytest.approx((9 * 800 + 20 * 200 / 3) / (9 * (800 + 200 / 3)))
     for stage in Auto().stages(search):
         do(stage)
