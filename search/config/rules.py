@@ -62,17 +62,11 @@ def combination_faults(data: Mapping[str, Any]) -> list[Fault]:
 
 
 def _packs(data: Any) -> list[Fault]:
-    """Packs are trained in the driver's process, and a trial in one has no time of its own."""
-    pack = _sound(ResourcesConfig, data, "pack")
-    if pack in (None, 1, "auto"):
+    """A trial in a pack has no time of its own."""
+    pack, limit = (_sound(ResourcesConfig, data, key) for key in ("pack", "trial_timeout"))
+    if pack in (None, 1, "auto") or limit is None:
         return []
-    runner, address, limit = (_sound(ResourcesConfig, data, key) for key in ("runner", "address", "trial_timeout"))
-    others = {"runner: ray": runner == "ray", "an address": address is not None, "a trial_timeout": limit is not None}
-    return [
-        Fault("resources.pack", pack, f"must be 1 with {name} in resources: packs are trained in this process, untimed")
-        for name, given in others.items()
-        if given
-    ]
+    return [Fault("resources.pack", pack, "must be 1 with a trial_timeout in resources: trials in packs are untimed")]
 
 
 def _warmup(group: str, model: type[Group], data: Mapping[str, Any]) -> list[Fault]:

@@ -106,7 +106,7 @@ def check_trackers(config: RunConfig) -> None:
         if tracker.needs_ray and choose_runner(config) != "ray":
             raise RunError(
                 f"search.trackers has {name}, which Ray serves in processes of its own, and trials are done in "
-                f"this one; set resources.runner=ray (and no resources.pack), or leave {name} out"
+                f"this one; set resources.runner=ray, or leave {name} out"
             )
 
 
@@ -128,7 +128,7 @@ def check_address(config: RunConfig) -> None:
 def choose_runner(config: RunConfig, jobs: int | None = None) -> str:
     """The name of the run's runner; `auto` takes Ray where there is a cluster, or room for two trials at once.
 
-    Packs are trained in this process; a tracker may need Ray.
+    Packs are trained in this process unless Ray is asked for; a tracker may need Ray.
 
     Args:
         config: The run's configuration.
@@ -137,10 +137,10 @@ def choose_runner(config: RunConfig, jobs: int | None = None) -> str:
     resources = config.resources
     if resources.runner != "auto":
         return resources.runner
-    if resources.pack not in (1, "auto"):
-        return "inline"
     if on_cluster(config):
         return "ray"
+    if resources.pack not in (1, "auto"):
+        return "inline"
     if jobs is not None and jobs < 2:
         return "inline"
     if any(look_up(TRACKERS[name]).needs_ray for name in config.search.trackers):

@@ -78,6 +78,7 @@ def resolved(bench: Workbench, supplier: Supplier) -> RunConfig:
         found = _measured(bench, supplier)
         each = min(node.get("CPU", 0) / resources.cpus / node["GPU"] for node in there)
         gpus, why = share_of(found, each), "that is not known" if found is None else str(found)
+        gpus = min(1.0, gpus * resources.pack) if isinstance(resources.pack, int) and gpus < 1 else gpus
         log.info("%s: a trial is given %g of a GPU (memory that it needs: %s)", bench.config.name, gpus, why)
     return _given(bench.config, gpus)
 

@@ -19,6 +19,7 @@ from petlas.search.runners.blame import told
 from petlas.search.runners.limit import too_long
 from petlas.search.runners.ray.devices import alone, share
 from petlas.search.runners.ray.head import Head
+from petlas.search.runners.ray.pack import JobPack, epoch_result
 from petlas.search.runners.ray.supplier import Supplier
 from petlas.search.stages.rounds import Job, Rounds
 from petlas.search.training import EpochResult
@@ -64,7 +65,7 @@ class JobSearch(_Unpickled, Searcher):
         super().__init__(metric="val", mode="max")
         self.rounds, self._most, self._resources = rounds, most, resources
         self._supplier, self._head = supplier, head
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[str, Job | JobPack] = {}
         """What is handed out and not done, by Tune's names of trials."""
         self._started: dict[str, float] = {}
         self._workers: dict[str, Any] = {}
@@ -80,12 +81,13 @@ class JobSearch(_Unpickled, Searcher):
         job = self.rounds.next()
         if job is None:
             return Searcher.FINISHED if self.rounds.over else None
-        self.jobs[trial_id] = job
+        self.jobs[trial_id] = handed = _packed(job)
         resources = self._resources(job.bench.config)
         run = job.bench.config.model_copy(update={"resources": resources}).model_dump_json()
         needs = alone(resources) if job.proposal.alone else share(resources)
-        about = {"run": run, "needs": needs, "limit": job.limit}
-        return job.proposal.to_config() | about | self._supplier.about(job)
+        beside = [proposal.to_config() for proposal in handed.beside] if isinstance(handed, JobPack) else []
+        about = {"run": run, "needs": needs, "limit": handed.limit, "beside": beside}
+        return job.proposal.to_config() | about | self._supplier.about(handed)
 
     def start(self, trial_id: str, worker: Any = None) -> None:
         """Pass it on that a worker begins.
@@ -105,8 +107,15 @@ class JobSearch(_Unpickled, Searcher):
             result: Of the epoch.
         """
         self._keep(trial_id, result)
-        last = _epoch_result(result)
-        return trial_id not in self._faults and (last is None or self.jobs[trial_id].on_epoch(last))
+        job, last = self.jobs[trial_id], _epoch_result(result)
+        if trial_id in self._faults:
+            return False
+        if isinstance(job, JobPack):
+            ended = job.on_members(result["members"], result["device"])
+            if ended and job.left:
+                self._workers[trial_id].drop.remote(ended)
+            return bool(job.left)
+        return last is None or job.on_epoch(last)
 
     def _keep(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Write what a worker sent into the run folder; a disk that is full is a fault of the surroundings."""
@@ -150,7 +159,9 @@ class JobSearch(_Unpickled, Searcher):
         elif error:
             job.on_lost(_DIED if head_was_there and not self._never_began else "")
         else:
-            if last is not None:
+            if isinstance(job, JobPack):
+                job.on_members(found.get("members", ()), found.get("device"))
+            elif last is not None:
                 job.on_epoch(last)
             job.on_end(last, found.get("error", ""), found.get("device"))
 
@@ -285,8 +296,13 @@ def _ended_oddly(worker: Any) -> bool:
     return False
 
 
+def _packed(job: Job) -> Job | JobPack:
+    """A job, with as many others as its run says; whether they win is not measured here, where they are not trained."""
+    if job.proposal.alone or job.bench.config.resources.pack == "auto":
+        return job
+    beside = job.beside()
+    return JobPack([job, *beside]) if beside else job
+
+
 def _epoch_result(result: Mapping[str, Any] | None) -> EpochResult | None:
-    if not result or not result.get("epoch"):
-        return None
-    epoch, loss, val, seconds = (result[name] for name in ("epoch", "loss", "val", "seconds"))
-    return EpochResult(epoch, loss, val, seconds, result.get("parts", 1), result.get("correct", ""))
+    return epoch_result(result) if result and result.get("epoch") else None

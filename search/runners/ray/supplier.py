@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from petlas.search.run_folder import RunError
+from petlas.search.runners.ray.pack import JobPack
 from petlas.search.stages.rounds import Job
 from petlas.search.supplies import Supply
 from petlas.search.workbench import Workbench
@@ -73,7 +74,7 @@ class Supplier:
         self._held: dict[str, ray.ObjectRef[Any]] = {}
         self._files: dict[Path, tuple[tuple[int, int], ray.ObjectRef[Any]]] = {}
 
-    def about(self, job: Job) -> dict[str, Any]:
+    def about(self, job: Job | JobPack) -> dict[str, Any]:
         """Where a job's worker finds what it needs, as it travels to it.
 
         Args:
@@ -100,7 +101,7 @@ class Supplier:
             self._held[supply.key] = ray.put(supply.make())
         return self._held[supply.key]
 
-    def _file_refs(self, job: Job) -> Iterator[tuple[str, ray.ObjectRef[Any]]]:
+    def _file_refs(self, job: Job | JobPack) -> Iterator[tuple[str, ray.ObjectRef[Any]]]:
         for name in job.files:
             path = job.bench.config.folder / name
             if (data := job.bench.files.read(name) if self._changed(path) else None) is not None:

@@ -21,8 +21,6 @@ FaultsOf = Callable[..., dict[str, Fault]]
         ("search.seed_designs=supernet", "search.seed_designs", "supernet", "goes with strategy: auto"),
         ("protocol.repeats=2", "protocol.repeats", 2, "needs protocol.folds"),
         ("protocol={folds: 5, repeats: 2} strategy=auto", "protocol.repeats", 2, "must be 1 with strategy: auto"),
-        ("resources={pack: 4, runner: ray}", "resources.pack", 4, "must be 1 with runner: ray"),
-        ("resources={pack: 4, address: auto}", "resources.pack", 4, "must be 1 with an address"),
         ("resources={pack: 4, trial_timeout: 9}", "resources.pack", 4, "must be 1 with a trial_timeout"),
         ("space.prune=1", "space.prune", 1, "below 1"),
         ("space.settings.lrr=[0.1]", "space.settings.lrr", [0.1], "did you mean 'lr'?"),
