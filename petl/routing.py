@@ -214,7 +214,7 @@ class Router:
                     asked[i] = asked_of(function, *given(i, each[i]))
         labels: dict[int, Hashable] = dict.fromkeys(range(len(batch.names))) | {i: i for i in own}
         labels |= {i: found.kind for i, found in asked.items() if isinstance(found, Asked)}
-        cut, done = batch.cut(pieces, labels.__getitem__), Pieces()
+        cut, done, looked = batch.cut(pieces, labels.__getitem__), Pieces(), rest is None
         for label in dict.fromkeys(labels[runs[0]] for runs, _ in cut):
             parts = [(runs, x) for runs, x in cut if labels[runs[0]] == label]
             if label is None and rest is None:
@@ -231,8 +231,10 @@ class Router:
             else:
                 with self._drawing(batch.names[runs[0]]):
                     result = own[runs[0]][0](*given(runs[0], x))
-            done += zip((runs for runs, _ in parts), _split(result, [batch.of(runs) for runs, _ in parts]), strict=True)
-        return sorted(done, key=lambda piece: piece[0])
+            looked = looked and result is x
+            behind = {i: i - place for place, i in enumerate(runs)}  # the same for those that lie behind one another
+            done += batch.cut([(runs, result)], behind.__getitem__)
+        return pieces if looked else sorted(done, key=lambda piece: piece[0])
 
 
 def _asking(hooks: Sequence[Callable[..., Any]]) -> bool:
