@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,11 @@ from petlas.petl import AdapterError, load_adapter, read_adapter_info
 from petlas.search.given import Given, Part, files_in
 from petlas.search.objectives import Objective, get_objective
 from petlas.search.objectives.base import ranked
+from petlas.search.reports.text import duration
 from petlas.search.training.numerics import full_precision, pick_device
+from petlas.search.waiting import never_silent
+
+log = logging.getLogger("petlas")
 
 ADAPTER = Path("best", "adapter.safetensors")
 """Where a run folder keeps its adapter file."""
@@ -78,7 +84,7 @@ def predict(
 
 
 def outputs(model: nn.Module, parts: Iterable[Part], device: torch.device) -> Iterator[Part]:
-    """The logits (B, K) of each batch in place of its images, in full precision.
+    """The logits (B, K) of each batch in place of its images, in full precision; it says how many are done when long.
 
     Args:
         model: A backbone with a design.
@@ -86,10 +92,17 @@ def outputs(model: nn.Module, parts: Iterable[Part], device: torch.device) -> It
         device: Where it computes.
     """
     model.float().eval().to(device)
-    for names, batch in parts:
-        with torch.inference_mode(), full_precision():
-            logits = model(batch.to(device)).float().cpu()
-        yield names, logits
+    done, began = 0, time.monotonic()
+
+    def say() -> None:
+        log.info("still at work: %s images done, after %s", f"{done:,}", duration(time.monotonic() - began))
+
+    with never_silent(say):
+        for names, batch in parts:
+            with torch.inference_mode(), full_precision():
+                logits = model(batch.to(device)).float().cpu()
+            done += len(batch)
+            yield names, logits
 
 
 def all_outputs(model: nn.Module, batches: Iterable[tuple[Tensor, Any]], device: torch.device) -> Tensor:

@@ -1,4 +1,6 @@
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from petlas.datasets import DataError, FileSource, Task, View, open_task
 from petlas.petl import AdapterError, apply, load_backbone, read_adapter_info, save_adapter
 from petlas.petl.design import Design
 from petlas.search.given import Given
-from petlas.search.predict import predict
+from petlas.search.predict import outputs, predict
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
@@ -206,3 +208,20 @@ def test_what_is_no_image_is_told(adapter: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=text):
             predict(adapter, given)
+
+
+def test_what_takes_long_says_how_many_images_are_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For all commands that go through images, as a ViT-B takes minutes for them on a CPU."""
+    monkeypatch.setattr("petlas.search.waiting.SILENCE", 0.05)
+    monkeypatch.setattr(logging.getLogger("petlas"), "propagate", True)
+    caplog.set_level(logging.INFO, "petlas")
+
+    def parts() -> Iterator[tuple[list[str], torch.Tensor]]:
+        for _ in range(2):
+            yield ["a", "b", "c"], torch.zeros(3, 4)
+            time.sleep(0.3)
+
+    assert len(list(outputs(torch.nn.Linear(4, 2), parts(), torch.device("cpu")))) == 2
+    assert "still at work: 3 images done, after" in caplog.text

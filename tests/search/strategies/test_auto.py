@@ -1,7 +1,7 @@
-import itertools
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +11,24 @@ from petlas.petl import Design
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
 from petlas.search.plan import plan
+from petlas.search.strategies.auto import _Pipeline
+from petlas.search.strategies.base import Search
 from petlas.search.strategies.recipes import expected
 from petlas.search.strategies.variation import alike
-from petlas.search.study import HALVING, PORTFOLIO, VARIED, StudyRecord, candidate_of, result_of
+from petlas.search.study import (
+    HALVING,
+    PORTFOLIO,
+    VARIED,
+    Ending,
+    Entry,
+    StudyRecord,
+    candidate_of,
+    course,
+    result_of,
+)
+from petlas.search.training import Fidelity
+from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate
 
 Make = Callable[..., RunConfig]
 SPACE = {
@@ -189,18 +204,31 @@ def test_folds_are_as_many_as_every_class_has_images(make: Make, training: Any, 
     assert f"{folds.pop()} folds, not 200" in line
 
 
-def test_what_is_said_at_the_end_is_of_the_chosen_candidate_and_how_to_go_on(
+def test_a_search_that_is_over_says_what_it_needs_to_go_on(
     make: Make, training: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not of one that was left behind, whatever is believed of it."""
     monkeypatch.setattr(logging.getLogger("petlas"), "propagate", True)
-    worth = itertools.cycle([0.9, 0.6, 0.55, 0.7, 0.65])
-    training.curve = lambda design, epoch: next(worth)
-    config = make(**OPTIONS)
+    config = make(**OPTIONS | {"search": {"cost": 1}, "train": {"epochs": 1}})
+    search(config)
     with caplog.at_level(logging.INFO, "petlas"):
-        best = search(config)
-        assert best is not None
-        last = [line for line in caplog.messages if line.startswith("after halving")][-1]
-        assert f"is believed of the best, {candidate_of(best)};" in last
         search(config)
     assert "has all its trials; raise search.cost to go on" in caplog.text
+
+
+def test_what_is_told_and_kept_of_a_stage_is_of_a_candidate_that_can_be_chosen(
+    bench: Callable[..., Workbench], lora: Callable[..., Design], tmp_path: Path
+) -> None:
+    """Not of one that was left behind, whatever is believed of it."""
+    record = StudyRecord.create(tmp_path)
+    for stage, epochs, fold, values in ((PORTFOLIO, 1, 0, (0.9, 0.6, 0.5)), (HALVING, 9, 1, (None, 0.7, 0.6))):
+        for rank, value in enumerate(values, 1):
+            if value is not None:
+                entry = Entry(Candidate(lora(b0=rank)), Fidelity(epochs, 0, fold, 5), stage, rank)
+                number = record.begin(entry, {}, {}, {})
+                record.report(number, epochs, value)
+                record.finish(number, Ending(epochs, value, 0.1, more={"images": 200}))
+    beliefs, best = record.beliefs(), record.best()
+    assert best is not None and max(beliefs.keys, key=lambda key: beliefs.of(key)[0]) == lora(b0=1).key
+    told = _Pipeline(Search(bench(**OPTIONS), record))._told("halving")
+    assert f"is believed of the best, {candidate_of(best)};" in told
+    assert course(record)[-1].best == candidate_of(best)
