@@ -22,7 +22,9 @@ class _Ear(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard = time.monotonic()
+        self.heard: float = max(
+            (each.heard for each in _ears()), default=time.monotonic()
+        )  # silence does not begin anew
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Hear a line, and let it pass."""
@@ -32,7 +34,11 @@ class _Ear(logging.Filter):
     @property
     def innermost(self) -> bool:
         """Whether nobody else listens who knows more."""
-        return [each for each in log.filters if isinstance(each, _Ear)][-1:] == [self]
+        return _ears()[-1:] == [self]
+
+
+def _ears() -> list[_Ear]:
+    return [each for each in log.filters if isinstance(each, _Ear)]
 
 
 @contextmanager
@@ -65,3 +71,5 @@ def never_silent(say: Callable[[], None] | None = None) -> Iterator[None]:
         over.set()
         log.removeFilter(ear)
         thread.join()
+        for outer in _ears():  # who was followed elsewhere is not silent only now
+            outer.heard = max(outer.heard, ear.heard)

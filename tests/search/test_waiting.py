@@ -48,6 +48,15 @@ def test_of_several_the_innermost_speaks(caplog: pytest.LogCaptureFixture) -> No
     assert "still at work" in caplog.text
 
 
+def test_silence_does_not_begin_anew_with_each_that_is_inside(caplog: pytest.LogCaptureFixture) -> None:
+    """A command goes from one to the next, each of which knows more than the one around it."""
+    with never_silent(lambda: log.info("outside")):
+        for _ in range(8):
+            with never_silent(lambda: log.info("inside")):
+                time.sleep(0.03)
+    assert caplog.records
+
+
 def test_a_program_that_set_up_no_logging_still_sees_warnings() -> None:
     before = list(log.handlers)
     with never_silent():
