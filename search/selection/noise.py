@@ -32,6 +32,8 @@ _DEVIATIONS = (0.004, 0.012, 0.035, 0.1)
 _NOISES = (0.3, 0.7, 1.5)
 """Variances of a measured value, by that of as many independent images: below 1 where candidates fail on the same
 images, which their comparison does not notice; above it where another seed gives another model."""
+_PAIRED = (0.7, 1.0, 1.5)
+"""The same where single images are known, and with them on which of them candidates fail together."""
 _LASTING = 0.5
 """The part of the variance over images that a candidate keeps with another seed: on the same images it errs again."""
 _TRUSTS = (0.0, 0.5, 1.0)
@@ -43,6 +45,8 @@ _DRIFT = 0.04
 """The same for what a training of a third of the epochs says of it beside."""
 _LEVEL = 10.0
 """Standard deviation of the levels of views, in spreads of the values: hardly a belief at all."""
+PAIRS = False
+"""Whether single images are compared: it chooses no better in the simulation (benchmarks/selection/simulate.md)."""
 _TIE = 0.1
 """What counts as equal, in standard errors of a difference."""
 
@@ -116,12 +120,14 @@ class Beliefs:
         return bool(abs(self.mean[a] - self.mean[b]) <= _TIE * self.error_of_difference(first, second))
 
 
-def believe(evidence: Evidence, known: Mapping[str, Known]) -> Beliefs:
+def believe(evidence: Evidence, known: Mapping[str, Known], pairs: bool = PAIRS) -> Beliefs:
     """What the evidence says of every candidate that was measured.
 
     Args:
         evidence: What was measured, at any fidelity.
         known: What was known before, by the candidates' keys.
+        pairs: Whether candidates that were measured on the same images are compared image by image, where all of them
+            are known: the error of a difference is then that of the images of which one was right and one was not.
 
     Returns:
         Beliefs, of none where nothing was measured.
@@ -135,7 +141,8 @@ def believe(evidence: Evidence, known: Mapping[str, Known]) -> Beliefs:
     rows.sort(key=lambda row: (row[0], str(row[1])))  # sums do not depend on which came first
     if not rows:
         return Beliefs((), np.zeros(0), np.zeros((0, 0)))
-    return _Model(rows, known, evidence.shares).beliefs()
+    single = pairs and evidence.shares and all(_is_single(fidelity, measured) for _, fidelity, measured in rows)
+    return _Model(rows, known, evidence.shares, single).beliefs()
 
 
 class _Model:
@@ -145,10 +152,11 @@ class _Model:
         rows: N of them.
         known: Of the keys.
         shares: Whether values are shares of images.
+        single: Whether single images are compared: all rows have them.
     """
 
     def __init__(
-        self, rows: Sequence[tuple[str, Fidelity, Measurement]], known: Mapping[str, Known], shares: bool
+        self, rows: Sequence[tuple[str, Fidelity, Measurement]], known: Mapping[str, Known], shares: bool, single: bool
     ) -> None:
         self.keys = tuple(dict.fromkeys(key for key, _, _ in rows))
         self._y = np.array([measured.value for _, _, measured in rows])
@@ -167,6 +175,8 @@ class _Model:
         self._tilt = (self._unit * _TILT) ** 2 * np.outer(rates, rates)  # (C, C)
         said = np.array([measured.error or 0.0 for _, _, measured in rows])  # by scores, which are of no training
         self._noise = np.diag(np.where(said > 0, 0.0, noise)) + _repeated(rows, noise)  # (N, N)
+        self._noises = _PAIRED if single else _NOISES
+        self._noise = self._noise + _together(rows) if single else self._noise
         self._fixed = np.diag(said**2 + 1e-12)
         self._expected = self._unit * np.array([one.expected for one in before])
         self._expected -= self._expected.mean()
@@ -203,7 +213,7 @@ class _Model:
         methods, own = ((self._unit * spread) ** 2 for spread in (methods, own))
         alike = methods * self._related + own * np.eye(len(self.keys)) + self._tilt  # before anything is measured
         places, levels = self._own, self._level * self._same_view
-        grid = np.array([*itertools.product(_DEVIATIONS, _NOISES)])[:, :, None, None]  # (B, 2, 1, 1)
+        grid = np.array([*itertools.product(_DEVIATIONS, self._noises)])[:, :, None, None]  # (B, 2, 1, 1)
         matrix = (self._unit * grid[:, 0]) ** 2 * self._shorter + grid[:, 1] * self._noise
         matrix = matrix + alike[np.ix_(places, places)] + self._drift + levels + self._fixed
         cross = alike[:, places] + levels @ self._top
@@ -216,6 +226,29 @@ class _Model:
         means = self._y.mean() + trusted + told.transpose(0, 2, 1) @ rest
         covariances = alike + self._top @ levels @ self._top - rest.transpose(0, 2, 1) @ rest
         return -0.5 * (told**2).sum(1) - size[:, None], means, covariances
+
+
+def _is_single(fidelity: Fidelity, measured: Measurement) -> bool:
+    """Whether a row can be compared image by image: folds of other deals have only parts of their images in common."""
+    return fidelity.repeat == 0 and (measured.correct is not None or measured.error is not None)
+
+
+def _together(rows: Sequence[tuple[str, Fidelity, Measurement]]) -> Array:
+    """(N, N) the covariances of what was measured on the same images, by the images themselves; 0 on the diagonal.
+
+    Args:
+        rows: N of them, whose single images are known.
+    """
+    found, views = np.zeros((len(rows), len(rows))), dict[tuple[int | None, ...], list[int]]()
+    for place, (_, fidelity, measured) in enumerate(rows):
+        if measured.correct is not None:
+            views.setdefault((fidelity.folds, fidelity.fold, fidelity.repeat), []).append(place)
+    for places in views.values():
+        right = np.array([rows[place][2].correct for place in places], np.float64)  # (M, images)
+        right -= right.mean(axis=1, keepdims=True)
+        found[np.ix_(places, places)] = right @ right.T / right.shape[1] ** 2
+    np.fill_diagonal(found, 0)
+    return found
 
 
 def _repeated(rows: Sequence[tuple[str, Fidelity, Measurement]], noise: Array) -> Array:

@@ -184,7 +184,9 @@ class _Pipeline:
                 if recipe.methods <= candidate.design.by_method.keys():  # else the budget is too small for it
                     found.append(candidate)
         settings = tuple((setting.name, setting.nearest(usual[setting.name])) for setting in space.settings)
-        found[_ANCHORS:_ANCHORS] = [Candidate(design, settings) for design in seeds(self._search)]
+        asked = [Candidate(design, settings) for design in seeds(self._search)]
+        place = max(1, min(_ANCHORS, count - len(asked)))  # in a small search first: they were paid for
+        found[place:place] = asked
         return list({candidate.key: candidate for candidate in found}.values())[:count]
 
     def _prior(self) -> list[Recipe]:

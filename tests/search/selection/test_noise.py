@@ -159,3 +159,28 @@ def test_a_repeat_on_the_same_images_tells_less_than_other_images_do() -> None:
         return believe(Evidence.of(rows, LONG), {}).error_of_difference("a", "d")
 
     assert error(repeat=1, folds=5) > 1.02 * error(repeat=0, folds=6)
+
+
+def test_candidates_that_fail_on_the_same_images_are_told_apart_more_sharply_where_images_are_compared() -> None:
+    rng, rows = np.random.default_rng(0), Rows()
+    for fold in range(5):
+        hard, other = rng.permutation(200), rng.permutation(200)
+        twin = np.where(hard < 5, 199 - hard, np.where(hard >= 195, 199 - hard, hard))  # differs on ten images
+        for key, order in (("a", hard), ("twin", twin), ("other", other)):
+            rows.append((key, Fidelity(LONG, 0, fold, 5), Measurement(0.7, 200, tuple((order < 140).tolist()))))
+
+    def errors(pairs: bool) -> tuple[float, float]:
+        found = believe(Evidence.of(rows, LONG), {}, pairs)
+        return found.error_of_difference("a", "twin"), found.error_of_difference("a", "other")
+
+    alone, paired = errors(pairs=False), errors(pairs=True)
+    assert alone[0] == pytest.approx(alone[1])
+    assert paired[0] < 0.7 * paired[1]
+
+
+def test_where_some_images_are_not_known_single_ones_do_not_count() -> None:
+    rows = [row(key, 0.8 + 0.02 * i, fold=fold) for i, key in enumerate("abc") for fold in range(2)]
+    key, fidelity, measured = rows[0]
+    rows[0] = (key, fidelity, Measurement(measured.value, 200, (True,) * 160 + (False,) * 40))
+    plain, paired = (believe(Evidence.of(rows, LONG), {}, pairs) for pairs in (False, True))
+    np.testing.assert_array_equal(plain.mean, paired.mean)

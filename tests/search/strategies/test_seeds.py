@@ -105,6 +105,14 @@ def test_the_best_by_score_join_the_first_of_the_portfolio_within_the_cost(searc
     assert sum(cost.R for cost in costs) == pytest.approx(spent, rel=0.05)
 
 
+def test_in_a_small_search_what_was_paid_for_comes_before_the_portfolio(searching: Searching) -> None:
+    search = searching(seed_designs="supernet", cost=2.2)
+    found = opening(search)
+    assert 2 <= len(found) <= 5
+    assert not found[0].placements
+    assert len(set(seeds(search)) & set(found)) == min(2, len(found) - 1)
+
+
 def test_a_supernet_that_would_take_more_than_half_is_left_out_with_a_line(searching: Searching, caplog: Any) -> None:
     search = searching(seed_designs="supernet", supernet={"epochs": 100})
     assert isinstance(next(iter(Auto().stages(search))), RungStage)
