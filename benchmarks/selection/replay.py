@@ -39,7 +39,7 @@ DEVIATIONS = (0.007, 0.013, 0.009, 0.044, 0.033, 0.063, 0.021, 0.025, 0.028, 0.0
 """Standard deviations of what a training of a third of the epochs tells, of recorded tasks (spreads.md); half of the
 variance is of the methods, half the candidate's own."""
 FLATTERED, DRIFT, TURN = 0.047, 0.064, 0.03
-"""By how much such a training flatters ten times the rate: the mean and the standard deviation over tasks, and (guessed)
+"""By how much such a training flatters ten times the rate: mean and standard deviation over tasks, and (guessed)
 from one third to the next."""
 PAIRED = 0.65
 """The part of the noise of images that all candidates share."""
