@@ -290,6 +290,11 @@ class TrialStage(Stage):
         return bool(self._queue) and self._queue[0][0].identity in self._again
 
     @property
+    def next_is_alone(self) -> bool:
+        """Whether what comes next is to have a GPU or a node to itself."""
+        return bool(self._queue) and self._queue[0][0].identity in self._starved
+
+    @property
     def waiting(self) -> int:
         """How many of its trials are proposed, and wait for a worker."""
         return len(self._proposed)

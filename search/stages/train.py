@@ -86,8 +86,8 @@ class TrainStage(TrialStage):
 
     @property
     def pack(self) -> int:
-        """As the run says."""
-        return pack_size(self.bench)
+        """As the run says; whoever had too little memory, or was lost beside others, is tried by itself."""
+        return 1 if self.next_is_alone else pack_size(self.bench)
 
     def owns(self, stage: str) -> bool:
         """All trials that are trained on train."""

@@ -59,5 +59,6 @@ class Start:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        if self._begun.is_set():
-            self._thread.join()  # else it waits for Ray, and both end with this process
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        if self._begun.is_set() or not interrupted:  # an own Ray is soon there; half started, it may keep the process
+            self._thread.join()

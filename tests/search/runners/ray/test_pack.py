@@ -110,6 +110,20 @@ def test_all_of_a_pack_that_is_lost_are_tried_again_one_by_one(
     assert [trial.user_attrs["key"] for trial in stage.record.trials()] == before * 2
 
 
+def test_who_is_to_be_by_itself_joins_no_pack_of_others(
+    stage: TrainStage, search: JobSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it would be lost with them, and they with it, again."""
+    monkeypatch.setattr("petlas.search.runners.ray.jobs.alone", lambda resources: {"CPU": 8})
+    for name in "ab":
+        search.suggest(name)
+        search.start(name)
+    search.on_trial_complete("a", None, error=True)
+    search.on_trial_complete("b", None, error=True)  # what it did goes before them
+    again = [search.suggest(name) for name in "cde"]
+    assert [(config["beside"], config["needs"]["CPU"]) for config in again] == [([], 1), ([], 8), ([], 8)]
+
+
 def test_a_fault_of_the_surroundings_is_held_against_none(stage: TrainStage, search: JobSearch) -> None:
     search.suggest("a")
     search.start("a", SimpleNamespace(drop=SimpleNamespace(remote=id)))

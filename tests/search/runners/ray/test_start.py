@@ -60,6 +60,23 @@ def test_it_ends_also_where_nobody_waited(monkeypatch: pytest.MonkeyPatch) -> No
     assert ended.is_set()
 
 
+def test_whoever_fails_while_ray_starts_leaves_no_ray_that_goes_on_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the process, which has half a Ray, does not end, and the next search in it starts beside that."""
+    starts, ended = threading.Event(), threading.Event()
+
+    @contextmanager
+    def connected(address: str | None) -> Iterator[bool]:
+        assert starts.wait(20)
+        yield False
+        ended.set()
+
+    monkeypatch.setattr(start_module, "connected", connected)
+    threading.Timer(0.1, starts.set).start()
+    with pytest.raises(RunError), Start():
+        raise RunError("no such task")
+    assert ended.is_set()
+
+
 def test_whoever_is_interrupted_while_ray_starts_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     hangs = threading.Event()
 
