@@ -133,7 +133,7 @@ class _Pipeline:
         opening = self._opening(first.trials - _varied(first.trials))
         anchors = _unlike(opening, _ANCHORS)
         yield self._stage(PORTFOLIO, first, anchors, usual=())
-        usual = self._record.first_losses(PORTFOLIO)[:_ANCHORS]
+        usual = self._record.first_losses(PORTFOLIO, {anchor.key for anchor in anchors})  # the rest may have begun
         if rest := [candidate for candidate in opening if candidate not in anchors]:
             yield self._stage(PORTFOLIO, first, rest, usual)
         if children := self._children(first.trials - len(opening)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -150,13 +150,15 @@ class StudyReader:
         others = (trial.intermediate_values for trial in self.trained() if trial.number != but)
         return [values[epoch] for values in others if epoch in values]
 
-    def first_losses(self, stage: str) -> list[float]:
+    def first_losses(self, stage: str, keys: Collection[str] | None = None) -> list[float]:
         """The training losses of the first epochs of a stage's trials that came to their end.
 
         Args:
             stage: Of the trials.
+            keys: Of the candidates that are looked at; None for all.
         """
         ended = [trial for trial in self.counted(stage) if result_of(trial) is not None]
+        ended = [trial for trial in ended if keys is None or trial.user_attrs["key"] in keys]
         return [trial.user_attrs[FIRST_LOSS] for trial in ended if FIRST_LOSS in trial.user_attrs]
 
     def cut_off(self) -> list[Entry]:

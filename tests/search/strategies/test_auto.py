@@ -1,4 +1,5 @@
 import logging
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,31 @@ def test_wherever_it_is_cut_off_it_ends_as_if_it_had_not_been(make: Make, traini
     assert tried(cut) == expected
     search(cut)
     assert tried(cut) == expected
+
+
+def test_what_is_usual_is_the_same_where_an_anchor_failed_and_the_search_was_cut_off(make: Make, training: Any) -> None:
+    """The rest are held against the anchors alone, although one of the rest has come to its end by then."""
+    given: list[tuple[int, list[float]]] = []
+    stage, failing = _Pipeline._stage, list[str]()
+
+    def noted(self: Any, name: str, rung: Any, candidates: Any, usual: Any) -> Any:
+        given.append((len(usual), list(usual)))
+        return stage(self, name, rung, candidates, usual)
+
+    def curve(design: Design, epoch: int) -> float:
+        done = len(tried(config))
+        if done == 6 and not failing:
+            failing.append("cut")
+            raise KeyboardInterrupt
+        return math.nan if done == 2 else by_size(design, epoch)
+
+    training.curve, config = curve, make(**OPTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Pipeline, "_stage", noted)
+        with pytest.raises(KeyboardInterrupt):
+            search(config)
+        search(config)
+    assert [count for count, _ in given[:4]] == [0, 3, 0, 3]
 
 
 def test_those_that_are_trained_whole_are_not_alike(make: Make, training: Any) -> None:
