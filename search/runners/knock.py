@@ -39,11 +39,11 @@ def check_address(address: str) -> None:
     Raises:
         RunError: When nobody answers there, or in another way.
     """
-    address = (_current() or address) if address == "auto" else address
+    named, address = address, (_current() or address) if address == "auto" else address
     try:
         asks = _asks_for_token(address)
     except (OSError, OverflowError) as error:
-        raise no_cluster(address, str(error)) from error
+        raise no_cluster(named, str(error) if named == address else f"{address}: {error}") from error
     mode, token = os.environ.get(MODE, "").lower(), find_token()
     if asks is False:
         if mode == "token":

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,10 +71,11 @@ def test_a_cluster_that_is_not_there_is_the_users_fault_and_told_at_once(
             pass
 
 
-def test_that_ray_finds_no_cluster_is_told_in_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_that_ray_finds_no_cluster_is_told_in_the_same_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(**options: Any) -> None:
         raise ConnectionError("Could not find any running Ray instance.\nSee the manual")
 
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where no cluster is written down
     monkeypatch.setattr(cluster_module.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster_module.ray, "init", refuse)
     with (

@@ -1,3 +1,4 @@
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -87,8 +88,10 @@ def test_whoever_is_interrupted_while_ray_starts_does_not_wait_for_it(monkeypatc
         yield True
 
     monkeypatch.setattr(start_module, "connected", connected)
-    threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGTERM]).start()
     with pytest.raises(KeyboardInterrupt), Start("10.0.0.1:6379") as start:
         start.wait()
+    signal.signal(signal.SIGTERM, before)
     assert not hangs.is_set()
     hangs.set()

@@ -42,7 +42,7 @@ def test_what_needs_ray_takes_it_and_is_refused_elsewhere(make: Make, monkeypatc
     assert choose_runner(free) == "ray"
     check_trackers(free)
     for bound in ({"runner": "inline"}, {"runner": "auto", "pack": 2}):
-        with pytest.raises(RunError, match=r"wandb, which Ray .* set resources\.runner=ray .*or leave wandb out"):
+        with pytest.raises(RunError, match=r"wandb, which Ray .* set resources\.runner=ray, or leave wandb out"):
             check_trackers(make(resources=bound, search={"trackers": ["wandb"]}))
 
 
