@@ -46,4 +46,4 @@ def choose_by_belief(
         Its key; None where no candidate was trained whole on a fold.
     """
     partly = {key: count for key, count in params.items() if key in evidence.partly}
-    return believe(evidence, known).ranked(partly, maximize)[0] if partly else None
+    return believe(evidence, known, maximize=maximize).ranked(partly, maximize)[0] if partly else None

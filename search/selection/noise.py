@@ -124,7 +124,7 @@ class Beliefs:
         return bool(abs(self.mean[a] - self.mean[b]) <= _TIE * self.error_of_difference(first, second))
 
 
-def believe(evidence: Evidence, known: Mapping[str, Known], pairs: bool = PAIRS) -> Beliefs:
+def believe(evidence: Evidence, known: Mapping[str, Known], pairs: bool = PAIRS, maximize: bool = True) -> Beliefs:
     """What the evidence says of every candidate that was measured.
 
     Args:
@@ -132,6 +132,7 @@ def believe(evidence: Evidence, known: Mapping[str, Known], pairs: bool = PAIRS)
         known: What was known before, by the candidates' keys.
         pairs: Whether candidates that were measured on the same images are compared image by image, where all of them
             are known: the error of a difference is then that of the images of which one was right and one was not.
+        maximize: Whether a higher value is better, and so what is flattered is too high.
 
     Returns:
         Beliefs, of none where nothing was measured.
@@ -146,7 +147,7 @@ def believe(evidence: Evidence, known: Mapping[str, Known], pairs: bool = PAIRS)
     if not rows:
         return Beliefs((), np.zeros(0), np.zeros((0, 0)))
     single = pairs and evidence.shares and all(_is_single(fidelity, measured) for _, fidelity, measured in rows)
-    return _Model(rows, known, evidence.shares, single).beliefs()
+    return _Model(rows, known, evidence.shares, single, maximize).beliefs()
 
 
 class _Model:
@@ -157,10 +158,16 @@ class _Model:
         known: Of the keys.
         shares: Whether values are shares of images.
         single: Whether single images are compared: all rows have them.
+        maximize: Whether a higher value is better.
     """
 
     def __init__(
-        self, rows: Sequence[tuple[str, Fidelity, Measurement]], known: Mapping[str, Known], shares: bool, single: bool
+        self,
+        rows: Sequence[tuple[str, Fidelity, Measurement]],
+        known: Mapping[str, Known],
+        shares: bool,
+        single: bool,
+        maximize: bool,
     ) -> None:
         self.keys = tuple(dict.fromkeys(key for key, _, _ in rows))
         self._y = np.array([measured.value for _, _, measured in rows])
@@ -186,7 +193,8 @@ class _Model:
         self._expected -= self._expected.mean()
         self._same_view = np.array([[float(a == b) for b in views] for a in views])  # (N, N)
         thirds = np.array([0.0 if m.error else math.log(most / max(1, f.epochs), 3) for _, f, m in rows])
-        self._y = self._y - self._unit * _FLATTERED * thirds * rates[own]
+        flattered = _FLATTERED if maximize else -_FLATTERED
+        self._y = self._y - self._unit * flattered * thirds * rates[own]
         walked = np.minimum.outer(thirds, thirds)  # (N, N): from long to short
         slow = self._related[np.ix_(own, own)] + np.equal.outer(own, own)  # some methods are slow, and some candidates
         self._shorter = walked * slow / 2

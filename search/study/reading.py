@@ -222,13 +222,13 @@ class StudyReader:
         Args:
             counts: Whether a trial is looked at.
         """
-        return believe(self.evidence(counts), self._known())
+        return self._believe(self.evidence(counts))
 
     @property
     def believed(self) -> Beliefs | None:
         """What candidates are compared by where each was measured on some folds alone; None where on one split."""
         evidence = self.evidence()
-        return believe(evidence, self._known()) if evidence.partly and not evidence.values else None
+        return self._believe(evidence) if evidence.partly and not evidence.values else None
 
     def best(self) -> FrozenTrial | None:
         """The trial of the candidate that selection chooses, at all epochs on train and val; None if none ended."""
@@ -280,10 +280,13 @@ class StudyReader:
         for trial in looked_at:
             value = sign * scale.value(sign * trial.values[0])
             rows.append((trial.user_attrs["key"], entry_of(trial).fidelity, Measurement(value, 0, error=scale.error)))
-        found = believe(Evidence.of(rows, evidence.epochs, evidence.shares), self._known())
+        found = self._believe(Evidence.of(rows, evidence.epochs, evidence.shares))
         by_key = {trial.user_attrs["key"]: trial for trial in looked_at}
         params = {key: trial.user_attrs["params"] for key, trial in by_key.items()}
         return [by_key[key] for key in found.ranked(params, self.maximize)[:count]]
+
+    def _believe(self, evidence: Evidence) -> Beliefs:
+        return believe(evidence, self._known(), maximize=self.maximize)
 
     def _whole(self) -> dict[str, FrozenTrial]:
         """For each candidate, its first trial that came to its end with as many epochs as any had."""

@@ -80,6 +80,20 @@ def test_a_metric_that_is_no_share_is_believed_in_its_own_unit(unit: float) -> N
     assert found["c"][0] == pytest.approx(unit * one["c"][0])
 
 
+def test_where_less_is_better_the_same_is_believed_of_what_is_mirrored() -> None:
+    """A short training flatters high rates: its error is too small there."""
+    rates = {"low": -3.5, "high": -2.5, "other": -3.0}
+    known, mirrored = (
+        {k: Known(frozenset(), rate, 0.1 * sign * rate) for k, rate in rates.items()} for sign in (1, -1)
+    )
+    rows = [row("low", 0.70, SHORT), row("high", 0.72, SHORT), row("other", 0.65, SHORT), row("other", 0.8, fold=1)]
+    turned = [(key, fidelity, Measurement(1 - each.value, each.images)) for key, fidelity, each in rows]
+    more = believe(Evidence.of(rows, LONG), known)
+    less = believe(Evidence.of(turned, LONG), mirrored, maximize=False)
+    for key in rates:
+        assert less.of(key) == pytest.approx((1 - more.of(key)[0], more.of(key)[1]))
+
+
 def test_of_candidates_that_cannot_be_told_apart_the_smallest_comes_first() -> None:
     rows = [row(key, 0.8, fold=fold) for key in "abc" for fold in range(3)] + [row("worse", 0.5)]
     found = believe(Evidence.of(rows, LONG), {})
