@@ -313,7 +313,7 @@ def _best(report: StudyReport) -> str:
     """What the best candidate is chosen by."""
     if (row := report.best) is None:
         return "-"
-    pooled = report.pooled.get(row.key)
+    pooled = report.pooled.get(row.key) if report.believed is None else None
     value, error = (row.val, report.error(row)) if pooled is None else (pooled.value, pooled.error)
     sure = "" if error is None or math.isnan(error) else f" ± {measured(report.metric, error)}"
     of = " believed" if report.believed is not None else "" if pooled is None else " over folds"

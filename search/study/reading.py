@@ -233,8 +233,9 @@ class StudyReader:
     def best(self) -> FrozenTrial | None:
         """The trial of the candidate that selection chooses, at all epochs on train and val; None if none ended."""
         whole, evidence = self._whole(), self.evidence()
-        key = choose(evidence, _params(whole), self.maximize)
-        if key is None:
+        if evidence.values:
+            key = choose(evidence, _params(whole), self.maximize)
+        else:  # also where some have all folds by chance: the others are known by what is believed of them
             key = choose_by_belief(evidence, _params(whole), self._known(), self.maximize)
         return None if key is None else whole[key]
 

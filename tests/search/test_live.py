@@ -4,18 +4,23 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from petlas.petl import Design
 from petlas.search.api import study
 from petlas.search.config import RunConfig
 from petlas.search.driver import search
-from petlas.search.live import State, _Watch, line, table, watched
+from petlas.search.live import State, _best, _Watch, line, table, watched
 from petlas.search.plan import search_costs
-from petlas.search.study import BelievedRow
+from petlas.search.reports.study_report import StudyReport
+from petlas.search.study import BelievedRow, Ending, Entry, StudyRecord
+from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
+from petlas.spaces import Candidate
 
 Make = Callable[..., RunConfig]
 
@@ -160,6 +165,19 @@ def test_a_search_on_a_terminal_is_followed_and_leaves_its_log_alone(
     assert "\x1b" not in (config.folder / "log.txt").read_text()
     assert sys.stderr is before
     assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1  # the cursor is back
+
+
+def test_what_is_believed_is_told_also_of_who_has_all_folds(tmp_path: Path, lora: Callable[..., Design]) -> None:
+    record = StudyRecord.create(tmp_path)
+    record.claim({"epochs": 1, "images": {"train": 800, "val": 200}})
+    for size, fold, value in ((1, 0, 0.7), (1, 1, 0.9), (2, 0, 0.6), (2, 1, 0.7)):
+        entry = Entry(Candidate(lora(b0=size)), Fidelity(1, 0, fold, 2), "halving", size)
+        number = record.begin(entry, {}, {}, {})
+        record.report(number, 1, value)
+        record.finish(number, Ending(1, value, 0.1, more={"images": 200}))
+    best = (report := StudyReport.of(record)).best
+    assert report.pooled and isinstance(best, BelievedRow) and best.val is not None
+    assert _best(report) == f"{100 * best.val:.1f} ± {100 * best.val_error:.1f} % believed"
 
 
 def test_an_interrupt_ends_the_table(make: Make, training: Any, terminal: io.StringIO) -> None:

@@ -61,6 +61,17 @@ def test_the_best_is_what_is_believed_to_be_it_among_those_with_the_most_epochs(
     assert max(beliefs.keys, key=lambda key: beliefs.of(key)[0]) == lora(b0=1).key
 
 
+def test_where_no_split_measured_all_the_best_is_the_one_of_which_the_most_is_believed_whoever_has_all_folds(
+    record: StudyRecord, lora: Lora
+) -> None:
+    for size, values in ((1, [0.70] * 5), (2, [0.80] * 4)):
+        for fold, value in enumerate(values):
+            run(record, lora(b0=size), value, WHOLE, fold)
+    best, believed = record.best(), record.believed
+    assert best is not None and believed is not None
+    assert best.user_attrs["key"] == lora(b0=2).key == believed.ranked(dict.fromkeys(believed.keys, 1))[0]
+
+
 def test_a_training_that_is_cut_off_hands_on_the_loss_of_its_first_epoch(record: StudyRecord, lora: Lora) -> None:
     entry = Entry(Candidate(lora(b0=1)), Fidelity(3, 0), "portfolio", 1)
     number = record.begin(entry, {}, {}, {})
