@@ -27,8 +27,9 @@ from petlas.search.training import EpochResult
 _DIED = "the worker died"
 _LOGS = "why is in its logs, below /tmp/ray/session_latest/logs on each node"
 _FULL = "the node's memory was full, and Ray ended the worker"
-_MOST_STARTS = 6
-"""How many workers in a row may end before they begin: none of them has seen a candidate."""
+_MOST_STARTS, _ROUNDS = 6, 3
+"""How many workers in a row may end before they begin, and how many times as many as there are at once, which may end
+with one node: none of them has seen a candidate."""
 _PATIENCE = 10.0
 """Seconds in which a worker says whether it is there."""
 
@@ -147,8 +148,8 @@ class JobSearch(_Unpickled, Searcher):
             fault = found["error"]
         if error and trial_id not in self._started:
             self._never_began += 1
-            if self._never_began >= _MOST_STARTS:
-                fault = fault or f"{_MOST_STARTS} of Ray's workers in a row ended before they began; {_LOGS}"
+            if self._never_began >= max(_MOST_STARTS, _ROUNDS * self._most()):
+                fault = fault or f"{self._never_began} of Ray's workers in a row ended before they began; {_LOGS}"
         last, took = _epoch_result(result), time.monotonic() - self._started.pop(trial_id, math.inf)
         if fault is not None:
             job.on_fault(fault)
