@@ -75,10 +75,10 @@ class JobSearch(_Unpickled, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next job as plain data; None to be asked again, FINISHED when nothing more is to come."""
-        self._head.look(now=True)
         most = self._most()
         if self.jobs and len(self.jobs) >= most:
             return None if len(self.jobs) == most else Searcher.FINISHED  # what runs ends, and all is given back
+        self._head.look(now=True)  # before a worker is asked for; Tune asks all the time for jobs that have no room
         job = self.rounds.next()
         if job is None:
             return Searcher.FINISHED if self.rounds.over else None

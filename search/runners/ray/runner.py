@@ -96,6 +96,7 @@ class RayRunner:
     def _most(self) -> int:
         """How many jobs may be done at once now: nodes and other drivers come and go."""
         if time.monotonic() - self._looked > _LOOKS_EVERY:
+            self._head.look(now=True)  # who else is there is asked of it
             resources = list(self._resources.values())
             part = max(map(room, resources)) // max(1, self._drivers())
             self._part, self._looked = max(1, min(part, resources[0].concurrent or part)), time.monotonic()
