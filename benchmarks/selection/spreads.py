@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
 import numpy.typing as npt
+from replay import RESULTS, TESTED
 
-FOLDER = Path(__file__).parents[1] / "portfolio"
-TESTED = {"emoji_group": 906, "mnist": 1000, "dsprites_loc": 1000, "digits": 540}
-"""Images of the test split; the drawn tasks have 400."""
 OWN = 0.35
 """The part of the noise of images that does not hit all candidates alike."""
 Array = npt.NDArray[np.float64]
@@ -30,7 +27,7 @@ Array = npt.NDArray[np.float64]
 def read(name: str) -> dict[str, dict[str, float]]:
     """For each task the accuracy of each recipe with methods, by its JSON; prompts have rates of their own."""
     found: dict[str, dict[str, float]] = {}
-    for row in map(json.loads, (FOLDER / name).read_text().splitlines()):
+    for row in map(json.loads, RESULTS.with_name(name).read_text().splitlines()):
         if row["recipe"]["methods"] and "vpt" not in row["recipe"]["methods"]:
             found.setdefault(row["task"], {})[json.dumps(row["recipe"])] = row["test"]
     return found

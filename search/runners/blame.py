@@ -24,6 +24,11 @@ def starved(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError)
 
 
+def blame(error: Exception) -> dict[str, bool]:
+    """Both, by name, as they travel from a worker to the driver."""
+    return {"fault": is_of_surroundings(error), "starved": starved(error)}
+
+
 def told(error: Exception) -> str:
     """An error in one line: the user's in its own words, others with their kind."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

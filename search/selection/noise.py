@@ -214,7 +214,7 @@ class _Model:
         """The mean over the grid: G of the spreads' values, and T trusts for each."""
         found = [self._given(methods, own) for methods, own in itertools.product(_SPREADS, _SPREADS)]
         evidence, means, covariances = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        grid = itertools.product(_SPREADS.values(), _SPREADS.values(), _DEVIATIONS.values(), _NOISES)
+        grid = itertools.product(_SPREADS.values(), _SPREADS.values(), _DEVIATIONS.values(), self._noises)
         likely = np.array([methods * own * deviation for methods, own, deviation, _ in grid])  # (G,)
         evidence = evidence + np.log(np.outer(likely, [*_TRUSTS.values()]))
         weights = np.exp(evidence - evidence.max())  # (G, T)

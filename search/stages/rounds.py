@@ -94,9 +94,8 @@ class Turns:
             except Exception as error:
                 if self.error is None:
                     self.error = error
-                    log.error(
-                        "stopped: %s", error, extra=None if self.name else ASIDE
-                    )  # the command tells of one alone
+                    aside = None if self.name else ASIDE  # the command tells of one alone
+                    log.error("stopped: %s", error, extra=aside)
 
     @property
     def running(self) -> int:

@@ -146,11 +146,8 @@ class TrainStage(TrialStage):
         more |= {"parts": result.parts} if result is not None and result.parts > 1 else {}
         if result is not None and result.correct and not error:
             more[CORRECT] = result.correct
-            more |= (
-                {CLASSES: pack_numbers(measured.targets.astype(np.int64))}
-                if self.bench.objective.metric.by_class
-                else {}
-            )
+            if self.bench.objective.metric.by_class:
+                more[CLASSES] = pack_numbers(measured.targets.astype(np.int64))
         if result is None:
             self._close(number, Ending(0, None, 0.0, error, more))
         else:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from petlas.search.runners.blame import is_of_surroundings, starved, told
+from petlas.search.runners.blame import blame, told
 from petlas.search.stages import open_packed
 from petlas.search.stages.base import Proposal
 from petlas.search.stages.rounds import Job
@@ -49,8 +49,7 @@ class PackWork:
         found: list[tuple[int, dict[str, Any]]] = []
         for number, outcome in self._packed.epoch().items():
             if isinstance(outcome, Exception):
-                blame = {"fault": is_of_surroundings(outcome), "starved": starved(outcome)}
-                found.append((number, {"error": told(outcome)} | blame))
+                found.append((number, {"error": told(outcome)} | blame(outcome)))
             else:
                 found.append((number, asdict(outcome) | {"finished": self._packed.finished(number)}))
         self.drop(number for number, outcome in found if outcome.get("finished", True))

@@ -13,7 +13,7 @@ import torch
 from ray import tune
 
 from petlas.search.run_files import Carried
-from petlas.search.runners.blame import is_of_surroundings, starved, told
+from petlas.search.runners.blame import blame, is_of_surroundings, told
 from petlas.search.runners.limit import Limit
 from petlas.search.runners.ray.pack import PackWork
 from petlas.search.runners.ray.supplier import Sent, enter
@@ -54,8 +54,7 @@ class TrialWorker(tune.Trainable):
         except Exception as error:
             log.exception("%s failed", self.config["work"])
             nothing = {"epoch": 0, "loss": math.nan, "val": math.nan, "seconds": 0.0, "done": True}
-            blame = {"fault": is_of_surroundings(error), "starved": starved(error)}
-            return nothing | {"error": self._told(error)} | blame
+            return nothing | {"error": self._told(error)} | blame(error)
         return result | {"done": self.work.finished, "sent": Sent(self._files.unsent())}
 
     def drop(self, numbers: Sequence[int]) -> None:
