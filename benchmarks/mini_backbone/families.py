@@ -90,7 +90,8 @@ def found(config: RunConfig, root: Path) -> list[str]:
     told = api.predict(retrained.adapter, [folder / name for name in listed.names])
     right = sum(prediction.label == classes[int(label)] for prediction, label in zip(told, listed.labels, strict=True))
     test, params = 100 * retrained.outcome.test_mean, retrained.outcome.params
-    return [f"{params:,}", f"{spent:.2f}", f"{test:.1f}", str(candidate_of(best)), f"{right} of {len(told)}"]
+    what = str(candidate_of(best)).replace(" | ", "; ")  # a cell of a table
+    return [f"{params:,}", f"{spent:.2f}", f"{test:.1f}", what, f"{right} of {len(told)}"]
 
 
 def main() -> None:
