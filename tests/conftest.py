@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 from collections.abc import Generator
 
@@ -7,6 +8,19 @@ import pytest
 
 os.environ.setdefault("RAY_worker_niceness", "0")
 """Ray's workers are not to starve beside the other processes of the tests."""
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Nor are threads of processes that the tests start."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The garbage collector need not look at what is imported and collected, which stays: that takes seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -197,7 +197,7 @@ def accepted(design, shape):
 
 
 @cache
-def compatible_groups(most=6, without=()):
+def compatible_groups(most=12, without=()):
     """All methods, in groups that can stand together in a design."""
     shape = shape_by_name("vit_tiny_patch16_224")
     groups = []

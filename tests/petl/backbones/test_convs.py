@@ -21,6 +21,7 @@ def test_sizes_are_found_without_computing_a_number(family, small):
             assert tuple(x.shape[1:]) == (block.width, *block.grid)
     assert shape.width == found.width(model) == x.shape[1]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 @pytest.mark.parametrize("family", CONVS)

@@ -30,7 +30,7 @@ IN_PEFT = {"lora", "dora", "bitfit", "ln_tune", "linear", "partial"}
 """What PEFT can express."""
 IN_ONNX = {"lora"}
 """Merged; the test beside this one has a hook behind layers, and further tokens: traces follow the hooks of all."""
-MOST = 6
+MOST = 12
 """Methods in a group."""
 
 ON_TOKENS = [name for name in METHODS if not {"conv.in", "pixels"} & {*get_method(name).sites, *get_method(name).needs}]
