@@ -212,15 +212,17 @@ def score(configs: Sequence[RunConfig]) -> list[SensitivityReport]:
     for config in configs:
         check_address(config)
         check_same(config)
-    from petlas.search.stages.costs import costs_of_cluster
-    from petlas.search.stages.doing import do_stages
-    from petlas.search.stages.sensitivity import SensitivityStage
-    from petlas.search.workbench import Workbench
-
-    benches = [Workbench(config) for config in configs]
     with ExitStack() as stack:
         stack.enter_context(printing())
         stack.enter_context(never_silent())
+        for config in configs:
+            log.info("measuring the sensitivity of %s in %s", config.task.name, config.folder)
+        from petlas.search.stages.costs import costs_of_cluster
+        from petlas.search.stages.doing import do_stages
+        from petlas.search.stages.sensitivity import SensitivityStage
+        from petlas.search.workbench import Workbench
+
+        benches = [Workbench(config) for config in configs]
         costs_of_cluster([bench for bench in benches if bench.counts_costs])
         for bench in benches:
             check_resources(bench.config)

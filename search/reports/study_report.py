@@ -14,7 +14,7 @@ from petlas.search.selection import Agreement, Beliefs, Difference, Pooled
 from petlas.search.study import SCORE, BelievedRow, TrialRow, row_of
 from petlas.search.study.reading import StudyReader
 
-_ONLY_WHERE_KNOWN = ("fold", "device")
+_ONLY_WHERE_KNOWN = ("fold", "repeat", "device")
 _SCORES = 20
 """So many scores with inherited weights are listed for people; a supernet has hundreds."""
 
@@ -80,7 +80,7 @@ class StudyReport:
             return row
         value, error = self.believed.of(row.key)
         known = {each.name: getattr(row, each.name) for each in fields(TrialRow)}
-        return BelievedRow(**known | {"val": value, "fold": None}, val_error=error)
+        return BelievedRow(**known | {"val": value, "fold": None, "repeat": None}, val_error=error)
 
     def error(self, row: TrialRow) -> float | None:
         """The standard error of the value that a candidate is compared by; None where it is not known.
@@ -174,7 +174,7 @@ class StudyReport:
 
     def rows(self) -> list[dict[str, Any]]:
         """The trials as flat rows, for a spreadsheet."""
-        kept = ("number", "state", "stage", "val", "params", "epochs", "fold", "seconds", "key")
+        kept = ("number", "state", "stage", "val", "params", "epochs", "fold", "repeat", "seconds", "key")
         return [
             {name: getattr(row, name) for name in kept} | {"design": candidate_text(row.design, row.settings)}
             for row in self.trials

@@ -9,13 +9,23 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from petlas.search.run_folder import RunError
 
 TOKEN, TOKEN_PATH, MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"
 """Variables of the environment by which Ray finds its token, and is told whether to use it."""
+
+uses_token = threading.Event()
+"""Set once Ray uses a token in this process: then it does until the process ends, whatever the environment says."""
+_ANEW = (
+    "Ray keeps to that as long as a process is there: start Python anew (of a notebook, the kernel), and search there"
+)
 
 _SETTINGS, _HEADERS, _DATA = 4, 1, 0
 """Kinds of frames."""
@@ -46,6 +56,8 @@ def check_address(address: str) -> None:
         raise no_cluster(named, str(error) if named == address else f"{address}: {error}") from error
     mode, token = os.environ.get(MODE, "").lower(), find_token()
     if asks is False:
+        if uses_token.is_set():
+            raise RunError(f"the cluster at {address} uses no token, and Ray has used one in this process; {_ANEW}")
         if mode == "token":
             raise RunError(
                 f"the cluster at {address} uses no token, and {MODE} is token here, with which none of its workers "
@@ -56,14 +68,32 @@ def check_address(address: str) -> None:
         raise _token_refused(address, f"{MODE} is disabled here")
     if asks and not token:
         raise _token_refused(address, "there is none here")
-    if not mode and token and "ray" not in sys.modules:  # Ray looks for it when it is imported
-        os.environ[MODE] = mode = "token"
-    if asks and mode != "token":
-        raise _token_refused(address, f"Ray was imported here without {MODE}=token")
+    if asks and mode != "token" and not uses_token.is_set() and "ray" in sys.modules:
+        raise RunError(f"the cluster at {address} asks for a token, and Ray was imported here without one; {_ANEW}")
+    if not mode and token and "ray" not in sys.modules:
+        with mode_kept():  # Ray reads it when it is imported
+            os.environ[MODE] = "token"
+            import_module("petlas.search.runners.ray.cluster")
     try:
         reach(address)
     except TokenRefused as error:
         raise _token_refused(address, "the one here is not it") from error
+
+
+@contextmanager
+def mode_kept() -> Iterator[None]:
+    """Put back what the environment said of tokens, for what this process starts later: Ray, too, writes to it.
+
+    What Ray was told in here, it is remembered to keep to.
+    """
+    before = os.environ.get(MODE)
+    try:
+        yield
+    finally:
+        if os.environ.pop(MODE, "").lower() == "token":
+            uses_token.set()
+        if before is not None:
+            os.environ[MODE] = before
 
 
 def _asks_for_token(address: str) -> bool | None:

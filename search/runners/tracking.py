@@ -16,7 +16,7 @@ from petlas.search.run_folder import TRACKING
 from petlas.search.run_log import about
 from petlas.search.runners import TRACKERS
 from petlas.search.stages.rounds import Job, Turns
-from petlas.search.study import SCORE
+from petlas.search.study import REPEAT, SCORE
 from petlas.search.training import EpochResult
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class _Tracking:
             "parameters": entry.params,
             "epochs": fidelity.epochs,
             "seed": fidelity.seed,
-        } | ({} if fidelity.fold is None else {"fold": fidelity.fold})
+        } | ({} if fidelity.fold is None else {"fold": fidelity.fold, REPEAT: fidelity.repeat})
         params = tracker.named(about | sizes_of(candidate) | dict(candidate.settings))
         trial = _Trial(name, f"{tracker.run}-{number}", params, tracker.folder.absolute() / name, tracker.run)
         self._trials[number] = trial, 0

@@ -57,6 +57,10 @@ class Auto(Strategy):
         yield from seed_stages(search)
         yield from _Pipeline(search).stages()
 
+    def deals(self, bench: Workbench) -> int:
+        """As often as the rungs go round all folds: at least once."""
+        return 1 + max(rung.turn for rung in _rungs(bench)) // bench.folds
+
     def costs(self, prices: Prices, known: int) -> Iterator[StageCost]:
         """The rungs of the ladder, each at its own price; what diverges costs less."""
         bench = prices.bench

@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -166,6 +167,14 @@ class Strategy(ABC):
     compares_on_folds: ClassVar[bool] = False
     """Whether its own stages measure on folds, so that none need to follow."""
 
+    def deals(self, bench: Workbench) -> int:
+        """How often images are dealt to folds, each time anew, for what candidates are compared on.
+
+        Args:
+            bench: The run's workbench.
+        """
+        return bench.config.protocol.repeats if bench.config.protocol.folds else 0
+
     @abstractmethod
     def stages(self, search: Search) -> Iterator[Stage]:
         """The stages, in order; each is asked for when the one before is done, so it can build on what came of it."""
@@ -204,10 +213,11 @@ def check_folds(strategy: Strategy, bench: Workbench) -> None:
         ObjectiveError: When candidates are to be compared on folds, and a class is not in all of them.
     """
     metric, task = bench.objective.metric, bench.task
-    if metric.paired or metric.by_class or not (bench.config.protocol.folds or strategy.compares_on_folds):
+    if metric.paired or metric.by_class or not (deals := strategy.deals(bench)):
         return
     whole = class_counts(task.views["trainval"], task.num_classes)
-    held = [bench.views(Fidelity(1, 0, fold, bench.folds))[1] for fold in range(bench.folds)]
+    places = product(range(deals), range(bench.folds))
+    held = [bench.views(Fidelity(1, 0, fold, bench.folds, repeat))[1] for repeat, fold in places]
     least = np.min([class_counts(view, task.num_classes) for view in held], axis=0)
     if missing := np.flatnonzero((whole > 0) & (least == 0)).tolist():
         one = missing[0]

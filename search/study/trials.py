@@ -111,7 +111,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial, as `petlas study --format json` prints it; `val` is the last measured value, or the score."""
+    """One trial, as `petlas study --format json` prints it.
+
+    `val` is the last measured value, or the score; `repeat` how often images were dealt anew before to the folds.
+    """
 
     number: int
     state: str
@@ -124,6 +127,7 @@ class TrialRow:
     epochs: int
     seconds: float
     fold: int | None
+    repeat: int | None
     device: str | None
 
 
@@ -200,6 +204,7 @@ def known_of(entry: Entry, maximize: bool = True) -> Known:
 def row_of(trial: FrozenTrial) -> TrialRow:
     """A trial as plain data."""
     attributes = trial.user_attrs
+    fold = attributes.get("fold")
     return TrialRow(
         number=trial.number,
         state=trial.state.name,
@@ -211,8 +216,9 @@ def row_of(trial: FrozenTrial) -> TrialRow:
         val=value_of(trial),
         epochs=attributes.get("epochs", max(trial.intermediate_values, default=0)),
         seconds=attributes.get("seconds", 0.0),
-        fold=attributes.get("fold"),
+        fold=fold,
         device=attributes.get("device"),
+        repeat=None if fold is None else attributes.get(REPEAT, 0),
     )
 
 

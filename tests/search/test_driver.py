@@ -531,6 +531,37 @@ def test_a_metric_that_ranks_images_is_not_compared_on_folds_that_lack_a_class(m
     check_folds(get_strategy("trials"), Workbench(make(task=str(folder))))
 
 
+CROWDED = (
+    "4,8,10 0,1,3,4 0,1,3,4,6 4,6,7,10,11 4,11 0,1,5,6,8,9 0,6,7 1,2,4,5,6,7,11 0,1,2,7,10 1,3,8 3,8,9,10 0,3,4,7,9 "
+    "5,7,9 1,7,9,10 0,1,6,7,11 0,3,6,8 0,1,2,4,7 0,3,10,11 0,3,8,10 0,2,3,5,6,7 1,2,3,5,7,9 4,8,9 1 7 0,1,2,10 "
+    "0,3,4,8 2 1,3,9,11 0,7,10 2,5,7,9,10,11"
+)
+"""The classes of 30 images: each class is in each of 5 folds when they are first dealt, and not when dealt anew."""
+
+
+def test_a_class_that_is_missing_in_a_fold_of_a_later_deal_is_told_too(make: Make, tmp_path: Path) -> None:
+    folder, lines = tmp_path / "tags", []
+    folder.mkdir()
+    (folder / "classes.txt").write_text("\n".join(f"class{i}" for i in range(12)))
+    for i, classes in enumerate(CROWDED.split()):
+        Image.new("RGB", (8, 8), (8 * i, 1, 5)).save(folder / f"{i:02}.png")
+        lines.append(f"{i:02}.png {classes}")
+    for part, own in (("train", lines[:24]), ("val", lines[24:]), ("test", [])):
+        Image.new("RGB", (8, 8), (1, 2, 3)).save(folder / "test.png")
+        (folder / f"{part}.txt").write_text("\n".join(own or ["test.png 0,1,2,3,4,5,6,7,8,9,10,11"]))
+    trials, auto = get_strategy("trials"), get_strategy("auto")
+    check_folds(trials, Workbench(make(task=str(folder), protocol={"folds": 5})))
+    with pytest.raises(ObjectiveError, match="mAP over folds needs each class in each of the 5 folds"):
+        check_folds(trials, Workbench(make(task=str(folder), protocol={"folds": 5, "repeats": 2})))
+    short, long = (
+        Workbench(make(task=str(folder), train={"epochs": 9}, search={"cost": r, "trials": 999})) for r in (1, 99)
+    )
+    assert (auto.deals(short), auto.deals(long)) == (1, 2)
+    check_folds(auto, short)
+    with pytest.raises(ObjectiveError, match="is missing in one"):
+        check_folds(auto, long)
+
+
 def test_nothing_is_started_where_nothing_is_left(make: Make, training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make(search={"trials": 2})
     search(config)

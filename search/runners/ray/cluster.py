@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from petlas.search.runners.knock import check_address, no_cluster
+from petlas.search.runners.knock import check_address, mode_kept, no_cluster
 
 _NAMESPACE, _PRESENCE = "petlas", "driver-"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -67,25 +67,31 @@ def connected(address: str | None) -> Iterator[bool]:
     Raises:
         RunError: When no cluster answers.
     """
-    mine, address = not ray.is_initialized(), address or os.environ.get("RAY_ADDRESS")
-    if mine:
-        local: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": store_room()}
-        if address:
-            check_address(os.environ.get("RAY_ADDRESS") or address if address == "auto" else address)
-        with _own_signals():
-            try:
-                where = {"address": address} if address else local
-                # What fails is raised; Ray's own words for it are for its developers.
-                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **where)
-            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
-                if address is None:
-                    raise
-                raise no_cluster(address, str(error).strip().partition("\n")[0]) from error
-    try:
-        yield bool(address) or not mine
-    finally:
-        if mine:
+    if ray.is_initialized():
+        yield True
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    with mode_kept():
+        _connect(address)
+        try:
+            yield bool(address)
+        finally:
             ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    local: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": store_room()}
+    if address:
+        check_address(os.environ.get("RAY_ADDRESS") or address if address == "auto" else address)
+    with _own_signals():
+        try:
+            where = {"address": address} if address else local
+            # What fails is raised; Ray's own words for it are for its developers.
+            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **where)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            if address is None:
+                raise
+            raise no_cluster(address, str(error).strip().partition("\n")[0]) from error
 
 
 def store_room() -> int:

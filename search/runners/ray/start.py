@@ -10,12 +10,16 @@ import ray  # noqa: F401 (here and not in the background: nothing that others im
 
 from petlas.search.runners.ray.cluster import connected
 
+_NAME = "Ray"
+_LEFT = f"{_NAME}, left"
+"""What a thread is called whose Ray nobody needs any more, and which is there until that is gone."""
+
 
 class Start:
-    """A Ray of this search's own that begins to start; to be used in a `with` block, at whose end it is gone.
+    """A Ray of this search's own that begins to start in a `with` block, at whose end it is gone.
 
     Its workers import what they need as soon as they are there. A signal is heeded while Ray starts, which Ray itself
-    does not.
+    does not: a Ray that is half started then ends as soon as it can, and the next one of this process waits for that.
 
     Args:
         address: Of a cluster to be on in its place, as `resources.address` gives it.
@@ -26,13 +30,17 @@ class Start:
         self._address = address
         self._error: BaseException | None = None
         self._others = True
+        self._before = [thread for thread in threading.enumerate() if thread.name == _LEFT]
         self._begun, self._over = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="Ray", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._keep, name=_NAME, daemon=True)
 
     def _keep(self) -> None:
         """Start Ray, and stay: its processes end with the thread that started them (prctl(2), PR_SET_PDEATHSIG)."""
         try:
+            for thread in self._before:
+                thread.join()
+            if self._over.is_set():
+                return
             with connected(self._address) as self._others:
                 self._begun.set()
                 self._over.wait()
@@ -42,6 +50,7 @@ class Start:
             self._begun.set()
 
     def __enter__(self) -> Start:
+        self._thread.start()
         return self
 
     def wait(self) -> bool:
@@ -59,6 +68,7 @@ class Start:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        self._thread.name = _LEFT
         interrupted = kind is not None and not issubclass(kind, Exception)
         if self._begun.is_set() or not interrupted:  # an own Ray is soon there; half started, it may keep the process
             self._thread.join()

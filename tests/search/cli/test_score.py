@@ -15,6 +15,8 @@ def test_score_prints_sites_and_designs_and_draws_them(petlas: Petlas, write: Wr
     files = [str(write(f"{name}.yaml", name=name, sensitivity=SMALL)) for name in ("one", "two")]
     result = petlas("score", *files, "-f", "json")
     assert result.status == 0
+    begins = [f"measuring the sensitivity of digits in {tmp_path}/runs/{name}" for name in ("one", "two")]
+    assert result.err.splitlines()[:2] == begins
     reports = json.loads(result.out)
     assert [len(report["sites"]) for report in reports] == [6, 6]
     assert [report["designs"][0]["budget"] for report in reports] == [2_000, 2_000]

@@ -22,6 +22,7 @@ def row() -> Callable[..., TrialRow]:
             "epochs": 2,
             "seconds": 3.4,
             "fold": None,
+            "repeat": None,
             "device": None,
         }
         return TrialRow(**base | {"number": number, "state": state, "val": val} | more)

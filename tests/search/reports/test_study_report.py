@@ -98,6 +98,18 @@ def test_finalists_are_told_with_their_pooled_values_and_standard_errors(add: Ca
     assert data["best"]["params"] == 1
 
 
+def test_how_often_the_images_were_dealt_anew_is_told_of_trials_on_folds(
+    add: Callable[..., StudyRecord], lora: Callable[..., Design]
+) -> None:
+    record = add(1, 0.5)
+    for repeat in (0, 1):
+        number = record.begin(Entry(Candidate(lora(b0=1)), Fidelity(2, 0, 1, 2, repeat), FOLDS, 1), {}, {}, {})
+        record.finish(number, Ending(2, 0.5, 0.1, more={"images": 500}))
+    report = StudyReport.of(record)
+    assert [row.get("repeat") for row in report.to_dict()["trials"]] == [None, 0, 1]
+    assert [row["repeat"] for row in report.rows()] == [None, 0, 1]
+
+
 def test_an_error_that_is_no_number_is_null(row: Callable[..., TrialRow]) -> None:
     best = row(0, "COMPLETE", 12.0)
     pooled = {"0": Pooled(12.0, math.nan, 100)}

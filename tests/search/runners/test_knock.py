@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from petlas.search.run_folder import RunError
-from petlas.search.runners.knock import MODE, TOKEN, TOKEN_PATH, check_address, find_token
+from petlas.search.runners import knock
+from petlas.search.runners.knock import MODE, TOKEN, TOKEN_PATH, check_address, find_token, mode_kept
 
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 GOOD, REFUSED = b"@\x0bgrpc-status\x010", b"\x00\x0bgrpc-status\x0216\x00\x0cgrpc-message>InvalidAuthToken: missing"
@@ -23,6 +24,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setattr(knock, "uses_token", threading.Event())
 
 
 def _cluster() -> Iterator[Cluster]:
@@ -68,14 +70,34 @@ def test_a_token_that_lies_here_is_used_where_the_cluster_asks_for_one_and_there
     cluster: Cluster, another: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A head that uses none can not speak with a driver that does, and takes its workers for dropped: they all end."""
+    imported: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(knock, "import_module", lambda name: imported.append((name, os.environ.get(MODE))))
     monkeypatch.setenv(TOKEN, "x")
     check_address(cluster(None))
-    assert MODE not in os.environ
+    assert imported == []
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray/ray_current_cluster").write_text(another("x"))
     check_address("auto")
-    assert os.environ[MODE] == "token"
-    monkeypatch.delenv(MODE)
+    assert imported == [("petlas.search.runners.ray.cluster", "token")]
+    assert MODE not in os.environ  # or whatever this process starts later would use it everywhere
+
+
+def test_that_ray_has_used_a_token_is_remembered_and_what_then_helps_is_told(
+    cluster: Cluster, another: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a notebook after a search on a cluster with a token, or with a Ray of its own, which makes one."""
+    monkeypatch.setenv(TOKEN, "x")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with mode_kept():
+        os.environ[MODE] = "token"  # as ray.init does for a Ray of its own
+    assert MODE not in os.environ
+    check_address(another("x"))
+    with pytest.raises(RunError, match=r"uses no token, and Ray has used one in this process; .*start Python anew"):
+        check_address(cluster(None))
+    monkeypatch.setenv(MODE, "disabled")
+    with mode_kept():
+        os.environ[MODE] = "token"
+    assert os.environ[MODE] == "disabled"
 
 
 def test_what_ray_was_imported_with_or_told_that_does_not_fit_the_cluster_is_refused(
@@ -83,7 +105,7 @@ def test_what_ray_was_imported_with_or_told_that_does_not_fit_the_cluster_is_ref
 ) -> None:
     monkeypatch.setenv(TOKEN, "x")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(RunError, match="Ray was imported here without RAY_AUTH_MODE=token"):
+    with pytest.raises(RunError, match=r"asks for a token, and Ray was imported here without one; .*start Python anew"):
         check_address(cluster("x"))
     monkeypatch.setenv(MODE, "token")
     with pytest.raises(RunError, match=r"uses no token, and RAY_AUTH_MODE is token here, .*unset RAY_AUTH_MODE here"):

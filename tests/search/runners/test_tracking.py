@@ -85,6 +85,21 @@ def test_a_tracker_that_breaks_is_told_no_more_and_changes_no_trial(
     assert values[0] == values[1]
 
 
+def test_trainings_that_differ_by_how_often_the_images_were_dealt_are_told_apart(
+    bench: Callable[..., Workbench], lora: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    callback = SimpleNamespace(log_trial_start=lambda trial: told.append(trial.config))
+    monkeypatch.setattr(trackers.TensorBoard, "callback", lambda self: callback)
+    run = Turns(work := bench(search={"trackers": ["tensorboard"]}), lambda: iter(()))
+    with tracked([run]):
+        for number, repeat in enumerate((0, 1)):
+            entry = Entry(Candidate(lora(b0=2)), Fidelity(2, 0, 1, 5, repeat), "folds", 512)
+            job = SimpleNamespace(bench=work, proposal=Proposal(number, entry, "train"))
+            run.watchers[0].on_start(job)  # type: ignore[arg-type]
+    assert [(params["fold"], params["repeat"]) for params in told] == [(1, 0), (1, 1)]
+
+
 @pytest.mark.parametrize(("stage", "told"), [("search", True), ("folds", True), ("score", False), (None, False)])
 def test_trainings_are_told_and_neither_scores_nor_what_is_no_trial(
     stage: str | None, told: bool, bench: Callable[..., Workbench], lora: Callable[..., Any]

@@ -28,6 +28,15 @@ def test_settings_and_folds_are_shown_where_there_are_any(row: Row, printed: Pri
     assert lines[2].split()[:5] == ["1", "COMPLETE", "folds", "3", "80.0"]  # of the log's "fold 3 of 5"
 
 
+def test_trials_that_differ_by_how_often_the_images_were_dealt_are_told_apart(row: Row, printed: Printed) -> None:
+    rows = [row(0, "COMPLETE", 0.9), *(row(i, "COMPLETE", 0.8, stage="folds", fold=2, repeat=i - 1) for i in (1, 2))]
+    lines = printed(*trials.section(StudyReport(rows, rows[0], [])))
+    assert lines[0].split()[:6] == ["trial", "state", "stage", "fold", "repeat", "val"]
+    assert [line.split()[3:6] for line in lines[2:4]] == [["3", "0", "80.0"], ["3", "1", "80.0"]]
+    assert lines[4].startswith("repeat: how often the images had been dealt anew")
+    assert "repeat" not in " ".join(printed(*trials.section(StudyReport(rows[:2], rows[0], []))))
+
+
 def test_another_metric_is_told_as_it_is(row: Row, printed: Printed) -> None:
     rows = [row(0, "COMPLETE", 1.25)]
     lines = printed(*trials.section(StudyReport(rows, rows[0], rows, Metric("loss", percent=False))))

@@ -1,6 +1,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -95,3 +96,39 @@ def test_whoever_is_interrupted_while_ray_starts_does_not_wait_for_it(monkeypatc
     signal.signal(signal.SIGTERM, before)
     assert not hangs.is_set()
     hangs.set()
+
+
+def test_the_next_ray_of_a_process_waits_for_one_that_was_interrupted_while_it_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a notebook: Ray is one in a process, and a search must not take one that is about to end for its own."""
+    begins, starts, there = threading.Event(), threading.Event(), list[str]()
+
+    @contextmanager
+    def connected(address: str | None) -> Iterator[bool]:
+        there.append(f"{address} begins")
+        begins.set()
+        assert starts.wait(20)
+        yield False
+        there.append(f"{address} ends")
+
+    monkeypatch.setattr(start_module, "connected", connected)
+    with pytest.raises(KeyboardInterrupt), Start("a"):
+        assert begins.wait(20)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), Start("b"):  # once more, before the first is gone
+        raise KeyboardInterrupt
+    with Start("c") as start:
+        assert "c begins" not in there
+        starts.set()
+        start.wait()
+        assert there == ["a begins", "a ends", "c begins"]
+    assert there[-1] == "c ends"
+
+
+def test_what_is_made_and_not_entered_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt between the two leaves nothing behind."""
+    monkeypatch.setattr(start_module, "connected", lambda address: pytest.fail("Ray starts"))
+    Start()
+    time.sleep(0.05)
+    assert all(thread.name != "Ray" for thread in threading.enumerate())
