@@ -53,6 +53,7 @@ def open_task(
     shots: int | None = None,
     shot_seed: int = 0,
     download: bool = False,
+    start: str | Path = ".",
 ) -> Task:
     """The task of a name: `digits`, a data set's folder name below the root, or a path to its folder or table.
 
@@ -64,6 +65,7 @@ def open_task(
         shots: How many images of each class to learn from, where the data is of few-shot splits.
         shot_seed: Which of their drawings.
         download: Whether one of torchvision's data sets may be fetched to the root, if it is not there.
+        start: A folder that relative paths lead from, before the working directory.
 
     Raises:
         DataError: When there is no such task, or its data is at fault.
@@ -72,15 +74,15 @@ def open_task(
     for layout in READERS:
         if name in get_reader(layout).builtin:
             return _read(layout, Path(name), options)
-    base = _root(root)
-    looked = list(_places(name, base))
+    base = _root(root, start)
+    looked = list(dict.fromkeys(_places(name, base, start)))
     if download and base and name in TORCHVISION and not any(path.exists() for path in looked):
         fetch(name, base)
     try:
         # A folder of no layout comes last: its classes may hold their images deeper down, or its fault is told.
         usable = [path for path in looked if layout_of(path)] or [path for path in looked if path.is_dir()]
         if not name.strip() or not usable:
-            raise _unknown(name, base, looked)
+            raise _unknown(name, base, looked, start)
         return _read(layout_of(usable[0]) or _FALLBACK, usable[0], options)
     except OSError as error:
         raise DataError(f"task {name!r} cannot be read ({error}); check the folder and its permissions") from error
@@ -132,15 +134,23 @@ def _checked(value_range: ValueRange | None) -> ValueRange | None:
     return low, high
 
 
-def _root(root: str | Path | None) -> Path | None:
+def _root(root: str | Path | None, start: str | Path = ".") -> Path | None:
     chosen = root or os.environ.get("PETLAS_DATA")
     if not chosen:
         return None
-    base = Path(chosen).expanduser().absolute()
-    if not base.is_dir():
+    looked = list(dict.fromkeys(_led(chosen, start)))
+    base = next((place for place in looked if place.is_dir()), None)
+    if base is None:
         origin = "the root folder" if root else "PETLAS_DATA's folder"
-        raise DataError(f"{shown(base)}: {origin} does not exist; give the folder that holds the data sets")
+        places = " or ".join(map(shown, looked))
+        raise DataError(f"{places}: {origin} does not exist; give the folder that holds the data sets")
     return base
+
+
+def _led(path: str | Path, start: str | Path) -> Iterator[Path]:
+    """Where a path leads to, from a folder and from the working directory."""
+    yield Path(start, Path(path).expanduser()).absolute()
+    yield Path(path).expanduser().absolute()
 
 
 def _synonyms(name: str) -> list[str]:
@@ -149,7 +159,7 @@ def _synonyms(name: str) -> list[str]:
     return list(dict.fromkeys([name, canonical, *(alias for alias, of in ALIASES.items() if of == canonical)]))
 
 
-def _places(name: str, base: Path | None) -> Iterator[Path]:
+def _places(name: str, base: Path | None, start: str | Path) -> Iterator[Path]:
     """Where the task may be, best guess first."""
     if base:
         for synonym in _synonyms(name):
@@ -159,7 +169,7 @@ def _places(name: str, base: Path | None) -> Iterator[Path]:
             yield base / TORCHVISION[name]
         if base.name in _synonyms(name):
             yield base
-    yield Path(name).expanduser().absolute()
+    yield from _led(name, start)
 
 
 def _datasets(base: Path | None) -> Iterator[Path]:
@@ -173,8 +183,8 @@ def _datasets(base: Path | None) -> Iterator[Path]:
     yield from below or ([base] if layout_of(base) else [])
 
 
-def _unknown(name: str, base: Path | None, looked: list[Path]) -> DataError:
-    places = ", ".join(shown(path) for path in dict.fromkeys(looked))
+def _unknown(name: str, base: Path | None, looked: list[Path], start: str | Path) -> DataError:
+    places = ", ".join(map(shown, looked))
     more = "give the folder that holds the data sets as task.root, or in PETLAS_DATA"
     if name in TORCHVISION:
         more += ", or let it be fetched there with task.download=true"
@@ -187,4 +197,6 @@ def _unknown(name: str, base: Path | None, looked: list[Path]) -> DataError:
     near = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}" if near else f"known names are {', '.join(sorted(names))}"
     where = "" if Path(name).is_absolute() else ", where a relative path leads from the working directory"
+    if where and Path(start).absolute() != Path().absolute():
+        where += " or, of a run, from where it was started (paths_from in its config.yaml)"
     return DataError(f"unknown task {name!r}, not found at {places}{where}; {hint}{'' if base else f'; {more}'}")

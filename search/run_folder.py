@@ -45,7 +45,7 @@ _VERSION = "version"
 _MAY_CHANGE = (
     "name", "search.cost", "search.trials", "search.seconds", "search.retry_failed", "search.trackers",
     "protocol", "resources", "runs",
-    "storage", "task.download",
+    "storage", "task.download", "paths_from",
 )  # fmt: skip
 """Settings that may differ when a run is resumed: they don't change what a trial's number means."""
 _LISTED = 20

@@ -36,7 +36,7 @@ def measure_together(bench: Workbench, files: Sequence[Path]) -> dict[str, float
     Returns:
         Of `ensemble` and `average`; without the latter where the seeds chose different weights to train.
     """
-    checkpoint, total, states = bench.config.backbone.checkpoint, None, list[dict[str, Tensor]]()
+    checkpoint, total, states = bench.checkpoint, None, list[dict[str, Tensor]]()
     test = bench.task.views["test"]
     targets = torch.tensor(test.targets)
     for file in files:
@@ -72,7 +72,7 @@ def taught(bench: Workbench, candidate: Candidate, files: Sequence[Path], seed: 
         UserError: When the run's settings mix images.
         RuntimeError: When the training diverges.
     """
-    checkpoint, view = bench.config.backbone.checkpoint, bench.task.views["trainval"]
+    checkpoint, view = bench.checkpoint, bench.task.views["trainval"]
     said: list[Tensor] = []
     for file in files:
         logits = all_outputs(load_adapter(file, checkpoint=checkpoint), bench.batches(view), bench.device)

@@ -89,6 +89,7 @@ class Workbench:
             shots=config.shots,
             shot_seed=config.shot_seed,
             download=config.download,
+            start=self.config.paths_from,
         )
         self._tell(task.name, task.notes)
         return task
@@ -203,9 +204,14 @@ class Workbench:
     def _pristine(self) -> nn.Module:
         if BACKBONE in self._supplied:
             return cast(nn.Module, self._supplied[BACKBONE].unpacked())
-        own = self.config.backbone
-        drop_path = self.config.train.drop_path
-        return _read_backbone(own.name, own.checkpoint, _state(own.checkpoint), own.img_size, drop_path)
+        own, file = self.config.backbone, self.checkpoint
+        return _read_backbone(own.name, file, _state(file), own.img_size, self.config.train.drop_path)
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The file of the backbone's weights; None for what its name stands for."""
+        own = self.config.backbone.checkpoint
+        return None if own is None else self.config.locate(own)
 
     def with_space(self, space: dict[str, Any]) -> Workbench:
         """A workbench of the same run with another space; task, weights and images are shared.

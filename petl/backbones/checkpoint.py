@@ -36,7 +36,7 @@ def load_file(family: Family, model: nn.Module, name: str, path: Path) -> None:
         BackboneError: When there is no such file, or its weights are not those of this architecture.
     """
     if not path.is_file():
-        raise BackboneError(f"checkpoint must be a file, and there is none at {path}")
+        raise BackboneError(f"checkpoint must be a file, and there is none at {path.absolute()}")
     own = model.state_dict()
     try:
         if family.read_other(model, path):

@@ -110,11 +110,11 @@ def missing_inputs(config: RunConfig) -> list[Fault]:
     """
     faults = []
     task, checkpoint = config.task, config.backbone.checkpoint
-    if "/" in task.name and not any(_exists(place / task.name) for place in _places(task.root)):
+    if "/" in task.name and not any(_exists(config, place / task.name) for place in _places(task.root)):
         faults.append(Fault("task.name", task.name, "must be a folder of images that exists, or the name of a task"))
-    if task.root is not None and not _exists(Path(task.root)):
+    if task.root is not None and not _exists(config, Path(task.root)):
         faults.append(Fault("task.root", task.root, "must be a folder that exists: the one that holds the data sets"))
-    if checkpoint is not None and not _exists(Path(checkpoint)):
+    if checkpoint is not None and not _exists(config, Path(checkpoint)):
         faults.append(Fault("backbone.checkpoint", checkpoint, "must be a file of weights that exists"))
     return faults
 
@@ -123,8 +123,8 @@ def _places(root: str | None) -> list[Path]:
     return [Path(), *(Path(place) for place in (root, os.environ.get("PETLAS_DATA")) if place)]
 
 
-def _exists(path: Path) -> bool:
+def _exists(config: RunConfig, path: Path) -> bool:
     try:
-        return path.expanduser().exists()
+        return Path(config.locate(str(path.expanduser()))).exists()
     except (OSError, RuntimeError):  # a name that is too long, or a home that nobody has
         return False

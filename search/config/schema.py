@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import unicodedata
 from collections.abc import Callable
 from importlib import import_module
@@ -58,9 +59,20 @@ def _folder_name(value: str) -> str:
 
 
 def _database(value: str) -> str:
+    """A database; a file of SQLite's is found again from another working directory."""
     if "://" not in value:
         raise ValueError("must be a database URL such as postgresql://user:password@host/name")
-    return value
+    kind, of_file, path = value.partition("sqlite:///")
+    relative = of_file and not kind and path and path[0] not in "/:"
+    return f"{of_file}{Path(path).absolute()}" if relative else value
+
+
+def _here() -> str:
+    """The working directory, as long as it is there."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "."
 
 
 def _path(value: str) -> str:
@@ -394,7 +406,11 @@ class ResourcesConfig(Group):
 
 
 class RunConfig(Group):
-    """The whole run."""
+    """The whole run.
+
+    Relative paths of the task and of weights lead from `paths_from`, the folder in which the search was started; where
+    that leads nowhere, as on another machine, they lead from the working directory.
+    """
 
     name: Annotated[str, AfterValidator(_folder_name)]
     task: Annotated[TaskConfig, BeforeValidator(_named)]
@@ -411,6 +427,17 @@ class RunConfig(Group):
     storage: Annotated[str, AfterValidator(_database)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     runs: Text = "runs"
+    paths_from: Text = Field(default_factory=_here)
+
+    def locate(self, path: str) -> str:
+        """A path of the configuration, as it leads there from the working directory.
+
+        Args:
+            path: As the configuration has it.
+        """
+        there = Path(self.paths_from, path)
+        moved = self.paths_from == _here() or (os.path.exists(path) and not os.path.exists(there))
+        return path if moved else str(there)
 
     @property
     def folder(self) -> Path:

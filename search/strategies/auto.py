@@ -199,7 +199,7 @@ class _Pipeline:
         if config.search.prior is None:
             return []
         if kept is None:
-            own = prior(Path(config.search.prior), config.folder)
+            own = prior(Path(config.locate(config.search.prior)), config.folder)
             self._record.settle(kept := [recipe.to_dict() for recipe in own])
         return [Recipe.from_dict(recipe) for recipe in kept]
 

@@ -74,6 +74,24 @@ def test_an_unknown_name_gets_the_nearest_names_and_where_it_was_sought(root: Pa
         open_task("", root)
 
 
+def test_a_relative_path_leads_from_the_start_first_and_it_is_told_where_it_led(
+    tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        draw(tmp_path / f"start/mine/{'ab'[number % 2]}/{number}.png", number)
+        draw(tmp_path / f"here/mine/{'cd'[number % 2]}/{number}.png", number)
+    monkeypatch.chdir(tmp_path / "here")
+    assert open_task("mine").classes == ("c", "d")
+    assert open_task("mine", start=tmp_path / "start").classes == ("a", "b")
+    assert open_task("mine", root="../start", start=tmp_path / "here").classes == ("a", "b")
+    assert open_task("mine", root=".", start=tmp_path / "start").classes == ("a", "b")
+    assert open_task("mine", start=tmp_path / "gone").classes == ("c", "d")
+    with pytest.raises(DataError, match=r"not found at .*start/yours, .*here/yours, .*paths_from in its config\.yaml"):
+        open_task("yours", start=tmp_path / "start")
+    with pytest.raises(DataError, match=r"start/gone or .*here/gone: the root folder does not exist"):
+        open_task("yours", root="gone", start=tmp_path / "start")
+
+
 def test_a_missing_root_and_a_folder_without_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="gone: the root folder does not exist"):
         open_task("cifar", tmp_path / "gone")

@@ -180,6 +180,38 @@ def test_a_run_that_was_moved_and_renamed_works_in_its_new_place(make: Make, tmp
         assert now.folder == moved
 
 
+def test_relative_paths_of_a_run_lead_from_where_it_was_started_and_else_from_here(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("begun", "other", "begun/images", "other/images"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "begun")
+    folder = searched(make(task="images", runs=str(tmp_path / "runs")))
+    assert find_run(str(folder)).locate("images") == "images"
+    monkeypatch.chdir(tmp_path / "other")
+    config = find_run("../runs/run")
+    assert config.locate("images") == str(tmp_path / "begun/images")
+    assert config.locate("/elsewhere") == "/elsewhere"
+    with opened(config):  # it is the same run, and stays so
+        assert find_run("../runs/run").paths_from == str(tmp_path / "begun")
+    (tmp_path / "begun").rename(tmp_path / "moved")
+    assert config.locate("images") == "images"
+    assert config.locate("gone") == str(tmp_path / "begun/gone")  # that is where it was
+
+
+def test_a_run_of_a_petlas_that_did_not_keep_where_it_was_started_is_taken_from_here(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = searched(make())
+    kept = yaml.safe_load((folder / "config.yaml").read_text())
+    del kept["paths_from"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(kept))
+    monkeypatch.chdir(tmp_path)
+    assert find_run(str(folder)).paths_from == str(tmp_path)
+    with opened(make()):
+        pass
+
+
 def test_an_unknown_run_is_told_with_those_that_there_are(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

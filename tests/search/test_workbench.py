@@ -1,4 +1,5 @@
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from torch import nn
 from petlas.datasets import DataError
 from petlas.errors import UserError
 from petlas.petl import BackboneError, DesignError, load_backbone
+from petlas.petl.mini import mini_file
 from petlas.search import workbench as module
+from petlas.search.config import RunConfig
 from petlas.search.objectives import ObjectiveError
 from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench, shared_workbench
@@ -257,6 +260,18 @@ def test_one_image_that_cannot_be_read_is_named_before_anything_is_trained(
     assert "\n" not in str(caught.value)
     if test:
         bench(task=str(folder)).check()
+
+
+def test_the_images_and_the_weights_of_a_run_are_found_from_another_folder(
+    make: Callable[..., RunConfig], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(mini_file(MINI), folder.parent / "own.safetensors")
+    monkeypatch.chdir(folder.parent)
+    config = make(task=folder.name, backbone={"name": MINI, "checkpoint": "own.safetensors"})
+    here = Workbench(config)
+    monkeypatch.chdir("/")
+    there = Workbench(config)
+    assert (there.task.fingerprint, there.weights) == (here.task.fingerprint, here.weights)
 
 
 def test_workers_share_one_workbench_for_each_run(bench: Bench) -> None:

@@ -91,3 +91,7 @@ def test_paths_that_lead_nowhere_are_found_without_opening_anything(
     backbone = {"name": "vit_mini_patch16_64", "checkpoint": "gone.pth"}
     assert missing(backbone=backbone) == ["backbone.checkpoint"]
     assert missing(backbone=backbone | {"checkpoint": "weights.pth"}) == []
+    monkeypatch.chdir(tmp_path / "data")
+    relative: dict[str, Any] = {"task": "data/mine", "backbone": backbone | {"checkpoint": "weights.pth"}}
+    assert missing(**relative) == ["task.name", "backbone.checkpoint"]
+    assert missing(**relative, paths_from=str(tmp_path)) == []

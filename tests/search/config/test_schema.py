@@ -146,6 +146,19 @@ def test_a_path_has_no_zero_byte(write: Write, faults_of: FaultsOf) -> None:
     assert set(faults) == {"task.name", "runs"}
 
 
+def test_a_file_of_sqlite_is_the_same_from_another_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def storage(url: str) -> str | None:
+        return load_config(str(write(storage=url))).storage
+
+    assert storage("sqlite:///all.db") == f"sqlite:///{tmp_path}/all.db"
+    for url in ("sqlite:////data/all.db", "sqlite:///:memory:", "sqlite://", "postgresql://user@host/name"):
+        assert storage(url) == url
+
+
 def test_how_many_gpus_a_trial_takes_is_left_to_the_driver_unless_it_is_said() -> None:
     assert RunConfig.model_validate({"name": "a", "task": "b", "backbone": "c", "space": "d"}).resources.gpus is None
     assert schema.ResourcesConfig.model_validate({"gpus": "auto"}).gpus is None
