@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ from petlas.search.config import RunConfig, TrainConfig, space_of
 from petlas.search.cost_model import LIMITS, CostModel, cost_model
 from petlas.search.objectives import Objective, check_metric, objective_of
 from petlas.search.run_files import Files, Folder
-from petlas.search.supplies import BACKBONE, COSTS, TASK, Supply, images_of, packed
+from petlas.search.supplies import BACKBONE, COSTS, TASK, images_of
 from petlas.search.training.augment import AugmentedBatches, augments
 from petlas.search.training.batches import EVAL_BATCH, Batches, ImageBatches, on_device
 from petlas.search.training.compiling import compiled_blocks
@@ -190,18 +190,23 @@ class Workbench:
         """What the backbone expects of its images: as its weights were pretrained, or as the configuration says."""
         own = self.config.backbone
         given: dict[str, Any] = {"mean": own.mean, "std": own.std, "interpolation": own.interpolation}
-        given["crop"] = usual_crop(self._pristine) if own.crop == "auto" else own.crop
+        given["crop"] = usual_crop(self.pristine) if own.crop == "auto" else own.crop
         plain = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
-        return replace(input_config(self._pristine), **plain)  # type: ignore[arg-type]
+        return replace(input_config(self.pristine), **plain)  # type: ignore[arg-type]
 
     @cached_property
     def weights(self) -> str:
         """Fingerprint of the backbone's pretrained weights, without what is computed anew for an image size."""
-        recomputes, state = family_of(self._pristine).recomputes, self._pristine.state_dict()
+        recomputes, state = family_of(self.pristine).recomputes, self.pristine.state_dict()
         return fingerprint({name: value for name, value in state.items() if not recomputes(name)})
 
     @cached_property
-    def _pristine(self) -> nn.Module:
+    def pristine(self) -> nn.Module:
+        """The backbone as its weights were read, without a head: of all who ask for it, so it is not to be changed.
+
+        Raises:
+            BackboneError: When the weights cannot be had, or do not fit.
+        """
         if BACKBONE in self._supplied:
             return cast(nn.Module, self._supplied[BACKBONE].unpacked())
         own, file = self.config.backbone, self.checkpoint
@@ -230,7 +235,7 @@ class Workbench:
         Raises:
             BackboneError: When the weights cannot be had, or do not fit.
         """
-        return copy.deepcopy(self._pristine)
+        return copy.deepcopy(self.pristine)
 
     @cached_property
     def _images(self) -> Tensor:
@@ -247,34 +252,9 @@ class Workbench:
             self._stores[name] = handed
         return self._stores[name]
 
-    def _images_of(self, view: View) -> npt.NDArray[np.uint8]:
-        return np.asarray(self._store(view))  # as a plain array: a map would be copied on its way
-
-    def supplies(self, views: Iterable[str] = ("trainval",)) -> list[Supply]:
-        """All that a process needs to do this run's work without a file of the task or of the backbone; and figures.
-
-        Args:
-            views: Of `trainval` and `test`, those whose images the work reads.
-        """
-        own, size = self.config.backbone, self.inputs.size
-        sources = {view: self.task.views[view].source for view in views}
-        prints = {view: source.fingerprint() for view, source in sources.items()}  # the task takes the hashes along
-        about = f"{self.config.task.model_dump_json()} {prints} {self.task.fingerprint}"
-        weights = sum(value.nbytes for value in self._pristine.state_dict().values())
-        how = f"{own.name} {own.checkpoint} {own.img_size} {self.config.train.drop_path} {self.weights}"
-        found = [
-            Supply(TASK, f"{TASK} {about}", 100 * sum(map(len, sources.values())), lambda: self.task),
-            Supply(BACKBONE, f"{BACKBONE} {how}", weights, lambda: packed(self._pristine)),
-        ]
-        for view, source in sources.items():
-            key = f"images {prints[view]} {size} {self.inputs.interpolation} {self.inputs.crop}"
-            make = partial(self._images_of, self.task.views[view])
-            found.append(Supply(images_of(view), key, len(source) * 3 * size**2, make))
-        if "costs" in vars(self):  # all processes count by the same figures, wherever they were measured
-            shares = self.costs.shares
-            key = f"{COSTS} {json.dumps(shares, sort_keys=True)}"
-            found.append(Supply(COSTS, key, len(key), lambda: shares, on_disk=False))
-        return found
+    def decoded(self, view: View) -> npt.NDArray[np.uint8]:
+        """(N, S, S, 3) the decoded images of a view's source, as a plain array: a map would be copied on its way."""
+        return np.asarray(self._store(view))
 
     def batches(self, view: View, size: int = EVAL_BATCH) -> ImageBatches:
         """A view's images and targets, decoded once, normalised, on the device.
@@ -327,7 +307,7 @@ class Workbench:
         limit, learned = int(self.config.resources.cache_gb * 2**30), self.task.views["trainval"]
         if not limit:
             return None
-        state, family = self._pristine.state_dict(), family_of(self._pristine)
+        state, family = self.pristine.state_dict(), family_of(self.pristine)
         stamp = {
             "backbone": self.shape.name,
             "weights": self.weights,

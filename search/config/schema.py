@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import difflib
 import os
-import unicodedata
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+
+from petlas.search.config.values import (
+    NAMED,
+    OFF,
+    SWITCH,
+    Count,
+    Database,
+    FolderName,
+    Number,
+    Positive,
+    Share,
+    Text,
+    here,
+    number,
+    one_of,
+)
 
 SETTINGS = ("lr", "weight_decay", "label_smoothing")
 """Settings of `train` that a space may name under `settings`, so that they are searched with the design."""
@@ -24,61 +38,9 @@ OPTION_SETTINGS = ("scale", "dropout")
 HEAD = "head"
 """What `train.lr_factors` calls the head, beside the methods."""
 
-_LONGEST_NAME = 255
-"""Bytes in a folder's name on the file systems there are."""
-
 
 _COSTS = ("params", "flops", "latency_ms", "train_memory_gb")
 """What `budget` limits, and a search may trade against the metric."""
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; everything else that is no number stays wrong."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return float(value) if type(value) is int else value
-
-
-def _named(value: Any) -> Any:
-    """`task: digits` is short for `task: {name: digits}`."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _folder_name(value: str) -> str:
-    """A run's name is its folder's: any text that can be one and that can be read in a list."""
-    unreadable = any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value)
-    if value in ("", ".", "..") or "/" in value or unreadable or value != value.strip():
-        rule = "without slashes, line breaks, control characters and blanks at its ends"
-        raise ValueError(f"must be a plain folder name, {rule}; set the place with runs=FOLDER")
-    if len(value.encode()) > _LONGEST_NAME:
-        raise ValueError(f"must be a folder name of at most {_LONGEST_NAME} bytes, and has {len(value.encode())}")
-    return value
-
-
-def _database(value: str) -> str:
-    """A database; a file of SQLite's is found again from another working directory."""
-    if "://" not in value:
-        raise ValueError("must be a database URL such as postgresql://user:password@host/name")
-    kind, of_file, path = value.partition("sqlite:///")
-    relative = of_file and not kind and path and path[0] not in "/:"
-    return f"{of_file}{Path(path).absolute()}" if relative else value
-
-
-def _here() -> str:
-    """The working directory, as long as it is there."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return "."
-
-
-def _path(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("must be text without a zero byte")
-    return value
 
 
 def _objectives(value: list[str]) -> list[str]:
@@ -88,21 +50,6 @@ def _objectives(value: list[str]) -> list[str]:
             f"must be [accuracy], or [accuracy, params] for a front of both; also with {others} for params"
         )
     return value
-
-
-def _one_of(module: str, registry: str) -> Callable[[str], str]:
-    """Accepts the names of a registry, which is imported when a name is checked."""
-
-    def check(value: str) -> str:
-        known = list(getattr(import_module(module), registry))
-        if value not in known:
-            *first, last = map(repr, known)
-            near = difflib.get_close_matches(value, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"must be {', '.join(first)} or {last}{hint}")
-        return value
-
-    return check
 
 
 def _lr_factors(value: dict[str, float]) -> dict[str, float]:
@@ -115,28 +62,11 @@ def _lr_factors(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
-def _off(value: Any) -> Any:
-    """YAML 1.1 reads off as False."""
-    return "off" if value is False else value
-
-
-def _switch(value: Any) -> Any:
-    """And on as True."""
-    return "on" if value is True else _off(value)
-
-
 def _gpus(value: Any) -> Any:
     """`auto` is None, which the driver resolves."""
     if isinstance(value, str):
-        return None if value == "auto" else _number(value)
+        return None if value == "auto" else number(value)
     return value
-
-
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-Share = Annotated[Number, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=0)]
-Text = Annotated[str, AfterValidator(_path)]
 
 
 def option_of(setting: str) -> tuple[str, str] | None:
@@ -250,7 +180,7 @@ class SearchConfig(Group):
     prior: str | None = None
     trials: PositiveInt = 64
     seconds: Positive | None = None
-    sampler: Annotated[str, AfterValidator(_one_of("petlas.search.samplers", "SAMPLERS"))] = "tpe"
+    sampler: Annotated[str, one_of("petlas.search.samplers", "SAMPLERS")] = "tpe"
     objectives: Annotated[list[str], AfterValidator(_objectives)] = ["accuracy"]
     baselines: bool = True
     seed_designs: Literal["none", "sensitivity", "supernet"] = "none"
@@ -262,7 +192,7 @@ class SearchConfig(Group):
     reduction: Annotated[int, Field(ge=2)] = 3
     grace_epochs: PositiveInt | None = None
     retry_failed: bool = False
-    trackers: list[Annotated[str, AfterValidator(_one_of("petlas.search.runners", "TRACKERS"))]] = []
+    trackers: list[Annotated[str, one_of("petlas.search.runners", "TRACKERS")]] = []
 
 
 class TrainConfig(Group):
@@ -296,8 +226,8 @@ class TrainConfig(Group):
     mixup: Annotated[Number, Field(ge=0)] = 0.0
     cutmix: Annotated[Number, Field(ge=0)] = 0.0
     clip_grad: Positive | None = 1.0
-    amp: Annotated[Literal["auto", "bf16", "off"], BeforeValidator(_off)] = "auto"
-    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "off"
+    amp: Annotated[Literal["auto", "bf16", "off"], OFF] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], SWITCH] = "off"
     deterministic: bool = False
 
     def usual(self, setting: str) -> float:
@@ -412,22 +342,22 @@ class RunConfig(Group):
     that leads nowhere, as on another machine, they lead from the working directory.
     """
 
-    name: Annotated[str, AfterValidator(_folder_name)]
-    task: Annotated[TaskConfig, BeforeValidator(_named)]
-    backbone: Annotated[BackboneConfig, BeforeValidator(_named)]
+    name: FolderName
+    task: Annotated[TaskConfig, NAMED]
+    backbone: Annotated[BackboneConfig, NAMED]
     space: Text | dict[str, Any]
     budget: BudgetConfig = BudgetConfig()
-    strategy: Annotated[str, AfterValidator(_one_of("petlas.search.strategies", "STRATEGIES"))] = "trials"
+    strategy: Annotated[str, one_of("petlas.search.strategies", "STRATEGIES")] = "trials"
     search: SearchConfig = SearchConfig()
     train: TrainConfig = TrainConfig()
     supernet: SupernetConfig = SupernetConfig()
     sensitivity: SensitivityConfig = SensitivityConfig()
     protocol: ProtocolConfig = ProtocolConfig()
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
-    storage: Annotated[str, AfterValidator(_database)] | None = None
+    storage: Database | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     runs: Text = "runs"
-    paths_from: Text = Field(default_factory=_here)
+    paths_from: Text = Field(default_factory=here)
 
     def locate(self, path: str) -> str:
         """A path of the configuration, as it leads there from the working directory.
@@ -436,7 +366,7 @@ class RunConfig(Group):
             path: As the configuration has it.
         """
         there = Path(self.paths_from, path)
-        moved = self.paths_from == _here() or (os.path.exists(path) and not os.path.exists(there))
+        moved = self.paths_from == here() or (os.path.exists(path) and not os.path.exists(there))
         return path if moved else str(there)
 
     @property

@@ -13,6 +13,7 @@ from petlas.petl import Design, Placement
 from petlas.search.cost_model import FILE, LIMITS, cost_model, features, fit, keep_shares, samples, total
 from petlas.search.stages.train import whole
 from petlas.search.study import SEARCH, Ending, StudyRecord, candidate_of, entry_of
+from petlas.search.supplying import supplies_of
 from petlas.search.timed_steps import StepCost, TimedSteps
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate, SpaceError
@@ -132,7 +133,7 @@ def test_workers_count_by_the_figures_of_the_driver(bench: Bench, known: list[De
     driver = bench(space=SPACE, budget={"latency_ms": 1e9})
     cost = driver.costs.latency_ms(driver.space.largest)
     known.clear()
-    worker = Workbench(driver.config, {supply.name: supply.make() for supply in driver.supplies(())})
+    worker = Workbench(driver.config, {supply.name: supply.make() for supply in supplies_of(driver, ())})
     assert worker.costs.latency_ms(driver.space.largest) == cost
     assert not known
 

@@ -15,6 +15,7 @@ from petlas.search.run_folder import RunError
 from petlas.search.runners.ray.pack import JobPack
 from petlas.search.stages.rounds import Job
 from petlas.search.supplies import Supply
+from petlas.search.supplying import supplies_of
 from petlas.search.workbench import Workbench
 
 log = logging.getLogger("petlas")
@@ -92,7 +93,7 @@ class Supplier:
             bench: The run's workbench.
             views: Whose images it reads.
         """
-        supplies = [supply for supply in bench.supplies(views) if not (self._paths and supply.on_disk)]
+        supplies = [supply for supply in supplies_of(bench, views) if not (self._paths and supply.on_disk)]
         held = Delivered(tuple((supply.name, self._hold(supply)) for supply in supplies))
         return held, _place() if self._paths else None
 
@@ -152,7 +153,7 @@ def size_of(benches: Iterable[Workbench], views: Sequence[str]) -> int:
         benches: Of the runs.
         views: Whose images the work reads.
     """
-    sizes = {supply.key: supply.size for bench in benches for supply in bench.supplies(views)}
+    sizes = {supply.key: supply.size for bench in benches for supply in supplies_of(bench, views)}
     return sum(sizes.values())
 
 
