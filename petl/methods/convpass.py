@@ -16,6 +16,7 @@ from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck, xavier_ze
 from petlas.petl.parts.conv_branch import Place, add_conv_branch
 from petlas.petl.parts.grid import GridMethod, TokenGrid
 from petlas.petl.parts.handles import Handle
+from petlas.petl.parts.joint import asks
 from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.stream import Carry
 from petlas.petl.shape import BlockShape
@@ -72,6 +73,7 @@ class ConvBranch(Carry):
         self.bottleneck = bottleneck
         self.scale = scale
 
+    @asks
     def write(self, drop_path: nn.Module, output: Tensor) -> Tensor:
         """Add this branch to that of the backbone (B, N, D), with a drop-path of its own at the same rate.
 

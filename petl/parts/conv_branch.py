@@ -1,23 +1,29 @@
 """A bottleneck with a convolution among its hidden units, and the sum that it ends in, as one operation.
 
-As in `branch`: few operations, and none over the tokens that the formula does not ask for.
+As in `branch`: few operations, none over the tokens that the formula does not ask for, and hidden units in long rows.
+The convolution is a product, too, with the surroundings of each token: of few units they are small, and there is no
+other layout to change to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petlas.petl.parts.branch import as_gradient, branch_gradient, cast, joined, masked
+from petlas.petl.parts.branch import added, as_gradient, branch_gradient, cast, joined, masked
+from petlas.petl.parts.joint import Join, Joint, ask, stacked
 from petlas.petl.parts.products import operation, product_type
 
 QUICK = 1.702
 """QuickGELU z sigmoid(1.702 z) is silu(1.702 z) / 1.702, and its derivative silu'(1.702 z)."""
+
+Layers: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Down (h, D) and its bias (h,), Conv (h, h, 3, 3) and its bias (h,), Up (D, h) and its bias c (D,)."""
 
 
 @dataclass(frozen=True)
@@ -32,30 +38,47 @@ class Place:
     first: int
     size: tuple[int, int]
 
-    def maps(self, z: Tensor) -> Tensor:
-        """The patches of z (B, N, h) as maps (B, h, rows, columns), in z's memory."""
-        rows, columns = self.size
-        maps: Tensor = z[:, self.first : self.first + rows * columns].unflatten(1, self.size).permute(0, 3, 1, 2)
-        return maps
+    def surroundings(self, units: Tensor, tokens: int) -> Tensor:
+        """The 3 x 3 neighbours of each token, (..., 9 h, B N), for hidden units (..., h, B N).
 
-    def others(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """What stands in front of the patches in each of the tensors (B, N, h), and what stands behind, if anything."""
+        Beyond the edges of the grid are zeros, and around what is no patch as well.
+
+        Args:
+            units: The hidden units.
+            tokens: N.
+        """
+        rows, columns = self.size
+        z = units.unflatten(-1, (-1, tokens))
+        patches = slice(self.first, self.first + rows * columns)
+        padded = F.pad(z[..., patches].unflatten(-1, self.size), (1, 1, 1, 1))
+        windows = padded.unfold(-2, 3, 1).unfold(-2, 3, 1).movedim((-2, -1), (-5, -4))
+        shape = (*z.shape[:-2], 9, *z.shape[-2:])
+        others = list(self._others(z))
+        found: Tensor = z.new_zeros(shape) if others else z.new_empty(shape)
+        found.unflatten(-3, (3, 3))[..., patches].unflatten(-1, self.size).copy_(windows)
+        for part in others:
+            found[..., 4, :, part] = z[..., part]
+        surroundings: Tensor = found.flatten(-4, -3).flatten(-2)
+        return surroundings
+
+    def _others(self, z: Tensor) -> Iterator[slice]:
+        """What stands in front of the patches in (..., N), and what stands behind, if anything."""
         rows, columns = self.size
         for part in (slice(0, self.first), slice(self.first + rows * columns, None)):
-            if tensors[0][:, part].shape[1]:
-                yield tuple(z[:, part] for z in tensors)
+            if z[..., part].shape[-1]:
+                yield part
 
 
 def add_conv_branch(
     base: Tensor,
     n: Tensor,
-    layers: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+    layers: Layers,
     place: Place,
     dropout: float = 0.0,
     scale: float = 1.0,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """base + s k (Up dropout(act(Conv(act(Down n)))) + c), (B, N, D), act being QuickGELU.
+    """base + s k (Up dropout(act(Conv(act(Down n)))) + c), (B, N, D), act being QuickGELU: `ask`ed for.
 
     Args:
         base: (B, N, D).
@@ -66,10 +89,45 @@ def add_conv_branch(
         scale: s.
         keep: k (B, 1, 1), such as drop-path's; None for 1.
     """
-    return operation(_ConvBranch, base, n, *layers, place, dropout, scale, keep)
+    mask = None
+    if dropout:  # drawn token by token, used as the hidden units lie
+        units = n.new_empty((n.shape[:-1].numel(), len(layers[0])), dtype=product_type(n))
+        mask = masked(units, dropout, scale / QUICK).t()
+    return ask(_ConvBranches, base, n, layers, place, mask, scale, keep)
+
+
+class _ConvBranches(Joint):
+    """Of several, products are batched; one that is narrower than others has hidden units that are 0."""
+
+    @staticmethod
+    def alone(base: Tensor, n: Tensor, layers: Layers, *others: Any) -> Tensor:
+        return operation(_ConvBranch, base, n, *layers, *others)
+
+    @staticmethod
+    def kind(base: Tensor, n: Tensor, layers: Layers, place: Place, mask: Any, scale: float, keep: Any) -> Hashable:
+        return n.shape, n.dtype, base.dtype, place, mask is None, scale, keep is None
+
+    @staticmethod
+    def several(calls: Sequence[tuple[Any, ...]], join: Join) -> Tensor:
+        bases, ns, layers, (place, *_), masks, (scale, *_), keeps = zip(*calls, strict=True)
+        down, down_bias, conv, conv_bias, up, up_bias = zip(*layers, strict=True)
+        width = max(map(len, down))
+        each = [
+            stacked(down),
+            stacked(down_bias),
+            torch.stack([F.pad(own, (0, 0, 0, 0, 0, width - len(own), 0, width - len(own))) for own in conv]),
+            stacked(conv_bias),
+            stacked(up, 1),
+            torch.stack(up_bias),
+        ]
+        mask = None if masks[0] is None else stacked(masks)
+        keep = None if keeps[0] is None else torch.cat(keeps)
+        return operation(_ConvBranch, join(bases), join(ns), *each, place, mask, scale, keep)
 
 
 class _ConvBranch(torch.autograd.Function):
+    """Of one bottleneck, or of M of them, (M, h, D), on images (M B, N, D) behind one another."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -82,58 +140,39 @@ class _ConvBranch(torch.autograd.Function):
         up: Tensor,
         up_bias: Tensor,
         place: Place,
-        dropout: float,
+        mask: Tensor | None,
         scale: float,
         keep: Tensor | None,
     ) -> Tensor:
-        dtype = product_type(n)
+        dtype, tokens = product_type(n), n.shape[1]
         down, down_bias, conv, conv_bias, up, up_bias = cast((down, down_bias, conv, conv_bias, up, up_bias), dtype)
-        rows = n.reshape(-1, n.shape[-1]).to(dtype)
-        before = torch.addmm(down_bias, rows, down.t()).mul_(QUICK)  # 1.702 times what QuickGELU reads
-        units = F.silu(before).div_(QUICK).view(*n.shape[:2], -1)
-        after = torch.empty_like(units)
-        place.maps(after).copy_(F.conv2d(place.maps(units), conv, conv_bias, padding=1))
-        for z, result in place.others(units, after):
-            result.copy_(F.linear(z, conv[:, :, 1, 1], conv_bias))
-        after.mul_(QUICK)
-        factor = scale / QUICK if dropout == 0 else masked(after, dropout, scale / QUICK)
-        hidden = F.silu(after).mul_(factor).flatten(0, 1)
-        branch = torch.addmm(up_bias if scale == 1 else scale * up_bias, hidden, up.t()).view(base.shape)
-        tensors = factor if isinstance(factor, Tensor) else None
-        ctx.save_for_backward(rows, before, units, after, hidden, keep, down, conv, up, tensors)
-        ctx.place, ctx.scale = place, scale
-        return joined(base, branch, keep)
+        rows = n.reshape(*down.shape[:-2], -1, n.shape[-1]).to(dtype)
+        before = added(down_bias[..., None], down, rows.mT).mul_(QUICK)  # 1.702 times what QuickGELU reads
+        around = place.surroundings(F.silu(before).div_(QUICK), tokens)
+        after = added(conv_bias[..., None], conv.flatten(-3), around).mul_(QUICK)
+        hidden = F.silu(after).mul_(scale / QUICK if mask is None else mask)
+        shift = up_bias if scale == 1 else scale * up_bias
+        branch = added(shift if up.ndim == 2 else shift[:, None], hidden.mT, up.mT)
+        ctx.save_for_backward(rows, before, around, after, hidden, keep, down, conv, up, mask)
+        ctx.place, ctx.scale, ctx.tokens = place, scale, tokens
+        return joined(base, branch.view(base.shape), keep)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, before, units, after, hidden, keep, down, conv, up, factor = ctx.saved_tensors
-        dtype, place = down.dtype, ctx.place
-        grads = branch_gradient(grad, keep, dtype).reshape(rows.shape)
-        grad_up = as_gradient((hidden.t() @ grads).t())
-        grad_up_bias = grads.sum(0, dtype=grad_up.dtype)
+        rows, before, around, after, hidden, keep, down, conv, up, mask = ctx.saved_tensors
+        grads = branch_gradient(grad, keep, down.dtype).reshape(rows.shape)
+        grad_up = as_gradient((hidden @ grads).mT)
+        grad_up_bias = grads.sum(-2, dtype=grad_up.dtype)
         grad_up_bias = grad_up_bias if ctx.scale == 1 else grad_up_bias * ctx.scale
-        turned = (up.t() @ grads.t()).t().reshape(after.shape)  # long rows, then the units' own order
-        turned = turned.mul_(ctx.scale if factor is None else factor * QUICK)
+        turned = up.mT @ grads.mT
+        if mask is not None or ctx.scale != 1:
+            turned = turned.mul_(ctx.scale if mask is None else mask * QUICK)
         grad_after = torch.ops.aten.silu_backward(turned, after)
-        grad_units, grad_conv, grad_conv_bias = _convolved_back(grad_after, units, conv, place)
-        grad_before = torch.ops.aten.silu_backward(grad_units.view(before.shape), before)
-        grad_n = (grad_before @ down).view_as(grad) if ctx.needs_input_grad[1] else None
-        grad_down, grad_down_bias = grad_before.t() @ rows, grad_before.sum(0, dtype=grad_up.dtype)
-        gradients = (grad_down, grad_down_bias, grad_conv, grad_conv_bias, grad_up, grad_up_bias)
+        grad_conv = (grad_after @ around.mT).view_as(conv)
+        turned_conv = conv.transpose(-4, -3).flip(-2, -1).flatten(-3)
+        grad_units = turned_conv @ ctx.place.surroundings(grad_after, ctx.tokens)
+        grad_before = torch.ops.aten.silu_backward(grad_units, before)
+        grad_n = (grad_before.mT @ down).view_as(grad) if ctx.needs_input_grad[1] else None
+        down_bias, conv_bias = (z.sum(-1, dtype=grad_up.dtype) for z in (grad_before, grad_after))
+        gradients = (grad_before @ rows, down_bias, grad_conv, conv_bias, grad_up, grad_up_bias)
         return grad if ctx.needs_input_grad[0] else None, grad_n, *gradients, None, None, None, None
-
-
-def _convolved_back(grad: Tensor, z: Tensor, conv: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of the convolution's input (B, N, h), weight and bias."""
-    ones, none = [1, 1], [0, 0]
-    grad_maps, grad_conv, grad_bias = torch.ops.aten.convolution_backward(
-        place.maps(grad), place.maps(z), conv, [len(conv)], ones, ones, ones, False, none, 1, [True, True, True]
-    )
-    grad_z = torch.empty_like(grad)
-    place.maps(grad_z).copy_(grad_maps)
-    for part, given, result in place.others(grad, z, grad_z):
-        rows = part.reshape(-1, part.shape[-1])
-        result.copy_((rows @ conv[:, :, 1, 1]).view_as(result))
-        grad_conv[:, :, 1, 1].addmm_(rows.t(), given.reshape(rows.shape))
-        grad_bias.add_(rows.sum(0))
-    return grad_z, grad_conv, grad_bias

@@ -152,12 +152,14 @@ def test_frozen_layers_run_once_and_those_that_are_trained_once_for_each(hosts: 
     assert sorted(wide) == [3, 3, 6, 6]  # the second design's own, and those of 2 and 4 images together
 
 
-@pytest.mark.parametrize("method", ["lora", "adapter", "adaptformer", "adapter_plus", "houlsby", "ssf", "bitfit"])
+@pytest.mark.parametrize(
+    "method", ["lora", "adapter", "adaptformer", "adapter_plus", "houlsby", "convpass", "ssf", "bitfit"]
+)
 def test_what_is_inserted_is_computed_at_once_for_those_that_insert_the_same(hosts: Any, method: str) -> None:
     """Of whatever sizes, and wherever they stand in the pack."""
     sizes, others = ([2, 4, 1], 5) if get_method(method).size_means else ([None] * 3, 0)
     designs = [Design.of(Placement(method, block, size) for block in range(2)) for size in sizes]
-    adapters, inputs = hosts(*designs[:2], "convpass", designs[2])
+    adapters, inputs = hosts(*designs[:2], "dora", designs[2])
     inputs = {name: inputs["m0"] + n for n, name in enumerate(adapters)}
     assert_as_alone(adapters, inputs)
 

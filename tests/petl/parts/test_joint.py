@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from petlas.petl.methods.ssf import ScaleShift, _scaled_linear, _scaled_norm
 from petlas.petl.parts.branch import add_branch
+from petlas.petl.parts.conv_branch import Place, add_conv_branch
 from petlas.petl.parts.frozen_linear import updated_linear
 from petlas.petl.parts.joint import Asked, asked_of, asks, essence, hands_on, is_asking, stacked, together
 from petlas.petl.parts.trained_layers import trained_layer
@@ -30,6 +31,14 @@ def bottleneck(
     base = torch.randn(2, 3, CHANNELS, **WIDE) if onto else None
     kept = torch.tensor([0.0, 2.0], dtype=torch.float64).view(2, 1, 1) if keep else None
     return lambda x: add_branch(base, x, tuple(layers), F.gelu, dropout, 0.5, kept)
+
+
+def convolved(size: int, keep: bool = False, dropout: float = 0.0, **how: Any) -> Function:
+    shapes = ((size, CHANNELS), (size,), (size, size, 3, 3), (size,), (CHANNELS, size), (CHANNELS,))
+    layers = tuple(torch.randn(shape, **WIDE | how) for shape in shapes)
+    kept = torch.tensor([0.0, 2.0], dtype=torch.float64).view(2, 1, 1) if keep else None
+    n = torch.randn(2, 3, CHANNELS, **WIDE | how)
+    return lambda x: add_conv_branch(x, n, layers, Place(1, (1, 2)), dropout, 0.5, kept)  # type: ignore[arg-type]
 
 
 LAYER = nn.Linear(CHANNELS, 12).double().requires_grad_(False)
@@ -59,6 +68,8 @@ KINDS: dict[str, Callable[[], list[Function]]] = {
     "bottlenecks beside something": lambda: [bottleneck(4, onto=True), bottleneck(4, onto=True)],
     "bottlenecks without biases": lambda: [bottleneck(4, bias=False), bottleneck(2, bias=False)],
     "bottlenecks that are dropped": lambda: [bottleneck(n, True, keep=True, dropout=0.4) for n in (3, 4)],
+    "convolutions of several widths": lambda: [convolved(3), convolved(5), convolved(1)],
+    "convolutions that are dropped": lambda: [convolved(n, keep=True, dropout=0.4) for n in (3, 4)],
     "updates of several ranks": lambda: [updated(2), updated(4), updated(1)],
     "updates of a share": lambda: [updated(2, slice(1, 2)), updated(2, slice(1, 2))],
     "updates of all": lambda: [updated(3, slice(None)), updated(2, slice(None))],
@@ -116,6 +127,9 @@ def test_what_differs_in_more_than_its_size_is_no_one_kind() -> None:
         bottleneck(3, onto=True),
         bottleneck(3, keep=True),
         bottleneck(3, dropout=0.5),
+        convolved(3),
+        convolved(3, keep=True),
+        convolved(3, dropout=0.5),
         updated(2),
         updated(2, slice(0, 1)),
         scaled(12, _scaled_linear, LAYER),
@@ -131,7 +145,8 @@ def test_what_differs_in_more_than_its_size_is_no_one_kind() -> None:
 
 def test_under_autocast_several_have_the_types_and_nearly_the_numbers_of_one() -> None:
     layer = nn.Linear(CHANNELS, 12).requires_grad_(False)
-    for make in (partial(updated, layer=layer), partial(bottleneck, dtype=torch.float32)):
+    single = {"dtype": torch.float32}
+    for make in (partial(updated, layer=layer), partial(bottleneck, **single), partial(convolved, **single)):
         assert_nearly_alone([make(size) for size in (2, 4)])
 
 
