@@ -181,7 +181,7 @@ class _ScaledLinears(Joint):
 
     @staticmethod
     def alone(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, unit: Any) -> Tensor:
-        return operation(_Scaled, x, weight, bias, scale, shift, *unit)
+        return operation(_Folded if _folds(x, scale) else _Scaled, x, weight, bias, scale, shift, *unit)
 
     @staticmethod
     def kind(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> Hashable:
@@ -212,6 +212,43 @@ class _Scaled(torch.autograd.Function):
         grad_x = grad @ torch.mul(weight, scale[:, None], out=grad.new_empty(weight.shape)) if want[0] else None
         grad_bias = scale * grad_shift if want[2] else None
         return grad_x, None, grad_bias, grad_scale, grad_shift, None, None
+
+
+def _folds(x: Tensor, scale: Tensor) -> bool:
+    """Whether gamma goes into the weight in the forward pass, too, which then takes none over the output.
+
+    It does where there are more tokens than inputs, and no gamma by which the output cannot be divided. On a GPU the
+    question alone would cost a wait.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    return x.shape[:-1].numel() >= x.shape[-1] and scale.abs().min().item() >= _LEAST
+
+
+_LEAST = 0.1
+
+
+class _Folded(torch.autograd.Function):
+    """As `_Scaled`; what the layer gives without gamma and beta is known from what it gives with them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *unit: Tensor
+    ) -> Tensor:
+        scaled = torch.mul(weight, scale[:, None], out=weight.new_empty(weight.shape, dtype=product_type(x)))
+        y = F.linear(x, scaled, shift if bias is None else torch.addcmul(shift, scale, bias))
+        ctx.save_for_backward(scaled, scale, shift, y, unit[1])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        scaled, scale, shift, y, ones = ctx.saved_tensors
+        want = ctx.needs_input_grad
+        _, grad_scale, grad_shift = torch.ops.aten.native_batch_norm_backward(
+            grad.flatten(0, -2), y.flatten(0, -2), scale, shift, ones, None, None, False, 0.0, [False, True, True]
+        )
+        grad_bias = scale * grad_shift if want[2] else None
+        return grad @ scaled if want[0] else None, None, grad_bias, grad_scale / scale, grad_shift, None, None
 
 
 class _SeveralScaled(torch.autograd.Function):

@@ -34,4 +34,5 @@ def make_optimiser(model: nn.Module, train: TrainConfig) -> torch.optim.Optimize
             for (decay, factor), parameters in groups.items()
         ],
         lr=train.lr,
+        foreach=True,  # in few operations on a CPU, too; fused, a CPU misreads gradients that lie otherwise
     )

@@ -45,6 +45,31 @@ def test_a_scaled_layer_is_the_formula(bias):
     assert_same(scaled_linear(x, layer, scale, shift, UNIT), scale * layer(x) + shift, (x, scale, shift))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, {}), (torch.float32, {"rtol": 1e-5, "atol": 1e-5})])
+def test_more_tokens_than_inputs_go_through_a_scaled_weight_where_no_scale_is_near_0(bias, dtype, close, monkeypatch):
+    torch.manual_seed(0)
+    layer, x = frozen(bias).to(dtype), torch.randn(2, 5, 6, dtype=dtype, requires_grad=True)
+    layer.bias = None if layer.bias is None else layer.bias.requires_grad_(True)
+    scale = (torch.tensor([-1.0, 0.1] * 6) * torch.linspace(1, 3, 12)).to(dtype).requires_grad_(True)
+    shift = torch.randn(12, dtype=dtype, requires_grad=True)
+    unit = tuple(t.to(dtype) for t in UNIT)
+    wanted = [t for t in (x, scale, shift, layer.bias) if t is not None]
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "batch_norm", None)  # what passes over the output
+        found = scaled_linear(x, layer, scale, shift, unit)
+    expected = scale * layer(x) + shift
+    torch.testing.assert_close(found, expected, **close)
+    weights = torch.randn_like(expected)
+    pairs = zip(*(torch.autograd.grad(y, wanted, weights) for y in (found, expected)), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, **close)
+    with torch.no_grad():
+        assert torch.equal(scaled_linear(x, layer, scale, shift, unit), found)
+    few = x[:, :2].detach().requires_grad_(True)  # fewer tokens than inputs
+    assert_same(scaled_linear(few, layer, scale, shift, unit), scale * layer(few) + shift, (few, scale, shift))
+
+
 def test_a_tuned_bias_gets_its_gradient():
     torch.manual_seed(0)
     layer, x = frozen(), torch.randn(2, 5, 6, **WIDE)
