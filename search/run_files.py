@@ -85,13 +85,23 @@ class Carried(Files):
     """
 
     def __init__(self, brought: Mapping[str, bytes]) -> None:
-        self._brought = brought
+        self._brought = [brought]
         self._written: dict[str, bytes] = {}
         self._unsent: dict[str, bytes] = {}
 
     def read(self, name: str) -> bytes | None:
         """What was written last, or brought."""
-        return self._written[name] if name in self._written else self._brought.get(name)
+        if name in self._written:
+            return self._written[name]
+        return next((files[name] for files in reversed(self._brought) if name in files), None)
+
+    def bring(self, files: Mapping[str, bytes]) -> None:
+        """Bring further files.
+
+        Args:
+            files: What the work may read as well.
+        """
+        self._brought.append(files)
 
     def write(self, name: str, data: bytes) -> None:
         """Keep it to be sent back."""

@@ -65,8 +65,8 @@ class Workbench:
 
     def __init__(self, config: RunConfig, supplied: Mapping[str, Any] | None = None) -> None:
         self.config, self._supplied = config, supplied or {}
-        self.files: Files = Folder(config.folder)
-        """Of the run folder, as this process reads and writes them."""
+        self.files: Files = Folder(config.folder)  # of the run folder, as this process reads and writes them
+        self.pack: int | None = None  # as it was measured for `resources.pack=auto`
         self._prints: dict[View, str] = {}
         self._stores: dict[str, Any] = {}
         self._folds: dict[tuple[int, int], tuple[tuple[View, View], ...]] = {}

@@ -313,11 +313,11 @@ class ResourcesConfig(Group):
 
     With `pack: N` up to N trials are trained at once in this process or, with `runner: ray`, in each worker: the frozen
     backbone sees the images of all of them together, what they insert of one kind is computed in batched products, and
-    each learns what it learns alone, up to rounding. In this process another trial joins where one ends; a worker takes
-    the next ones when all of its own have ended, and where it dies they are tried again one by one. What is drawn or
-    stopped by what others gave is as with N trials at once. A CPU gains half where steps are small
-    (benchmarks/engine/packs.md); it is off unless asked for. With `auto`, where trials are done in this process, a pack
-    of random designs is measured first, and packs are on if it makes more steps in a second.
+    each learns what it learns alone, up to rounding. Another trial joins where one ends. Where a worker dies its trials
+    are tried again one by one, and that is held against none of them. What is drawn or stopped by what others gave is
+    as with N trials at once. A CPU gains half where steps are small (benchmarks/engine/packs.md); it is off unless
+    asked for. With `auto` a pack of random designs is measured first where trials are done, and packs are on if it
+    makes more steps in a second.
 
     All paths are the driver's: through Ray, it hands images and weights to the workers by Ray's `object_store`, and
     takes back what they learn. With `data: path` workers open them at the same paths; `auto` does so only where they do

@@ -59,14 +59,14 @@ def open_runner(
         benches: Of the runs.
         start: Of Ray, if it has begun.
         views: Of `trainval` and `test`, those whose images the work reads.
-        jobs: How many pieces of work there are at most; None for many.
+        jobs: How many pieces of work there are at most; None for a search, whose trials may be trained at once.
 
     Raises:
         RunError: When there is no room for a single trial, or for what it reads.
     """
     names = {choose_runner(bench.config, jobs) for bench in benches}
     name = "ray" if "ray" in names else "inline"
-    runner: AbstractContextManager[Runner] = look_up(RUNNERS[name])(benches, start, views)
+    runner: AbstractContextManager[Runner] = look_up(RUNNERS[name])(benches, start, views, packs=jobs is None)
     return runner
 
 

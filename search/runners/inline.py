@@ -20,7 +20,7 @@ log = logging.getLogger("petlas")
 
 @contextmanager
 def opened(
-    benches: Sequence[Workbench], start: None = None, views: Sequence[str] = ("trainval",)
+    benches: Sequence[Workbench], start: None = None, views: Sequence[str] = ("trainval",), packs: bool = True
 ) -> Iterator[InlineRunner]:
     """A runner that leaves this process with as many threads as it had.
 
@@ -28,6 +28,7 @@ def opened(
         benches: Of the runs; each says how many threads its jobs have.
         start: Nothing: there is nothing to start.
         views: Whose images the work reads; they are where they are.
+        packs: Nothing: what is to be measured is measured when it is needed.
     """
     threads = torch.get_num_threads()
     try:

@@ -149,12 +149,13 @@ class Stage(ABC):
             why: What is known of it; empty where it is nothing against the work, whatever the limit.
         """
 
-    def on_starved(self, number: int, why: str) -> None:
-        """Take note that a share of a GPU or of a node had too little memory: by default that is the end.
+    def on_starved(self, number: int, why: str, counts: bool = True) -> None:
+        """Take note that it had too little memory, or was lost, beside others: by default that is the end.
 
         Args:
             number: The trial.
             why: What is known of it.
+            counts: Whether it counts as lost, and not those beside it may be to blame.
         """
         self.on_end(number, None, why)
 
@@ -221,7 +222,7 @@ class Chore(Stage):
             raise RuntimeError(f"{self.work}: {why}, {count} times")
         log.warning("%s: %s; it is tried again (%d of %d)", self.work, why, count + 1, MOST_LOSSES)
 
-    def on_starved(self, number: int, why: str) -> None:
+    def on_starved(self, number: int, why: str, counts: bool = True) -> None:
         """Let it be done again with a GPU or a node to itself."""
         self._needed = self._alone = True
         log.warning("%s: %s; it is tried again with %s", self.work, why, ROOM)
@@ -338,11 +339,11 @@ class TrialStage(Stage):
         if why:
             log.warning("trial %3d  %s; it is tried again (%d of %d)", number, why, lost + 1, MOST_LOSSES)
 
-    def on_starved(self, number: int, why: str) -> None:
+    def on_starved(self, number: int, why: str, counts: bool = True) -> None:
         """Let the trial be tried again with a GPU or a node to itself, with the values that it had."""
         draw, entry = self._running.pop(number), Entry.of_attributes(self.record.trials()[number].user_attrs)
         self._starved.add(entry.identity)
-        self.record.lose(number, why)
+        self.record.lose(number, why, counts)
         self._queue.appendleft((entry, draw))
         log.warning("trial %3d  %s; it is tried again with %s", number, why, ROOM)
 

@@ -108,7 +108,11 @@ class PackedRuns:
         if not new:
             return
         numbers = {_name(number): number for number in self._runs}
-        found, alone = groups(self._host, numbers)
+        try:
+            found, alone = groups(self._host, numbers)
+        except Exception as error:
+            self._place_each(new, error)
+            return
         for name, reason in alone.items():
             if numbers[name] in new:
                 log.debug("trained by itself: %s", reason)
@@ -121,6 +125,22 @@ class PackedRuns:
                     self._groups = [own for own in self._groups if own != joined] + [(*joined, number)]
         told = [", ".join(map(str, group)) for group in self._groups]
         log.info("in one pack each: trials %s", "; ".join(told))
+
+    def _place_each(self, new: Sequence[int], error: Exception) -> None:
+        """Place trials of which one cannot be run: that one fails, or, where nobody can tell who, each is alone."""
+        fit = []
+        for number in new:
+            try:
+                groups(self._host, [_name(number)])
+                fit.append(number)
+            except Exception as own:
+                self._failed[number] = own
+                self._close(number)
+        if len(fit) < len(new):
+            self._place(fit)
+            return
+        log.debug("trials %s are trained one by one", fit, exc_info=error)
+        self._groups += [(number,) for number in fit]
 
     def _epoch_of(self, group: tuple[int, ...]) -> dict[int, Outcome]:
         start = time.perf_counter()

@@ -6,7 +6,6 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ import torch
 from petlas.petl import Adapters, groups
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import Fidelity, PackTraining
-from petlas.search.workbench import SERVED, Workbench
+from petlas.search.workbench import Workbench
 
 log = logging.getLogger("petlas")
 
@@ -23,27 +22,36 @@ MOST = {"cpu": 8, "cuda": 16}
 _WINS, _ROUNDS = 1.05, 3
 
 
-@lru_cache(maxsize=SERVED)
 def pack_size(bench: Workbench) -> int:
     """How many trials of a run are trained at once: `resources.pack`; with `auto` it is measured once, and said.
 
     Args:
-        bench: The run's workbench.
+        bench: The run's workbench, which keeps what was measured, be it here or where trials are done.
     """
     wanted = bench.config.resources.pack
     if wanted != "auto":
         return wanted
+    if bench.pack is None:
+        bench.pack, said = measured_pack(bench)
+        log.info("%s", said)
+    return bench.pack
+
+
+def measured_pack(bench: Workbench) -> tuple[int, str]:
+    """How many trials of a run are to be trained at once here, as steps of a pack show, and what to say of it.
+
+    Args:
+        bench: The run's workbench.
+    """
     size = MOST.get(bench.device.type, 1)
     try:
         found = _throughput(bench, size) if size > 1 else None
     except Exception as error:
-        log.info("packs: off, as one could not be measured (%s)", error)
-        return 1
+        return 1, f"packs: off, as one could not be measured ({error})"
     if found is None:
-        log.info("packs: off, as few designs of the space go together")
-        return 1
-    log.info("packs: %s, at %.2f times the steps per second", "on" if found > _WINS else "off", found)
-    return size if found > _WINS else 1
+        return 1, "packs: off, as few designs of the space go together"
+    wins = found > _WINS
+    return size if wins else 1, f"packs: {'on' if wins else 'off'}, at {found:.2f} times the steps per second"
 
 
 def _throughput(bench: Workbench, size: int) -> float | None:

@@ -203,7 +203,7 @@ class RetrainStage(Stage):
         if why:
             log.warning("%s: %s; it is tried again (%d of %d)", one.about, why, count + 1, MOST_LOSSES)
 
-    def on_starved(self, number: int, why: str) -> None:
+    def on_starved(self, number: int, why: str, counts: bool = True) -> None:
         """Let the seed be trained again with a GPU or a node to itself."""
         self._alone.add(number)
         self._queue.appendleft(number)

@@ -253,9 +253,14 @@ class Job:
         """Take note that the worker is gone: the work is done again, up to a limit."""
         self._end(lambda number: self._stage.on_lost(number, why), why or "lost")
 
-    def on_starved(self, why: str) -> None:
-        """Take note that its share of a GPU had too little memory."""
-        self._end(lambda number: self._stage.on_starved(number, why), why)
+    def on_starved(self, why: str, counts: bool = True) -> None:
+        """Take note that its share of a GPU had too little memory, or that it was lost beside others.
+
+        Args:
+            why: What is known of it.
+            counts: Whether it counts as lost, and not those beside it may be to blame.
+        """
+        self._end(lambda number: self._stage.on_starved(number, why, counts), why)
 
     def on_fault(self, message: str) -> None:
         """Take note that the surroundings failed: the run stops, and the job counts as never done."""

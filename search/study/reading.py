@@ -28,6 +28,7 @@ from petlas.search.selection.bits import unpack_bits, unpack_numbers
 from petlas.search.study.trials import (
     RANKING,
     SCORE,
+    UNCOUNTED,
     Entry,
     Identity,
     complete,
@@ -186,7 +187,9 @@ class StudyReader:
             epochs = max(trial.intermediate_values, default=0)
             if epochs > reached:
                 count, reached = 0, epochs
-            elif trial.state == TrialState.RUNNING or (is_interrupted(trial) and "error" in trial.user_attrs):
+            elif trial.state == TrialState.RUNNING or (
+                is_interrupted(trial) and "error" in trial.user_attrs and UNCOUNTED not in trial.user_attrs
+            ):
                 count += 1
         return count
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from petlas.search.study.reading import ABOUT, ELAPSED, FIRST_LOSS, PRIOR, StudyReader
 from petlas.search.study.storage import StorageError, open_storage
-from petlas.search.study.trials import SHORT, Entry, cost_of, entry_of, is_interrupted
+from petlas.search.study.trials import SHORT, UNCOUNTED, Entry, cost_of, entry_of, is_interrupted
 
 ACCURACY, PARAMS = "accuracy", "params"
 """What a search may optimise: the task's metric, and trainable parameters."""
@@ -217,15 +217,17 @@ class StudyRecord(StudyReader):
             return TrialState.PRUNED, None  # also one that was to be short: it is no whole training
         return TrialState.COMPLETE, [ending.value, cost_of(attributes)][: self.objectives]
 
-    def lose(self, number: int, why: str = "") -> None:
+    def lose(self, number: int, why: str = "", counts: bool = True) -> None:
         """Mark a running trial as cut off by its surroundings: FAIL, but neither a result nor a try.
 
         Args:
             number: The trial.
             why: The reason, if one is known.
+            counts: Whether that is one of its `losses`, and not what others may be to blame for.
         """
         if self._is_running(number):
-            self._end(number, TrialState.FAIL, {"interrupted": True} | ({"error": why} if why else {}))
+            reason = {"error": why} if why else {}
+            self._end(number, TrialState.FAIL, {"interrupted": True} | reason | ({} if counts else {UNCOUNTED: True}))
 
     def recover(self) -> int:
         """Mark trials that a dead search left RUNNING as cut off. Call it only when no other process works on it.

@@ -42,6 +42,9 @@ SHORT = "short"
 REPEAT = "repeat"
 """The attribute of a trial on a fold of another deal than the first: how often the images were dealt anew before."""
 
+UNCOUNTED = "uncounted"
+"""The attribute of a trial that was lost where others may be to blame, or with less room than it will have."""
+
 DRAWN = (SEARCH, FINALIST)
 """Trials that halving may stop; the others are there to be compared with."""
 

@@ -41,3 +41,10 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
         files.write("a", b"2")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert files.read("a") == b"1"
+
+
+def test_further_files_are_brought_and_what_was_written_goes_before_them() -> None:
+    files = Carried({"a": b"old", "b": b"kept"})
+    files.write("c", b"own")
+    files.bring({"a": b"new", "c": b"brought"})
+    assert [files.read(name) for name in "abcd"] == [b"new", b"kept", b"own", None]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import ray
+import torch
 
 from petlas.search.config import ResourcesConfig, RunConfig
 from petlas.search.runners.ray.supplier import Supplier, enter
 from petlas.search.runners.share import Footprint, share_of
 from petlas.search.stages.footprint import measure_footprint
+from petlas.search.stages.packing import measured_pack
 from petlas.search.workbench import Workbench, shared_workbench
 
 log = logging.getLogger("petlas")
 
 _PATIENCE = 300.0
-"""Seconds that a footprint may take to be measured, with the start of a worker."""
+"""Seconds in which a worker measures what it is to, its start included."""
 
 
 def nodes() -> list[Mapping[str, float]]:
@@ -62,14 +65,17 @@ def _room_on(node: Mapping[str, float], resources: ResourcesConfig) -> int:
     return min(by_cpu, has * int(1 / gpus + 1e-6) if gpus < 1 else int(has / gpus))
 
 
-def resolved(bench: Workbench, supplier: Supplier) -> RunConfig:
+def resolved(bench: Workbench, supplier: Supplier, packs: bool = False) -> RunConfig:
     """A run's configuration with the share of a GPU that each trial is given; told in the log where it was left open.
 
     Args:
-        bench: The run's workbench.
+        bench: The run's workbench, which is told how many trials are trained at once where that is to be measured.
         supplier: Hands workers what they need.
+        packs: Whether trials may be trained at once.
     """
     resources = bench.config.resources
+    if packs and resources.pack == "auto":
+        bench.pack = _measured_pack(bench, supplier)
     if resources.gpus is not None:
         return bench.config
     there = [node for node in nodes() if node.get("GPU")]
@@ -78,13 +84,34 @@ def resolved(bench: Workbench, supplier: Supplier) -> RunConfig:
         found = _measured(bench, supplier)
         each = min(node.get("CPU", 0) / resources.cpus / node["GPU"] for node in there)
         gpus, why = share_of(found, each), "that is not known" if found is None else str(found)
-        gpus = min(1.0, gpus * resources.pack) if isinstance(resources.pack, int) and gpus < 1 else gpus
+        pack = bench.pack or 1 if resources.pack == "auto" else resources.pack
+        gpus = min(1.0, gpus * pack) if gpus < 1 else gpus
         log.info("%s: a trial is given %g of a GPU (memory that it needs: %s)", bench.config.name, gpus, why)
     return _given(bench.config, gpus)
 
 
 def _given(config: RunConfig, gpus: float) -> RunConfig:
     return config.model_copy(update={"resources": config.resources.model_copy(update={"gpus": gpus})})
+
+
+@ray.remote(max_calls=1)
+def _measure_pack(run: str, supplies: Any, place: Mapping[str, str] | None) -> tuple[int, str]:
+    enter(place)
+    bench = shared_workbench(run, supplies)
+    torch.set_num_threads(bench.config.resources.cpus)
+    return measured_pack(bench)
+
+
+def _measured_pack(bench: Workbench, supplier: Supplier) -> int:
+    """How many trials a worker is to train at once, as one of them measured it; told in the log."""
+    size, said = 1, "packs: off, as one could not be measured by a worker"
+    gpus = bench.config.resources.gpus
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU") for node in nodes()) else 0.0
+    with suppress(_Failed):
+        size, said = _by_worker(_measure_pack, bench, supplier, gpus, "whether packs win")
+    log.info("%s: %s", bench.config.name, said)
+    return size
 
 
 @ray.remote(max_calls=1)  # the process ends with it, and gives its memory back
@@ -95,14 +122,24 @@ def _measure(run: str, supplies: Any, place: Mapping[str, str] | None) -> tuple[
 
 def _measured(bench: Workbench, supplier: Supplier) -> Footprint | None:
     """What a process takes that trains the largest design, on a whole GPU of some node."""
-    supplies, place = supplier.of_bench(bench)
-    task: Any = _measure  # what Ray made of it
-    needs = {"num_cpus": bench.config.resources.cpus, "num_gpus": 1}
-    asked = task.options(**needs).remote(_given(bench.config, 1.0).model_dump_json(), supplies, place)
-    try:
-        found = ray.get(asked, timeout=_PATIENCE)
-    except Exception as error:
-        log.warning("%s: how much memory a trial needs was not measured (%s)", bench.config.name, error)
-        ray.cancel(asked, force=True)
-        return None
+    found = None
+    with suppress(_Failed):
+        found = _by_worker(_measure, bench, supplier, 1.0, "how much memory a trial needs")
     return None if found is None else Footprint(*found)
+
+
+class _Failed(Exception):
+    """A worker did not measure what it was to."""
+
+
+def _by_worker(task: Any, bench: Workbench, supplier: Supplier, gpus: float, what: str) -> Any:
+    """What a worker measures, with a trial's CPUs and some GPUs; where it cannot, that is told."""
+    supplies, place = supplier.of_bench(bench)
+    needs = {"num_cpus": bench.config.resources.cpus, "num_gpus": gpus}
+    asked = task.options(**needs).remote(_given(bench.config, gpus).model_dump_json(), supplies, place)
+    try:
+        return ray.get(asked, timeout=_PATIENCE)
+    except Exception as error:
+        log.warning("%s: %s was not measured (%s)", bench.config.name, what, error)
+        ray.cancel(asked, force=True)
+        raise _Failed from error

@@ -115,8 +115,16 @@ class JobSearch(_Unpickled, Searcher):
             ended = job.on_members(result["members"], result["device"])
             if ended and job.left:
                 self._workers[trial_id].drop.remote(ended)
+                self._top_up(job, self._workers[trial_id])
             return bool(job.left)
         return last is None or job.on_epoch(last)
+
+    def _top_up(self, pack: JobPack, worker: Any) -> None:
+        """Let further jobs join those that are left, if it is the turn of their run."""
+        if further := self.rounds.further(list(pack.left.values())):
+            files = self._supplier.files(JobPack(further))
+            pack.join(further)
+            worker.join.remote([job.proposal.to_config() for job in further], files)
 
     def _keep(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Write what a worker sent into the run folder; a disk that is full is a fault of the surroundings."""
@@ -298,10 +306,8 @@ def _ended_oddly(worker: Any) -> bool:
 
 
 def _packed(job: Job) -> Job | JobPack:
-    """A job, with as many others as its run says; whether they win is not measured here, where they are not trained."""
-    if job.proposal.alone or job.bench.config.resources.pack == "auto":
-        return job
-    beside = job.beside()
+    """A job, with as many others as its run says."""
+    beside = [] if job.proposal.alone else job.beside()
     return JobPack([job, *beside]) if beside else job
 
 

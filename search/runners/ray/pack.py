@@ -18,7 +18,7 @@ Members = Sequence[tuple[int, Mapping[str, Any]]]
 
 
 class PackWork:
-    """What a worker does for several proposals at once; they are numbered in their order.
+    """What a worker does for several proposals at once; they are numbered in the order in which they come.
 
     Args:
         bench: The run's workbench.
@@ -27,12 +27,23 @@ class PackWork:
 
     def __init__(self, bench: Workbench, proposals: Iterable[Proposal]) -> None:
         numbered = [replace(proposal, number=number) for number, proposal in enumerate(proposals)]
-        self._packed, self._left = open_packed(bench, numbered), set(range(len(numbered)))
+        self._packed, self._count, self._left = open_packed(bench, numbered), len(numbered), set(range(len(numbered)))
 
     @property
     def finished(self) -> bool:
         """Whether none is left."""
         return not self._left
+
+    def add(self, proposals: Iterable[Proposal]) -> None:
+        """Have further ones join.
+
+        Args:
+            proposals: They.
+        """
+        numbered = [replace(proposal, number=number) for number, proposal in enumerate(proposals, self._count)]
+        self._count += len(numbered)
+        self._left.update(proposal.number for proposal in numbered)
+        self._packed.add(numbered)
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Go on without some.
@@ -72,6 +83,7 @@ class JobPack:
         """They have no time of their own."""
         self.left = dict(enumerate(jobs))
         """Those that have not ended, by the numbers that they have in the worker."""
+        self._count = len(jobs)
         self._last: dict[int, EpochResult] = {}
 
     @property
@@ -83,6 +95,17 @@ class JobPack:
         """Take note that a worker begins with them."""
         for job in self.left.values():
             job.start()
+
+    def join(self, jobs: Sequence[Job]) -> None:
+        """Have further jobs join, with which the worker begins at once.
+
+        Args:
+            jobs: They.
+        """
+        for job in jobs:
+            job.start()
+            self.left[self._count] = job
+            self._count += 1
 
     def on_members(self, members: Members, device: str | None) -> list[int]:
         """Take note of an epoch of each.
@@ -144,13 +167,13 @@ class JobPack:
             job.on_lost("")
 
     def on_starved(self, why: str) -> None:
-        """Take note that they are to be tried by themselves.
+        """Take note that they are to be tried by themselves: who of them is to blame shows there.
 
         Args:
             why: What is known of it.
         """
         for job in reversed(self._emptied()):
-            job.on_starved(why)
+            job.on_starved(why, counts=False)
 
     def on_fault(self, message: str) -> None:
         """Take note that the surroundings failed.

@@ -31,7 +31,10 @@ _LOOKS_EVERY = 2.0  # seconds
 
 @contextmanager
 def opened(
-    benches: Sequence[Workbench], start: Start | None = None, views: Sequence[str] = ("trainval",)
+    benches: Sequence[Workbench],
+    start: Start | None = None,
+    views: Sequence[str] = ("trainval",),
+    packs: bool = True,
 ) -> Iterator[RayRunner]:
     """A runner on Ray.
 
@@ -39,6 +42,7 @@ def opened(
         benches: Of the runs.
         start: Of a Ray that has begun to start, and that the caller ends.
         views: Whose images the work reads.
+        packs: Whether trials may be trained at once.
 
     Raises:
         RunError: When there is no cluster, it has no room for a single trial, or none for what trials read.
@@ -49,7 +53,7 @@ def opened(
         others = (start or stack.enter_context(Start(resources.address))).wait()
         count = stack.enter_context(present()) if others else lambda: 1
         supplier = Supplier(by_path(resources.data, size_of(benches, views)))
-        yield RayRunner([resolved(bench, supplier) for bench in benches], supplier, count)
+        yield RayRunner([resolved(bench, supplier, packs) for bench in benches], supplier, count)
 
 
 class RayRunner:

@@ -82,7 +82,15 @@ class Supplier:
             job: What is handed out.
         """
         supplies, place = self.of_bench(job.bench, job.views)
-        return {"supplies": supplies, "files": Delivered(tuple(self._file_refs(job))), "place": place}
+        return {"supplies": supplies, "files": self.files(job), "place": place}
+
+    def files(self, job: Job | JobPack) -> Delivered:
+        """The files of the run folder that a job's worker may read.
+
+        Args:
+            job: What is handed out.
+        """
+        return Delivered(tuple(self._file_refs(job)))
 
     def of_bench(
         self, bench: Workbench, views: Sequence[str] = ("trainval",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -56,6 +56,17 @@ class TrialWorker(tune.Trainable):
             nothing = {"epoch": 0, "loss": math.nan, "val": math.nan, "seconds": 0.0, "done": True}
             return nothing | {"error": self._told(error)} | blame(error)
         return result | {"done": self.work.finished, "sent": Sent(self._files.unsent())}
+
+    def join(self, proposals: Sequence[dict[str, Any]], files: Mapping[str, bytes]) -> None:
+        """Have further jobs join several.
+
+        Args:
+            proposals: What is proposed, as plain data.
+            files: What they may read of the run folder.
+        """
+        if isinstance(self.work, PackWork):
+            self._files.bring(files)
+            self.work.add(map(Proposal.from_config, proposals))
 
     def drop(self, numbers: Sequence[int]) -> None:
         """Go on without some of several jobs.

@@ -10,6 +10,7 @@ import pytest
 from study_cases import few_images
 
 from petlas.petl import Design, DesignError, Placement
+from petlas.search.stages import packed as packed_module
 from petlas.search.stages.base import Proposal
 from petlas.search.stages.packed import PackedRuns
 from petlas.search.stages.train import open_training, whole
@@ -152,6 +153,25 @@ def test_where_memory_was_short_those_who_join_make_no_larger_packs(
         packed.drop(1)
         packed.add([Proposal(n, replace(entry, fidelity=Fidelity(2, n)), "train") for n in (4, 5)])
     assert caplog.messages[-1] == "in one pack each: trials 2, 3; 0, 4; 5"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_who_cannot_be_run_beside_others_fails_alone(small: Bench, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
+    """And where it is not to be told who, all go on, each by itself."""
+    work, fit = small("run"), packed_module.groups
+
+    def groups(host: Any, names: Any) -> Any:
+        if "trial7" in names and (told or len(names) > 1):
+            raise MemoryError("too large")
+        return fit(host, names)
+
+    monkeypatch.setattr(packed_module, "groups", groups)
+    first, _, other, _, _ = proposals(work)
+    packed = PackedRuns(work, [first])
+    packed.add([replace(first, number=7), other])
+    found = packed.epoch()
+    assert isinstance(found.pop(7), MemoryError if told else EpochResult)
+    assert all(isinstance(result, EpochResult) for result in found.values()) and set(found) == {0, 2}
 
 
 def test_who_cannot_be_opened_fails_alone_and_costs_are_shared(small: Bench) -> None:

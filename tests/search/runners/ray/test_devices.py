@@ -10,6 +10,7 @@ from petlas.search.runners.ray import devices as devices_module
 from petlas.search.runners.ray.devices import resolved, room
 from petlas.search.runners.ray.supplier import Supplier
 from petlas.search.runners.share import Footprint
+from petlas.search.stages.packing import pack_size
 from petlas.search.workbench import Workbench
 
 Bench = Callable[..., Workbench]
@@ -73,3 +74,27 @@ def test_the_share_that_is_left_open_is_resolved_once_and_changes_nothing_that_m
     said = bench(resources={"gpus": 0.3})
     assert resolved(said, supplier) == said.config
     assert len(measured) == 3
+
+
+def test_whether_packs_win_is_measured_by_a_worker_and_counts_for_the_share(
+    cluster: Callable[..., None], bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Any] = []
+
+    def by_worker(task: Any, work: Workbench, supplier: Supplier, gpus: float, what: str) -> Any:
+        asked.append((gpus, what))
+        if len(asked) == 4:
+            raise devices_module._Failed
+        return (4, "packs: on, at 1.50 times the steps per second") if "packs" in what else (1, 24)
+
+    monkeypatch.setattr(devices_module, "_by_worker", by_worker)
+    cluster((32, 1))
+    supplier, work = Supplier(paths=True), bench(resources={"pack": "auto"})
+    assert resolved(work, supplier).resources.gpus == 0.0625 and work.pack is None
+    with caplog.at_level("INFO", "petlas"):
+        assert resolved(work, supplier, packs=True).resources.gpus == 0.25 and pack_size(work) == 4
+    assert asked == [(1.0, "how much memory a trial needs"), (1.0, "whether packs win"), asked[0]]
+    assert "packs: on, at 1.50 times" in caplog.text
+    failing = bench(resources={"pack": "auto", "gpus": 0})
+    assert resolved(failing, supplier, packs=True) == failing.config and pack_size(failing) == 1
+    assert asked[3:] == [(0, "whether packs win")]

@@ -22,7 +22,7 @@ from petlas.search.stages.base import Proposal
 from petlas.search.stages.rounds import Rounds, Turns
 from petlas.search.stages.train import TrainStage
 from petlas.search.strategies.base import Search
-from petlas.search.study import StudyRecord, is_interrupted
+from petlas.search.study import StudyRecord, entry_of, is_interrupted
 from petlas.search.training import EpochResult
 from petlas.search.workbench import Workbench
 
@@ -76,6 +76,24 @@ def test_each_of_a_pack_is_a_trial_of_the_study_and_ends_by_itself(stage: TrainS
     assert dropped == [[1]] and not {"a"} & search.jobs.keys()
 
 
+def test_in_the_place_of_one_that_ended_another_one_joins(stage: TrainStage, search: JobSearch) -> None:
+    calls: list[Any] = []
+    worker = SimpleNamespace(
+        drop=SimpleNamespace(remote=calls.append),
+        join=SimpleNamespace(remote=lambda proposals, files: calls.extend((proposals, dict(files)))),
+    )
+    search.suggest("a")
+    search.start("a", worker)
+    first = {"members": [(0, epoch(1, 0.5)), (1, epoch(1, math.nan))], "device": "cpu"}
+    assert JobScheduler(search).on_trial_result(None, tune_trial("a"), first) == "CONTINUE"
+    assert states(stage) == ["RUNNING", "FAIL", "RUNNING"] and search.suggest("b") is None
+    dropped, (joined,), files = calls
+    assert dropped == [1] and files == {}
+    assert joined["entry"]["key"] == stage.record.trials()[2].user_attrs["key"]
+    search.on_trial_complete("a", {"members": [(0, epoch(2, 0.5)), (2, epoch(2, 0.7))], "device": "cpu"})
+    assert [trial.values for trial in stage.record.trials()] == [[0.5], None, [0.7]]
+
+
 def test_what_all_of_a_pack_end_with_is_told_once(stage: TrainStage, search: JobSearch) -> None:
     search.suggest("a")
     search.start("a")
@@ -102,6 +120,7 @@ def test_all_of_a_pack_that_is_lost_are_tried_again_one_by_one(
     else:
         search.on_trial_complete("a", {"epoch": 0, "error": "E: e", "fault": False, "starved": False})
     assert [is_interrupted(trial) for trial in stage.record.trials()] == [True] * 2
+    assert [stage.record.losses(entry_of(trial)) for trial in stage.record.trials()] == [0, 0]
     before = [trial.user_attrs["key"] for trial in stage.record.trials()]
     again = [search.suggest(name) for name in "bcd"]
     assert [(config["beside"], config["needs"]["CPU"]) for config in again] == [([], 8), ([], 8), ([], 1)]
@@ -139,6 +158,9 @@ def test_a_worker_does_several_and_says_how_each_ended(monkeypatch: pytest.Monke
             assert [proposal.number for proposal in proposals] == [0, 1, 2, 3]
             self.left = [0, 1, 2, 3]
 
+        def add(self, proposals: list[Proposal]) -> None:
+            self.left += [proposal.number for proposal in proposals]
+
         def epoch(self) -> dict[int, Any]:
             found: dict[int, Any] = {number: EpochResult(1, 1.0, 0.5, 0.1) for number in self.left}
             return found | ({3: DesignError("no such block")} if 3 in self.left else {})
@@ -156,7 +178,9 @@ def test_a_worker_does_several_and_says_how_each_ended(monkeypatch: pytest.Monke
     assert [found[number]["finished"] for number in range(3)] == [False, False, True]
     work.drop([0, 3])
     assert [number for number, _ in work.epoch()] == [1] and not work.finished
-    work.drop([1])
+    work.add([Proposal(-1, None, "train")] * 2)
+    assert [number for number, _ in work.epoch()] == [1, 4, 5]
+    work.drop([1, 4, 5])
     assert work.finished
 
 
