@@ -10,6 +10,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 """Ray's workers are not to starve beside the other processes of the tests."""
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Nor are threads of processes that the tests start."""
+os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
+os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "60")
+"""Ray looks for its workers' logs, which nobody reads here, once a minute and not ten times a second."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -21,6 +24,14 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cut() -> Generator[None]:
+    """Nothing needs to be on the disk when a process ends, however it ends; a test says that it is asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,5 +1,6 @@
 """The task `digits`: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which need no download."""
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,8 +37,9 @@ class Digits(Reader):
         return Task("digits", tuple("0123456789"), "single_label", views, "digits")
 
 
+@cache
 def _table() -> NDArray[np.float64]:
-    """The pixels and the label of each digit, (N, 65).
+    """The pixels and the label of each digit, (N, 65), which nobody changes.
 
     Read from scikit-learn's own file: to import all of it takes longer than to train on the digits for an epoch.
     """

@@ -669,7 +669,7 @@ def test_a_compiled_model_computes_the_same(group, make, usual, insert, shake, i
 def test_a_compiled_model_does_not_run_the_graph_of_an_earlier_design(make, usual, insert, shake, images):
     torch._dynamo.reset()
     for name in ("sparse", "mona"):  # sparse breaks the graph, and the pieces are kept
-        model = make("plain")
+        model = make("plain", depth=1)
         shake(insert(model, usual(name, model)))
         compiled = torch.compile(model, backend="eager")
         torch.testing.assert_close(compiled(images(model)), model(images(model)), rtol=1e-5, atol=1e-5)
@@ -679,7 +679,7 @@ def test_models_compiled_side_by_side_run_their_own_graphs(make, usual, insert, 
     torch._dynamo.reset()
     models = []
     for name in ("sparse", "mona", "lora"):
-        models.append(make("plain"))
+        models.append(make("plain", depth=1))
         shake(insert(models[-1], usual(name, models[-1])))
     apart = {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
     if not apart:

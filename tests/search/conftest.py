@@ -7,18 +7,22 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import typer
 import yaml
 
 from petlas.datasets import open_task
+from petlas.datasets.readers import digits
 from petlas.petl.design import Design, Placement
 from petlas.search import cli
 from petlas.search.config import RunConfig, load_config
 from petlas.search.stages import open_work
+from petlas.search.study import export_database
 from petlas.search.training import EpochResult
 
 if TYPE_CHECKING:
@@ -64,6 +68,16 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
             view.source.image(int(view.indices[index])).save(path)
         first += count
     return str(folder)
+
+
+@pytest.fixture
+def some_digits() -> Iterator[None]:
+    """A quarter of the task `digits`, for what takes it by its name and trains in earnest."""
+    some = digits._table()[:450]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"_table": lambda: some, "_VAL": 50, "_TEST": 200}.items():
+            patch.setattr(digits, name, value)
+        yield
 
 
 def writes(folder: Path) -> Callable[..., Path]:
@@ -150,18 +164,25 @@ class FakeRun:
         return EpochResult(self._done, loss, val, 0.1 * self._done)
 
 
-@pytest.fixture
-def exported() -> None:
-    """For a test that reads the copy of a study for Optuna's tools, beside `training`."""
+@pytest.fixture(scope="session", autouse=True)
+def _not_exported() -> Iterator[None]:
+    """No copies of studies for Optuna's tools: of a small search they take longest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("petlas.search.driver.export_database", lambda storage, name, path: path.touch())
+        yield
 
 
 @pytest.fixture
-def training(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Training:
-    """Replaces training in the runner of this process, and the copy of the study, which would take longest then."""
+def exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that reads the copy."""
+    monkeypatch.setattr("petlas.search.driver.export_database", export_database)
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> Training:
+    """Replaces training in the runner of this process."""
     fake = Training()
     monkeypatch.setattr("petlas.search.runners.inline.open_work", fake)
-    if "exported" not in request.fixturenames:
-        monkeypatch.setattr("petlas.search.driver.export_database", lambda storage, name, path: path.touch())
     return fake
 
 
@@ -192,12 +213,17 @@ class Result:
         return json.loads(self.out)
 
 
+_command = cache(typer.main.get_command)
+"""Made once from the functions of all commands, of which a process has need once."""
+
+
 @pytest.fixture
 def petlas(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Callable[..., Result]]:
     """Runs the command line in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("typer.main.get_command", _command)
     log = logging.getLogger("petlas")
     handlers, level, propagate = log.handlers[:], log.level, log.propagate
     signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -13,6 +13,8 @@ from petlas.search.config import RunConfig
 from petlas.search.reports.study_report import StudyReport
 from petlas.search.run_folder import RunError
 
+pytestmark = pytest.mark.usefixtures("some_digits")
+
 Make = Callable[..., RunConfig]
 
 

@@ -9,6 +9,8 @@ from petlas.datasets import DataError
 from petlas.petl import AdapterError, BackboneError, apply, everywhere, load_backbone, save_adapter
 from petlas.search import attention
 
+pytestmark = pytest.mark.usefixtures("some_digits")
+
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:

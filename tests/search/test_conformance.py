@@ -110,7 +110,7 @@ def test_a_search_that_is_killed_in_an_epoch_ends_as_if_it_had_not_been(
         "task": {"name": few_digits},
         "space": {"methods": {"lora": {"blocks": [0, 5], "sizes": [0, 1, 2]}}, "settings": {"lr": [1e-5, 2e-3, 5e-3]}},
         "search": {"sampler": "tpe", "trials": 5, "grace_epochs": 1},
-        "train": {"epochs": 2, "batch_size": 20},
+        "train": {"epochs": 2, "batch_size": 40},
     }
     if not uninterrupted:
         whole = make(name="whole", **options)

@@ -13,6 +13,8 @@ from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
+pytestmark = pytest.mark.usefixtures("some_digits")
+
 module = import_module("petlas.search.export")  # as an attribute of the package it is the call
 
 

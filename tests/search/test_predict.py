@@ -20,6 +20,8 @@ from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
+pytestmark = pytest.mark.usefixtures("some_digits")
+
 predict_module = import_module("petlas.search.predict")  # as an attribute of the package it is the call
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

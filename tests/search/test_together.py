@@ -52,11 +52,13 @@ def test_seeds_are_tested_together_beside_the_single_ones_when_that_is_asked_for
         retrain(config, lora, seeds=1, together=True)
 
 
+@pytest.mark.usefixtures("some_digits")
 def test_weights_that_are_not_the_same_ones_have_no_average(make: Make) -> None:
     config = make(**OPTIONS)
     assert set(retrain(config, candidate("sparse", config), seeds=2, together=True).together) == {"ensemble"}
 
 
+@pytest.mark.usefixtures("some_digits")
 def test_a_model_that_the_seeds_teach_is_told_beside_them_and_kept(make: Make) -> None:
     config = make(**OPTIONS)
     lora = candidate("lora", config)

@@ -9,6 +9,8 @@ from petlas.datasets import DataError, open_task
 from petlas.petl import apply, everywhere, load_backbone, save_adapter
 from petlas.search import tsne
 
+pytestmark = pytest.mark.usefixtures("some_digits")
+
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +60,7 @@ def _small_models() -> dict[str, nn.Module]:
 
 
 @pytest.fixture
-def small(_small_models: dict[str, nn.Module]) -> Callable[..., nn.Module]:
+def small(_small_models: dict[str, nn.Module], copied: Callable[[nn.Module], nn.Module]) -> Callable[..., nn.Module]:
     """A fresh copy of the small model of a family, in evaluation mode.
 
     No norm is 1, no bias is 0 and no branch is inert, so that no zero hides a fault.
@@ -77,7 +76,7 @@ def small(_small_models: dict[str, nn.Module]) -> Callable[..., nn.Module]:
             if size:
                 assert get_family(family).resize(model, size)
             _small_models[name] = _wake(model).eval()
-        return copy.deepcopy(_small_models[name])
+        return copied(_small_models[name])
 
     return make
 

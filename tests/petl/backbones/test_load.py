@@ -410,13 +410,13 @@ def test_the_embedded_weights_are_small_and_in_half_precision(name):
 
 def test_a_linear_probe_on_the_embedded_weights_makes_a_quarter_fewer_errors_than_on_random_ones():
     digits = load_digits()
-    pixels = torch.from_numpy(digits.images / 16).float()[:, None].expand(-1, 3, -1, -1)
+    pixels = torch.from_numpy(digits.images[:1000] / 16).float()[:, None].expand(-1, 3, -1, -1)
 
     def errors(model):
         with torch.no_grad():
             x = model(torch.nn.functional.interpolate(pixels, size=64, mode="bicubic") * 2 - 1).numpy()
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
-        return (probe.fit(x[:1000], digits.target[:1000]).predict(x[1000:]) != digits.target[1000:]).sum()
+        return (probe.fit(x[:500], digits.target[:500]).predict(x[500:]) != digits.target[500:1000]).sum()
 
     torch.manual_seed(0)
     assert errors(load_backbone(MINI)) <= 0.75 * errors(load_backbone(MINI, pretrained=False))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ def backbone() -> nn.Module:
 
 
 @pytest.fixture
-def adapter(tmp_path: Path, backbone: nn.Module) -> Callable[..., Path]:
+def adapter(tmp_path: Path, backbone: nn.Module, copied: Callable[[nn.Module], nn.Module]) -> Callable[..., Path]:
     """The adapter file of a design on the mini backbone, or of some methods' usual ones, far from its start."""
 
     def adapter(*parts: str | Placement, seed: int = 1, **more: object) -> Path:
@@ -32,7 +31,7 @@ def adapter(tmp_path: Path, backbone: nn.Module) -> Callable[..., Path]:
             else:
                 method = get_method(part)
                 placements += method.baseline(shape, 2 if method.size_means else None)
-        model = apply(copy.deepcopy(backbone), Design.of(placements, MINI))
+        model = apply(copied(backbone), Design.of(placements, MINI))
         noise = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from petlas.petl import MINI, ExportError, Placement, export_adapter, load_adapter, load_backbone
 
-peft = pytest.importorskip("peft", reason="the extra export is not installed")
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="the extra export is not installed")
 
 
 def lora(block: int, size: int, targets: str, **options: float) -> Placement:
@@ -56,6 +57,8 @@ def test_what_peft_loads_computes_what_the_adapter_does(
     file = adapter(*parts)
     done = export_adapter(file, "peft", tmp_path / "out")
     assert done.max_abs_difference < 1e-4
+    import peft  # which takes a second
+
     base = load_backbone(MINI, num_classes=5, img_size=32)
     loaded = peft.PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -7,6 +7,8 @@ import pytest
 
 from petlas.search import api
 
+pytestmark = pytest.mark.usefixtures("some_digits")
+
 
 def test_what_is_asked_for_is_passed_on_and_told(
     petlas: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -137,7 +137,7 @@ def test_documented_configurations_and_spaces_are_sound(named: Path) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some_digits: None) -> Path:
     """The run of the notebook, whose cells are run in their order: a search and a retraining in earnest."""
     monkeypatch.chdir(tmp_path)
     notebook = json.loads((ROOT / "docs/first_search.ipynb").read_text(encoding="utf-8"))

@@ -6,6 +6,8 @@ import pytest
 
 from petlas.petl import Design, apply, load_backbone, save_adapter
 
+pytestmark = pytest.mark.usefixtures("some_digits")
+
 Petlas = Callable[..., Any]
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,30 +83,48 @@ def test_ctrl_c_in_a_trial_ends_the_search(petlas: Petlas, write: Write, trainin
     assert f"To go on: petlas search {path} search.trials=2" in result.err
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+SEARCHES = """
+import signal, sys
+from petlas.search.cli import main
+
+for path in sys.argv[1:]:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # not so in the background
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.argv = ["petlas", "search", path]
+    try:
+        main()
+    except SystemExit as end:
+        print("ended with", end.code, file=sys.stderr, flush=True)
+        status = end.code
+sys.exit(status)
+"""
+"""One after the other in one process, as it takes seconds to import what they need."""
+
+
 def test_a_signal_ends_a_real_search_with_status_130_and_finished_trials_stay(
-    write: Write, few_digits: str, environment: dict[str, str], signal_number: int
+    write: Write, few_digits: str, environment: dict[str, str]
 ) -> None:
-    path = write(task={"name": few_digits}, train={"epochs": 10}, search={"trials": 20})
-    config = load_config(str(path))
-    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # not so in the background
-    code = f"{heeded}; from petlas.search.cli import main; main()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, "search", str(path)], stdout=-1, stderr=-1, text=True, env=environment
-    ) as process:
+    options = {"task": {"name": few_digits}, "train": {"epochs": 10}, "search": {"trials": 20}}
+    paths = [write(f"{name}.yaml", name=name, **options) for name in ("interrupted", "terminated")]
+    command = [sys.executable, "-c", SEARCHES, *map(str, paths)]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
-        assert any("trial   0  COMPLETE" in line for line in lines)
-        time.sleep(0.3)
-        process.send_signal(signal_number)
-        process.send_signal(signal_number)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            assert any("trial   0  COMPLETE" in line for line in lines)
+            time.sleep(0.3)
+            process.send_signal(number)
+            process.send_signal(number)
+            told = list(takewhile(lambda line: "ended with" not in line, lines))
+            assert any("To go on: petlas search" in line for line in told)
+            assert not any("Traceback" in line for line in told)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "To go on: petlas search" in err
     assert "Traceback" not in out + err
-    trials = StudyRecord.read(config.folder).trials()
-    assert trials[0].state.name == "COMPLETE"
-    assert "RUNNING" not in {trial.state.name for trial in trials}
+    for path in paths:
+        trials = StudyRecord.read(load_config(str(path)).folder).trials()
+        assert trials[0].state.name == "COMPLETE"
+        assert "RUNNING" not in {trial.state.name for trial in trials}
 
 
 def test_ctrl_c_while_python_still_reads_the_program_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from petlas.search import api
 
+pytestmark = pytest.mark.usefixtures("some_digits")
+
 Petlas = Callable[..., Any]
 
 

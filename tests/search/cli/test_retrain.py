@@ -4,11 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from petlas.datasets import open_task
 from petlas.search.config import load_config
 from petlas.search.run_folder import opened
+
+pytestmark = pytest.mark.usefixtures("some_digits")
 
 Write = Callable[..., Path]
 Petlas = Callable[..., Any]

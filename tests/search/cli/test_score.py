@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("some_digits")
+
 Write = Callable[..., Path]
 Petlas = Callable[..., Any]
 SMALL = {"batches": 1, "batch_size": 8, "rule": "proportional", "budgets": [2_000]}

@@ -10,6 +10,8 @@ import pytest
 from petlas.search import api
 from petlas.search.tsne import Plane
 
+pytestmark = pytest.mark.usefixtures("some_digits")
+
 
 def test_the_picture_is_told_or_the_points(
     petlas: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

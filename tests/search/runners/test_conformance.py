@@ -23,7 +23,7 @@ from petlas.search.workbench import Workbench
 
 Make = Callable[..., RunConfig]
 FEW = {
-    "train": {"epochs": 2, "batch_size": 20, "lr": 5e-3},
+    "train": {"epochs": 2, "batch_size": 40, "lr": 5e-3},
     "supernet": {"epochs": 1, "warmup_epochs": 0},
     "sensitivity": {"batches": 1, "batch_size": 10, "budgets": [600, 2000]},
     "search": {"trials": 2, "scores": 3, "finalists": 2},
@@ -31,7 +31,7 @@ FEW = {
 OPTIONS: dict[str, dict[str, Any]] = {strategy: {"strategy": strategy} | FEW for strategy in STRATEGIES}
 OPTIONS["trials"] |= {"seed": 1}
 OPTIONS["supernet"] |= {"task": {"metric": "mean_per_class"}}
-OPTIONS["sensitivity"] |= {"seed": 2, "train": {"epochs": 1, "batch_size": 20, "lr": 1e-2}}
+OPTIONS["sensitivity"] |= {"seed": 2, "train": {"epochs": 1, "batch_size": 40, "lr": 1e-2}}
 """Different in task, rate and seed."""
 
 

@@ -31,7 +31,7 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("objectives", [1, 2])
 def test_many_trials_are_distinct_and_within_the_budget(name: str, kind: str, objectives: int):
     space = SPACES[kind]
-    budget, trials = Budget(cost(space.largest) // 3, cost), 60 if objectives == 2 else 40
+    budget, trials = Budget(cost(space.largest) // 3, cost), 55 if objectives == 2 else 30
     study = new_study(make_sampler(name, space, budget, seed=0), objectives)
     candidates = run(study, space, budget, trials)
     assert len({candidate.key for candidate in candidates}) == trials

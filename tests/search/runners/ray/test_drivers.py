@@ -262,7 +262,7 @@ def test_two_drivers_on_one_cluster_share_it_and_no_run_gets_the_settings_of_the
     }
     paths = {}
     for name, rate in (("first", 1e-3), ("second", 5e-3)):
-        runs[name]["train"] = {"epochs": 8, "batch_size": 20, "lr": rate}
+        runs[name]["train"] = {"epochs": 8, "batch_size": 80, "lr": rate}
         resources = {"runner": "ray", "address": local_ray, "gpus": 0}
         paths[name] = write(f"{name}.yaml", name=name, resources=resources, **runs[name])
     over = tmp_path / "over"

@@ -42,26 +42,26 @@ RAY = {"runner": "ray", "concurrent": 1}
 RUNS: dict[str, dict[str, Any]] = {
     "calm": {
         "space": {"methods": {"lora": {"blocks": [0, 5], "sizes": [0, 1, 2]}}, "settings": {"lr": [1e-5, 5e-3]}},
-        "train": {"epochs": 3, "batch_size": 20},
+        "train": {"epochs": 3, "batch_size": 40},
         "search": {"trials": 6, "grace_epochs": 1},
     },
     "other": {
         "seed": 1,
         "task": {"metric": "mean_per_class"},
-        "train": {"epochs": 2, "batch_size": 20, "lr": 1e-2, "amp": "off"},
+        "train": {"epochs": 2, "batch_size": 40, "lr": 1e-2, "amp": "off"},
         "search": {"trials": 3, "grace_epochs": 1},
     },
-    "stormy": {"train": {"epochs": 2, "batch_size": 20, "lr": 5e-3}, "search": {"trials": 3, "grace_epochs": 1}},
-    "nan": {"train": {"lr": 1e30, "clip_grad": None, "batch_size": 20}, "search": {"trials": 2}},
+    "stormy": {"train": {"epochs": 2, "batch_size": 40, "lr": 5e-3}, "search": {"trials": 3, "grace_epochs": 1}},
+    "nan": {"train": {"lr": 1e30, "clip_grad": None, "batch_size": 40}, "search": {"trials": 2}},
     "slow": {
-        "train": {"epochs": 2000, "batch_size": 20},
+        "train": {"epochs": 2000, "batch_size": 40},
         "search": {"trials": 2},
         "resources": {"trial_timeout": 2},
     },
     "measured": {
         "strategy": "sensitivity",
-        "sensitivity": {"batches": 1, "batch_size": 20, "budgets": [600, 2000]},
-        "train": {"epochs": 1, "batch_size": 20, "lr": 5e-3},
+        "sensitivity": {"batches": 1, "batch_size": 40, "budgets": [600, 2000]},
+        "train": {"epochs": 1, "batch_size": 40, "lr": 5e-3},
         "search": {"trials": 2},
     },
 }
@@ -221,7 +221,7 @@ def test_seeds_that_are_retrained_through_ray_are_those_of_this_process_also_aft
     local_ray: str, make: Make, few_digits: str, lora: Callable[..., Design], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Test is read by workers, and noted by the driver. A plan is measured there, too."""
-    settings = {"task": {"name": few_digits}, "train": {"epochs": 2, "batch_size": 20}}
+    settings = {"task": {"name": few_digits}, "train": {"epochs": 2, "batch_size": 40}}
     candidate, killed = Candidate(lora(b0=1, b5=2)), list[int]()
     ray, inline = (make(name=name, resources=RAY | {"runner": name}, **settings) for name in ("ray", "inline"))
     alone = retrain(inline, candidate, seeds=2, val=0.5)
@@ -301,8 +301,11 @@ def test_drivers_see_each_other_on_a_cluster(local_ray: str, make: Make) -> None
         assert [RayRunner([config], Supplier(paths=False), lambda n=n: n)._most() for n in (1, 2, 3)] == [2, 1, 1]
 
 
-def test_auto_tries_and_chooses_the_same_with_two_workers_as_in_this_process(local_ray: str, module_make: Make) -> None:
-    options = {"strategy": "auto", "search": {"cost": 4}, "train": {"epochs": 2, "batch_size": 200, "lr": 5e-3}}
+def test_auto_tries_and_chooses_the_same_with_two_workers_as_in_this_process(
+    local_ray: str, module_make: Make, few_digits: str
+) -> None:
+    options = {"strategy": "auto", "search": {"cost": 4}, "train": {"epochs": 2, "batch_size": 40, "lr": 5e-3}}
+    options |= {"task": {"name": few_digits}}
     two, one = (
         searched(module_make(name=f"auto-{runner}", **options, resources={"runner": runner, "concurrent": 2}))
         for runner in ("ray", "inline")
