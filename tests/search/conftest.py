@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -165,10 +166,12 @@ class FakeRun:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _not_exported() -> Iterator[None]:
-    """No copies of studies for Optuna's tools: of a small search they take longest."""
+def _unseen() -> Iterator[None]:
+    """No copies of studies for Optuna's tools, and no best so far for a table: of a small search they take longest."""
+    nothing = SimpleNamespace(of=lambda record: SimpleNamespace(best=None))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("petlas.search.driver.export_database", lambda storage, name, path: path.touch())
+        patch.setattr("petlas.search.live.StudyReport", nothing)
         yield
 
 

@@ -25,6 +25,12 @@ from petlas.spaces import Candidate
 Make = Callable[..., RunConfig]
 
 
+@pytest.fixture(autouse=True)
+def _seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best so far is read, as without tests."""
+    monkeypatch.setattr("petlas.search.live.StudyReport", StudyReport)
+
+
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """A terminal that `watched` takes for that of standard error."""

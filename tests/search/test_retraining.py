@@ -43,7 +43,7 @@ def make(make: Make, few_digits: str) -> Make:
 @pytest.fixture
 def config(make: Make) -> RunConfig:
     """A run with a fast training and an open folder."""
-    config = make(train={"epochs": 1, "lr": 5e-3, "batch_size": 16})
+    config = make(train={"epochs": 1, "lr": 5e-3, "batch_size": 32})
     with opened(config):
         return config
 
