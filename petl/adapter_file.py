@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from petlas.petl.backbones import family_of
 from petlas.petl.backbones.anatomy import backbone_name
 from petlas.petl.backbones.base import BackboneError
 from petlas.petl.backbones.load import InputConfig, checkpoint_of, fingerprint, input_config, load_backbone
+from petlas.petl.copies import copied
 from petlas.petl.design import Design, DesignError
 from petlas.petl.tuning import apply, remove, tuned_state_dict, tuning_of
 
@@ -204,8 +204,8 @@ def _verify(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     """Refuse a file that does not give the values of a model back on the backbone that the model was made of."""
     rng = torch.get_rng_state()  # drawing a fresh design and head leaves no trace
     try:
-        family, twin = family_of(model), copy.deepcopy(model)
-        head = copy.deepcopy(family.head(twin))
+        family, twin = family_of(model), copied(model)
+        head = copied(family.head(twin))
         remove(twin)
         try:
             if isinstance(head, nn.Linear):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from petlas.petl.adapter_file import load_adapter, read_adapter_info
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.load import reset_head
+from petlas.petl.copies import copied
 from petlas.petl.design import Design, DesignError
 from petlas.petl.shared_weights import share_weights
 from petlas.petl.tuning import apply, merge
@@ -132,7 +132,7 @@ class Adapters(nn.Module):
         Raises:
             DesignError: On a name that is no design's, or when the design cannot be merged.
         """
-        return merge(copy.deepcopy(self[name]))
+        return merge(copied(self[name]))
 
     def mixed(self, images: Tensor, names: Sequence[str | None]) -> list[Tensor]:
         """The outputs of a batch of which each image has a design of its own.
@@ -204,7 +204,7 @@ class Adapters(nn.Module):
 def _twin(model: nn.Module) -> nn.Module:
     """The same modules once more, with the same tensors."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 def _shared(adapters: Adapters) -> dict[str, str]:

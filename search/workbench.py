@@ -31,6 +31,7 @@ from petlas.petl import (
     shape_by_name,
     usual_crop,
 )
+from petlas.petl.copies import copied
 from petlas.search.config import RunConfig, TrainConfig, space_of
 from petlas.search.cost_model import LIMITS, CostModel, cost_model
 from petlas.search.objectives import Objective, check_metric, objective_of
@@ -235,7 +236,7 @@ class Workbench:
         Raises:
             BackboneError: When the weights cannot be had, or do not fit.
         """
-        return copy.deepcopy(self.pristine)
+        return copied(self.pristine)
 
     @cached_property
     def _images(self) -> Tensor:

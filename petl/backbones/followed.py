@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from petlas.petl.copies import copied
 from petlas.petl.parts.handles import ForwardOverride
 
 
@@ -125,7 +125,7 @@ def _without_numbers(model: nn.Module) -> nn.Module:
     """A copy on the meta device, in evaluation mode: some models keep what they have computed."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in model.parameters()}
     memo |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
-    return copy.deepcopy(model, memo).eval()
+    return copied(model, memo).eval()
 
 
 @contextmanager

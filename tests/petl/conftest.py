@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from petlas.petl import Design, apply, family_of, get_method, shape_of
+from petlas.petl.copies import copied
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"model_name": "vit_tiny_patch16_224", "img_size": 32, "depth": 3},
@@ -66,34 +66,13 @@ def _create(**arguments: Any) -> nn.Module:
     return model.eval()
 
 
-def _copy(module: nn.Module | None, memo: dict[int, Any]) -> Any:
-    if module is None or id(module) in memo:
-        return memo.get(id(module))
-    twin = memo[id(module)] = object.__new__(type(module))
-    own = vars(twin)
-    for name, value in vars(module).items():
-        if name == "_modules":
-            own[name] = {child: _copy(inner, memo) for child, inner in value.items()}
-        elif isinstance(value, dict) and not value:
-            own[name] = type(value)()
-        else:
-            own[name] = copy.deepcopy(value, memo)
-    return twin
-
-
-@pytest.fixture(scope="session")
-def copied() -> Callable[[nn.Module], nn.Module]:
-    """A deep copy, in a third of the time: most of what a module has is dictionaries of hooks with nothing in them."""
-    return lambda model: _copy(model, {})
-
-
 @pytest.fixture(scope="session")
 def _originals() -> dict[str, nn.Module]:
     return {}
 
 
 @pytest.fixture
-def make(_originals: dict[str, nn.Module], copied: Callable[[nn.Module], nn.Module]) -> Callable[..., nn.Module]:
+def make(_originals: dict[str, nn.Module]) -> Callable[..., nn.Module]:
     """A fresh copy of a small random backbone of a kind, in evaluation mode."""
 
     def make_backbone(kind: str = "plain", **arguments: Any) -> nn.Module:

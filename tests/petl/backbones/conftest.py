@@ -13,6 +13,7 @@ from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from petlas.petl import get_family
+from petlas.petl.copies import copied
 
 
 def _bottlenecks(**arguments: Any) -> nn.Module:
@@ -60,7 +61,7 @@ def _small_models() -> dict[str, nn.Module]:
 
 
 @pytest.fixture
-def small(_small_models: dict[str, nn.Module], copied: Callable[[nn.Module], nn.Module]) -> Callable[..., nn.Module]:
+def small(_small_models: dict[str, nn.Module]) -> Callable[..., nn.Module]:
     """A fresh copy of the small model of a family, in evaluation mode.
 
     No norm is 1, no bias is 0 and no branch is inert, so that no zero hides a fault.

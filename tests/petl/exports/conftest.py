@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from petlas.petl import MINI, Design, Placement, apply, get_method, load_backbone, save_adapter, shape_by_name
+from petlas.petl.copies import copied
 
 SIZE, CLASSES = 32, ("ant", "b<ee", "cat & dog", "d", "eel")
 
@@ -19,7 +20,7 @@ def backbone() -> nn.Module:
 
 
 @pytest.fixture
-def adapter(tmp_path: Path, backbone: nn.Module, copied: Callable[[nn.Module], nn.Module]) -> Callable[..., Path]:
+def adapter(tmp_path: Path, backbone: nn.Module) -> Callable[..., Path]:
     """The adapter file of a design on the mini backbone, or of some methods' usual ones, far from its start."""
 
     def adapter(*parts: str | Placement, seed: int = 1, **more: object) -> Path:
