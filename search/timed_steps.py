@@ -29,7 +29,6 @@ from petlas.petl import (
 )
 from petlas.search.config import RunConfig
 from petlas.search.objectives import Objective
-from petlas.search.training.augment import augments
 from petlas.search.training.batches import Inputs, logits_of
 from petlas.search.training.numerics import precision
 from petlas.search.training.optimiser import make_optimiser
@@ -101,7 +100,7 @@ class TimedSteps:
         self._bench = bench
         self.config = config = bench.config
         """The run's."""
-        self.kept = config.resources.cache_gb > 0 and not augments(config.train)
+        self.kept = config.resources.cache_gb > 0 and not config.train.augments
         """Whether what the blocks below the lowest placement compute is kept."""
         self._model: nn.Module | None = None
 

@@ -37,7 +37,7 @@ from petlas.search.cost_model import LIMITS, CostModel, cost_model
 from petlas.search.objectives import Objective, check_metric, objective_of
 from petlas.search.run_files import Files, Folder
 from petlas.search.supplies import BACKBONE, COSTS, TASK, images_of
-from petlas.search.training.augment import AugmentedBatches, augments
+from petlas.search.training.augment import AugmentedBatches
 from petlas.search.training.batches import EVAL_BATCH, Batches, ImageBatches, on_device
 from petlas.search.training.compiling import compiled_blocks
 from petlas.search.training.fidelity import Fidelity
@@ -298,7 +298,7 @@ class Workbench:
         Raises:
             DataError: When an image cannot be read.
         """
-        if augments(train):
+        if train.augments:
             return AugmentedBatches(self.batches(view, train.batch_size), train)
         return self.known_batches(model, view, train.batch_size)
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from petlas.petl.methods import METHODS
-from petlas.search.config.faults import Fault
+from petlas.search.config.faults import Fault, fault_of
 from petlas.search.config.schema import (
     HEAD,
     LR_FACTOR,
@@ -25,8 +25,10 @@ from petlas.search.config.schema import (
     SensitivityConfig,
     SupernetConfig,
     TrainConfig,
+    option_of,
 )
-from petlas.spaces import check_space
+from petlas.spaces import Setting, check_space
+from petlas.spaces.settings import parse_settings
 
 
 def combination_faults(data: Mapping[str, Any]) -> list[Fault]:
@@ -91,7 +93,24 @@ def space_faults(space: Mapping[str, Any]) -> list[Fault]:
     trained = [*methods, HEAD] if isinstance(methods, Mapping) else [HEAD]
     options = (f"{option}.{name}" for name in trained[:-1] for option in OPTION_SETTINGS)
     settings = (*SETTINGS, *(f"{LR_FACTOR}{name}" for name in trained), *options)
-    return [_space_fault(space, line) for line in check_space(space, METHODS, settings)]
+    faults = [_space_fault(space, line) for line in check_space(space, METHODS, settings)]
+    return faults or [fault for setting in parse_settings(space.get("settings", {})) for fault in _untrainable(setting)]
+
+
+def _untrainable(setting: Setting) -> list[Fault]:
+    """A value of a setting that `train` does not take."""
+    if option_of(setting.name) is not None:
+        return []  # its method says what it takes
+    name, factor, method = setting.name.partition(LR_FACTOR)
+    for value in (setting.value(end) for end in setting.ends):
+        try:
+            TrainConfig.model_validate(
+                {"lr_factors": {method: value}} if factor and not name else {setting.name: value}
+            )
+        except ValidationError as error:
+            rule = fault_of(error.errors()[0], TrainConfig).rule
+            return [Fault(f"space.settings.{setting.name}", value, f"must be what train takes, and {rule}")]
+    return []
 
 
 def _space_fault(space: Mapping[str, Any], line: str) -> Fault:

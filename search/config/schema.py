@@ -26,7 +26,7 @@ from petlas.search.config.values import (
     one_of,
 )
 
-SETTINGS = ("lr", "weight_decay", "label_smoothing")
+SETTINGS = ("lr", "weight_decay", "label_smoothing", "hflip", "shift")
 """Settings of `train` that a space may name under `settings`, so that they are searched with the design."""
 
 LR_FACTOR = "lr."
@@ -199,9 +199,11 @@ class TrainConfig(Group):
     """How one design is trained; the last epoch counts.
 
     `augment` changes the images at random in training: mirrored (`flip`), mirrored parts of them (`crop`), and those
-    with two operations of RandAugment or one of TrivialAugment. `erasing` is the share of images with a box of noise;
-    `mixup` and `cutmix` mix images by shares from a beta distribution of that parameter, 0 for none. What the first
-    blocks compute is then not kept.
+    with two operations of RandAugment or one of TrivialAugment. `hflip` is the share of images that are mirrored (0.5
+    alone is `flip`), and `shift` by how much of their sides they are moved at most, in whole pixels. `augment: auto`
+    leaves images as they are, and lets the strategy `auto` try both; `none` does not. `erasing` is the share of images
+    with a box of noise; `mixup` and `cutmix` mix images by shares from a beta distribution of that parameter, 0 for
+    none. What the first blocks compute is then not kept.
 
     `lr_factors` is by how much the rate of a method's parameters, or of the `head`, is above `lr`: `{vpt: 10}` trains
     prompts ten times as fast as the rest of a mixed design.
@@ -221,7 +223,9 @@ class TrainConfig(Group):
     warmup_epochs: Count = 10
     label_smoothing: Share = 0.0
     drop_path: Share = 0.0
-    augment: Literal["none", "flip", "crop", "randaugment", "trivial"] = "none"
+    augment: Literal["auto", "none", "flip", "crop", "randaugment", "trivial"] = "auto"
+    hflip: Share = 0.0
+    shift: Share = 0.0
     erasing: Share = 0.0
     mixup: Annotated[Number, Field(ge=0)] = 0.0
     cutmix: Annotated[Number, Field(ge=0)] = 0.0
@@ -229,6 +233,13 @@ class TrainConfig(Group):
     amp: Annotated[Literal["auto", "bf16", "off"], OFF] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], SWITCH] = "off"
     deterministic: bool = False
+
+    @property
+    def augments(self) -> bool:
+        """Whether anything is drawn of the images of a training."""
+        return self.augment not in ("auto", "none") or any(
+            (self.hflip, self.shift, self.erasing, self.mixup, self.cutmix)
+        )
 
     def usual(self, setting: str) -> float:
         """What a candidate is trained with that has no setting of its own.

@@ -1,12 +1,12 @@
 """What to believe of candidates that were measured a little, on few images, at several fidelities.
 
-A hierarchical model: what a candidate is worth is what other tasks say of it, what its methods and its learning rate
-are worth here, and something of its own; a shorter training shows that with a deviation, which grows as the epochs
-shrink, and prefers other rates; each view of the data has a level of its own, at each number of epochs; and what is
-counted on images has their noise. How large each of these is, is not known: the answer is the mean over a grid of them,
-weighted by how well they explain what was measured. So a candidate is drawn towards those that are like it, and they
-towards what other tasks say, the more, the less was seen of them (empirical Bayes; James and Stein, 1961), and the best
-of many is not taken for as good as it looks. Torch-free.
+A hierarchical model: what a candidate is worth is what other tasks say of it, what its methods, its learning rate and
+its other settings are worth here, and something of its own; a shorter training shows that with a deviation, which grows
+as the epochs shrink, and prefers other rates; each view of the data has a level of its own, at each number of epochs;
+and what is counted on images has their noise. How large each of these is, is not known: the answer is the mean over a
+grid of them, weighted by how well they explain what was measured. So a candidate is drawn towards those that are like
+it, and they towards what other tasks say, the more, the less was seen of them (empirical Bayes; James and Stein, 1961),
+and the best of many is not taken for as good as it looks. Torch-free.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
+from petlas.search.selection.changes import Changes
 from petlas.search.selection.evidence import Evidence
 from petlas.search.selection.pooling import Measurement
 from petlas.search.training.fidelity import Fidelity
@@ -63,11 +65,13 @@ class Known:
         methods: Of its design: candidates that share some are likely to be alike.
         rate: The decimal logarithm of its learning rate; None if it has none of its own.
         expected: What it is worth on other tasks, in shares of images; what is added to all of them does not matter.
+        settings: Its other settings, such as `hflip`: they are worth the same to all candidates that have them alike.
     """
 
     methods: frozenset[str] = frozenset()
     rate: float | None = None
     expected: float = 0.0
+    settings: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,14 @@ class Beliefs:
         return bool(abs(self.mean[a] - self.mean[b]) <= _TIE * self.error_of_difference(first, second))
 
 
-def believe(evidence: Evidence, known: Mapping[str, Known], pairs: bool = PAIRS, maximize: bool = True) -> Beliefs:
-    """What the evidence says of every candidate that was measured.
+def believe(
+    evidence: Evidence,
+    known: Mapping[str, Known],
+    pairs: bool = PAIRS,
+    maximize: bool = True,
+    others: Mapping[str, Known] = MappingProxyType({}),
+) -> Beliefs:
+    """What the evidence says of every candidate that was measured, and of others by what they have in common with them.
 
     Args:
         evidence: What was measured, at any fidelity.
@@ -133,6 +143,7 @@ def believe(evidence: Evidence, known: Mapping[str, Known], pairs: bool = PAIRS,
         pairs: Whether candidates that were measured on the same images are compared image by image, where all of them
             are known: the error of a difference is then that of the images of which one was right and one was not.
         maximize: Whether a higher value is better, and so what is flattered is too high.
+        others: What is known of candidates that were not measured, by their keys.
 
     Returns:
         Beliefs, of none where nothing was measured.
@@ -147,7 +158,7 @@ def believe(evidence: Evidence, known: Mapping[str, Known], pairs: bool = PAIRS,
     if not rows:
         return Beliefs((), np.zeros(0), np.zeros((0, 0)))
     single = pairs and evidence.shares and all(_is_single(fidelity, measured) for _, fidelity, measured in rows)
-    return _Model(rows, known, evidence.shares, single, maximize).beliefs()
+    return _Model(rows, {**others, **known}, [*others], evidence.shares, single, maximize).beliefs()
 
 
 class _Model:
@@ -156,6 +167,7 @@ class _Model:
     Args:
         rows: N of them.
         known: Of the keys.
+        others: The keys of candidates without rows.
         shares: Whether values are shares of images.
         single: Whether single images are compared: all rows have them.
         maximize: Whether a higher value is better.
@@ -165,11 +177,12 @@ class _Model:
         self,
         rows: Sequence[tuple[str, Fidelity, Measurement]],
         known: Mapping[str, Known],
+        others: Sequence[str],
         shares: bool,
         single: bool,
         maximize: bool,
     ) -> None:
-        self.keys = tuple(dict.fromkeys(key for key, _, _ in rows))
+        self.keys = tuple(dict.fromkeys([*(key for key, _, _ in rows), *others]))
         self._y = np.array([measured.value for _, _, measured in rows])
         views = [(fidelity.epochs, fidelity.folds, fidelity.fold, fidelity.repeat) for _, fidelity, _ in rows]
         most = max(fidelity.epochs for _, fidelity, _ in rows)
@@ -183,22 +196,27 @@ class _Model:
         given = [one.rate for one in before if one.rate is not None]
         middle = sum(given) / max(1, len(given))
         rates = np.array([0.0 if one.rate is None else one.rate - middle for one in before])
-        self._tilt = (self._unit * _TILT) ** 2 * np.outer(rates, rates)  # (C, C)
+        changes = Changes([one.settings for one in before])
+        self._shared = self._unit**2 * (_TILT**2 * np.outer(rates, rates) + changes.covariance)  # (C, C)
         said = np.array([measured.error or 0.0 for _, _, measured in rows])  # by scores, which are of no training
         self._noise = np.diag(np.where(said > 0, 0.0, noise)) + _repeated(rows, noise)  # (N, N)
         self._noises = _PAIRED if single else _NOISES
         self._noise = self._noise + _together(rows) if single else self._noise
         self._fixed = np.diag(said**2 + 1e-12)
-        self._expected = self._unit * np.array([one.expected for one in before])
-        self._expected -= self._expected.mean()
+        expected = np.array([one.expected for one in before])
+        expected -= expected.mean()
+        sign = 1 if maximize else -1
+        grid = [*itertools.product(_TRUSTS.items(), changes.expected())]
+        self._means = self._unit * np.array([trust * expected + sign * own for (trust, _), (_, own) in grid])  # (T, C)
+        self._likely = np.array([trusted * likely for (_, trusted), (likely, _) in grid])  # (T,)
         self._same_view = np.array([[float(a == b) for b in views] for a in views])  # (N, N)
         thirds = np.array([0.0 if m.error else math.log(most / max(1, f.epochs), 3) for _, f, m in rows])
-        flattered = _FLATTERED if maximize else -_FLATTERED
-        self._y = self._y - self._unit * flattered * thirds * rates[own]
+        self._y = self._y - sign * self._unit * thirds * (_FLATTERED * rates - changes.untold)[own]
         walked = np.minimum.outer(thirds, thirds)  # (N, N): from long to short
         slow = self._related[np.ix_(own, own)] + np.equal.outer(own, own)  # some methods are slow, and some candidates
         self._shorter = walked * slow / 2
-        self._drift = (self._unit * _DRIFT) ** 2 * walked * np.outer(rates[own], rates[own])
+        drift = _DRIFT**2 * np.outer(rates, rates) + changes.settles
+        self._drift = self._unit**2 * walked * drift[np.ix_(own, own)]
         top = np.array([float(epochs == most) for epochs, *_ in views])
         self._top = top / top.sum()  # the level that is asked for is that of whole trainings
 
@@ -211,35 +229,34 @@ class _Model:
         return np.asarray(share * (1 - share) / counts)
 
     def beliefs(self) -> Beliefs:
-        """The mean over the grid: G of the spreads' values, and T trusts for each."""
+        """The mean over the grid: G of the spreads' values, and for each T of what may be expected."""
         found = [self._given(methods, own) for methods, own in itertools.product(_SPREADS, _SPREADS)]
         evidence, means, covariances = (np.concatenate(parts) for parts in zip(*found, strict=True))
         grid = itertools.product(_SPREADS.values(), _SPREADS.values(), _DEVIATIONS.values(), self._noises)
         likely = np.array([methods * own * deviation for methods, own, deviation, _ in grid])  # (G,)
-        evidence = evidence + np.log(np.outer(likely, [*_TRUSTS.values()]))
+        evidence = evidence + np.log(np.outer(likely, self._likely))
         weights = np.exp(evidence - evidence.max())  # (G, T)
         weights /= weights.sum()
         mean = np.einsum("gt,gtc->c", weights, means)
-        off = means - mean
+        off = (means - mean).reshape(-1, len(mean))  # (G T, C)
         inner = np.einsum("g,gcd->cd", weights.sum(1), covariances)
-        return Beliefs(self.keys, mean, inner + np.einsum("gt,gtc,gtd->cd", weights, off, off))
+        return Beliefs(self.keys, mean, inner + (weights.reshape(-1, 1) * off).T @ off)
 
     def _given(self, methods: float, own: float) -> tuple[Array, Array, Array]:
         """For each deviation and noise (B of them) the log evidence (B, T), means (B, T, C), covariances (B, C, C)."""
         methods, own = ((self._unit * spread) ** 2 for spread in (methods, own))
-        alike = methods * self._related + own * np.eye(len(self.keys)) + self._tilt  # before anything is measured
+        alike = methods * self._related + own * np.eye(len(self.keys)) + self._shared  # before anything is measured
         places, levels = self._own, self._level * self._same_view
         grid = np.array([*itertools.product(_DEVIATIONS, self._noises)])[:, :, None, None]  # (B, 2, 1, 1)
         matrix = (self._unit * grid[:, 0]) ** 2 * self._shorter + grid[:, 1] * self._noise
         matrix = matrix + alike[np.ix_(places, places)] + self._drift + levels + self._fixed
         cross = alike[:, places] + levels @ self._top
-        trusted = np.outer([*_TRUSTS], self._expected)  # (T, C)
-        centred = self._y - self._y.mean() - trusted[:, places]
+        centred = self._y - self._y.mean() - self._means[:, places]  # (T, N)
         lower, right = np.linalg.cholesky(matrix), np.concatenate([centred, cross]).T
         solved = np.linalg.solve(lower, np.broadcast_to(right, (len(grid), *right.shape)))
-        told, rest = solved[:, :, : len(_TRUSTS)], solved[:, :, len(_TRUSTS) :]
+        told, rest = np.split(solved, [len(self._means)], axis=2)
         size = np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(1)
-        means = self._y.mean() + trusted + told.transpose(0, 2, 1) @ rest
+        means = self._y.mean() + self._means + told.transpose(0, 2, 1) @ rest
         covariances = alike + self._top @ levels @ self._top - rest.transpose(0, 2, 1) @ rest
         return -0.5 * (told**2).sum(1) - size[:, None], means, covariances
 

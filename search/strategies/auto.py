@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -33,7 +33,7 @@ from petlas.search.strategies.variation import distinct, vary
 from petlas.search.study import FIRST_LOSS, HALVING, PORTFOLIO, REPEAT, VARIED, Entry, candidate_of, passes
 from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
-from petlas.spaces import Candidate, Range, Space
+from petlas.spaces import Candidate, Choices, Range, Setting, Space
 
 _ANCHORS = 4
 """Candidates that are trained first, so that the others' losses can be held against theirs: of unlike methods where
@@ -43,6 +43,12 @@ _VARIED = 1 / 3
 """The part of the short trainings that is for variations."""
 _SPAN = 10.0
 """By how much rates may be above and below the run's, where the space says nothing of them."""
+
+_CHANGES = {"shift": 0.08, "hflip": 0.5}
+"""How images are changed at random, where `train.augment` is `auto` and the space does not say it. On recorded tasks it
+is worth more than any choice of methods, or takes away what tells classes apart (benchmarks/portfolio/augmented.md)."""
+_TURNS = ((), ("shift",), ("shift", "hflip"), ("hflip",))
+"""By which of them in the portfolio: so all of it tells what each is worth, whatever the methods."""
 
 
 class Auto(Strategy):
@@ -76,15 +82,17 @@ class Auto(Strategy):
 
 
 def space_of(bench: Workbench) -> Space:
-    """The run's space, with a range of learning rates where it names none.
+    """The run's space, with learning rates and changed images where neither it nor the run says anything of them.
 
     Args:
         bench: The run's workbench.
     """
-    space, lr = bench.space, bench.config.train.lr
-    if any(setting.name == LR for setting in space.settings):
-        return space
-    return dataclasses.replace(space, settings=(*space.settings, Range(LR, lr / _SPAN, lr * _SPAN, log=True)))
+    space, train = bench.space, bench.config.train
+    further: list[Setting] = [Range(LR, train.lr / _SPAN, train.lr * _SPAN, log=True)]
+    if train.augment == "auto" and not train.augments:
+        further += [Choices(name, (0.0, value)) for name, value in _CHANGES.items()]
+    named = {setting.name for setting in space.settings}
+    return dataclasses.replace(space, settings=(*space.settings, *(s for s in further if s.name not in named)))
 
 
 def _images(bench: Workbench) -> tuple[float, float]:
@@ -117,6 +125,11 @@ def _unlike(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
             if candidate not in found and not any(alike(own, other) for other in taken):
                 found.append(candidate)
     return found[:count]
+
+
+def _set(candidate: Candidate, settings: Mapping[str, float]) -> Candidate:
+    """The candidate with other values of some settings."""
+    return Candidate(candidate.design, tuple((dict(candidate.settings) | dict(settings)).items()))
 
 
 class _Pipeline:
@@ -178,20 +191,37 @@ class _Pipeline:
     # Which candidates
 
     def _opening(self, count: int) -> list[Candidate]:
-        """Linear probing, the prior, the portfolio, and what else the space has, each once, by promise."""
+        """Linear probing, the prior, the portfolio, and what else the space has, each once, by promise.
+
+        The portfolio's images are changed in turns.
+        """
         space, budget = self._space, self._bench.budget
         usual = {setting.name: self._bench.config.train.usual(setting.name) for setting in space.settings}
         found = [Candidate(Design((), self._bench.shape.name), linear().candidate(space, budget, usual).settings)]
-        for recipe in (*self._prior(), *portfolio(space)):
-            if recipe.suits(space):
-                candidate = recipe.candidate(space, budget, usual)
-                if recipe.methods <= candidate.design.by_method.keys():  # else the budget is too small for it
-                    found.append(candidate)
+        found += self._fitting(self._prior(), usual)
+        changed = zip(self._fitting(portfolio(space), usual), itertools.cycle(self._ways()), strict=False)
+        found += [_set(candidate, way) for candidate, way in changed]
         settings = tuple((setting.name, setting.nearest(usual[setting.name])) for setting in space.settings)
         asked = [Candidate(design, settings) for design in seeds(self._search)]
         place = max(1, min(_ANCHORS, count - len(asked)))  # in a small search first: they were paid for
         found[place:place] = asked
         return list({candidate.key: candidate for candidate in found}.values())[:count]
+
+    def _fitting(self, recipes: Iterable[Recipe], usual: Mapping[str, float]) -> Iterator[Candidate]:
+        """The candidates of recipes that the space has and the budget is large enough for, each once."""
+        seen = set[str]()
+        for recipe in recipes:
+            if recipe.suits(self._space):
+                candidate = recipe.candidate(self._space, self._bench.budget, usual)
+                if recipe.methods <= candidate.design.by_method.keys() and candidate.key not in seen:
+                    seen.add(candidate.key)
+                    yield candidate
+
+    def _ways(self) -> list[dict[str, float]]:
+        """The ways to change images that the space has, as settings."""
+        own = {setting.name: setting for setting in self._space.settings if setting.name in _CHANGES}
+        ways = [{name: s.value(s.ends[name in turn]) for name, s in own.items()} for turn in _TURNS]
+        return [way for place, way in enumerate(ways) if way not in ways[:place]]
 
     def _prior(self) -> list[Recipe]:
         """What the user's earlier runs suggest, as it was when this search began."""
@@ -204,11 +234,23 @@ class _Pipeline:
         return [Recipe.from_dict(recipe) for recipe in kept]
 
     def _children(self, count: int) -> list[Candidate]:
-        """Variations of the leaders of the portfolio, none of which was tried."""
+        """What of the portfolio promises most with its images changed in another way, and variations of its leaders."""
         config, tried = self._bench.config, {trial.user_attrs["key"] for trial in self._record.counted(PORTFOLIO)}
         parents = [c for c in self._leaders([PORTFOLIO], turn=1) if c in self._space][:_PARENTS]
+        crossed = self._promising([_set(parent, way) for parent in parents for way in self._ways()], tried)
+        found = crossed[: math.ceil(count / 2)]
         rng = np.random.default_rng([config.seed, crc32(b"auto")])
-        return vary(parents, count, self._space, self._bench.budget, rng, tried)
+        avoid = tried | {candidate.key for candidate in found}
+        return found + vary(parents, count - len(found), self._space, self._bench.budget, rng, avoid)
+
+    def _promising(self, candidates: Iterable[Candidate], tried: Collection[str]) -> list[Candidate]:
+        """Those that were not tried, by what is believed of them after the portfolio, the best first."""
+        untried = {candidate.key: candidate for candidate in candidates if candidate.key not in tried}
+        whole = Fidelity(self._bench.config.train.epochs, self._bench.config.seed)
+        entries = [self._entry(candidate, whole, VARIED) for candidate in untried.values()]
+        beliefs = self._record.beliefs(lambda trial: trial.user_attrs["stage"] == PORTFOLIO, entries)
+        params = {entry.candidate.key: entry.params for entry in entries}
+        return [untried[key] for key in beliefs.ranked(params, self._record.maximize)]
 
     def _leaders(self, stages: Sequence[str], turn: int) -> list[Candidate]:
         """The candidates by what was believed of them before a rung, the best first."""

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 _FACTOR = 3
 """The epochs of a rung by those of the one below it (Li et al., Hyperband, 2018)."""
-_RUNGS = 3
+_RUNGS = 2
+"""Shorter trainings than a third say too little of images that are changed (benchmarks/selection/replay.md)."""
 _WIDE = 8
 """So many trainings of a rung are halved over folds, too."""
 

@@ -1,7 +1,8 @@
 """What won in a user's earlier runs, as recipes: `search.prior` names the folder that holds them.
 
 The winners of all runs are grouped by their methods, and each group gives one recipe: the mean of the parts of the
-budget, the geometric mean of the learning rates by those of their runs. The group with the most winners comes first.
+budget, the geometric mean of the learning rates by those of their runs, and what most of them had of other settings.
+The group with the most winners comes first.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median_low
 
 from petlas.errors import UserError
 from petlas.petl import Design, count_params, shape_by_name
@@ -63,12 +64,15 @@ def _recipe(config: RunConfig, design: Design, settings: dict[str, float]) -> Re
     shape = shape_by_name(config.backbone.name, config.backbone.img_size)
     params = {name: count_params(Design(own), shape) for name, own in design.by_method.items()}
     whole = config.budget.params or sum(params.values())
-    lr = settings.get(LR, config.train.lr) / config.train.lr
-    return Recipe(tuple((name, min(1.0, own / whole)) for name, own in sorted(params.items())), ((LR, lr),))
+    own = settings | {LR: settings.get(LR, config.train.lr) / config.train.lr}
+    return Recipe(tuple((name, min(1.0, part / whole)) for name, part in sorted(params.items())), tuple(own.items()))
 
 
 def _mean(group: Sequence[Recipe]) -> Recipe:
     """One recipe for several of the same methods."""
     shares = {name: round(fmean(dict(recipe.shares)[name] for recipe in group), 4) for name, _ in group[0].shares}
-    lr = math.exp(fmean(math.log(dict(recipe.settings)[LR]) for recipe in group))
-    return Recipe(tuple(shares.items()), ((LR, round(lr, 4)),))
+    settings = [dict(recipe.settings) for recipe in group]
+    lr = math.exp(fmean(math.log(own.pop(LR)) for own in settings))
+    common = sorted(set.intersection(*map(set, settings)))
+    others = ((name, median_low(own[name] for own in settings)) for name in common)
+    return Recipe(tuple(shares.items()), ((LR, round(lr, 4)), *others))

@@ -97,7 +97,7 @@ def vary(
 def _children(
     parents: Sequence[Candidate], tries: int, space: Space, budget: Budget, rng: np.random.Generator
 ) -> Iterator[Candidate]:
-    movable = any(setting.options is None or len(setting.options) > 1 for setting in space.settings)
+    movable = [setting for setting in space.settings if setting.options is None or len(setting.options) > 1]
     for number in numbers():
         if number >= tries:
             return
@@ -107,7 +107,7 @@ def _children(
         way, place = divmod(number, len(parents))
         parent = parents[place]
         if way % 2 == 0 and movable:
-            yield _moved(parent, space, rng)
+            yield _moved(parent, movable, rng)
         elif way % 4 == 3 and len(parents) > 1:
             other = parents[(place + 1 + int(rng.integers(len(parents) - 1))) % len(parents)]
             own = _of_methods(space, {*parent.design.by_method, *other.design.by_method})
@@ -116,16 +116,16 @@ def _children(
             yield _redesigned(parent, space, budget, rng)
 
 
-def _moved(parent: Candidate, space: Space, rng: np.random.Generator) -> Candidate:
-    """The same design with every setting moved; the learning rate only down.
+def _moved(parent: Candidate, movable: Sequence[Setting], rng: np.random.Generator) -> Candidate:
+    """The same design with one of the settings moved; the learning rate only down.
 
     Short trainings flatter high rates, and what is varied was picked by them: rates that move both ways drift upwards.
     """
-    old = dict(parent.settings)
-    new = {s.name: s.step(old[s.name], rng) for s in space.settings}
-    if LR in new and new[LR] > old[LR]:
-        new[LR] = old[LR] ** 2 / new[LR]
-    return Candidate(parent.design, tuple((s.name, s.nearest(new[s.name])) for s in space.settings))
+    old, setting = dict(parent.settings), movable[int(rng.integers(len(movable)))]
+    new = setting.step(old[setting.name], rng)
+    if setting.name == LR and new > old[LR]:
+        new = old[LR] ** 2 / new
+    return Candidate(parent.design, tuple((old | {setting.name: setting.nearest(new)}).items()))
 
 
 def _redesigned(parent: Candidate, space: Space, budget: Budget, rng: np.random.Generator) -> Candidate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -219,13 +219,16 @@ class StudyReader:
                 rows.append((entry.candidate.key, entry.fidelity, _measured(trial.user_attrs, value, images)))
         return Evidence.of(rows, epochs, shares=self.about.get("metric", {}).get("paired", True))
 
-    def beliefs(self, counts: Callable[[FrozenTrial], bool] = lambda trial: True) -> Beliefs:
-        """What is believed of every candidate that was measured.
+    def beliefs(
+        self, counts: Callable[[FrozenTrial], bool] = lambda trial: True, others: Iterable[Entry] = ()
+    ) -> Beliefs:
+        """What is believed of every candidate that was measured, and of others.
 
         Args:
             counts: Whether a trial is looked at.
+            others: Candidates that were not measured.
         """
-        return self._believe(self.evidence(counts))
+        return self._believe(self.evidence(counts), others)
 
     @property
     def believed(self) -> Beliefs | None:
@@ -289,8 +292,9 @@ class StudyReader:
         params = {key: trial.user_attrs["params"] for key, trial in by_key.items()}
         return [by_key[key] for key in found.ranked(params, self.maximize)[:count]]
 
-    def _believe(self, evidence: Evidence) -> Beliefs:
-        return believe(evidence, self._known(), maximize=self.maximize)
+    def _believe(self, evidence: Evidence, others: Iterable[Entry] = ()) -> Beliefs:
+        untried = {entry.candidate.key: known_of(entry, self.maximize) for entry in others}
+        return believe(evidence, self._known(), maximize=self.maximize, others=untried)
 
     def _whole(self) -> dict[str, FrozenTrial]:
         """For each candidate, its first trial that came to its end with as many epochs as any had."""

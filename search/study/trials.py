@@ -199,9 +199,9 @@ def known_of(entry: Entry, maximize: bool = True) -> Known:
         entry: What is tried.
         maximize: Whether more is better of the task's metric.
     """
-    rate, methods = dict(entry.candidate.settings).get("lr"), frozenset(entry.candidate.design.by_method)
-    expected = (entry.expected or 0.0) * (1 if maximize else -1)
-    return Known(methods, None if rate is None else math.log10(rate), expected)
+    settings, methods = dict(entry.candidate.settings), frozenset(entry.candidate.design.by_method)
+    rate, expected = settings.pop("lr", None), (entry.expected or 0.0) * (1 if maximize else -1)
+    return Known(methods, None if rate is None else math.log10(rate), expected, settings)
 
 
 def row_of(trial: FrozenTrial) -> TrialRow:

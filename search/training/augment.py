@@ -65,21 +65,40 @@ class AugmentedBatches:
 
     def batch(self, pick: Tensor | slice) -> tuple[Tensor, Targets]:
         """Images (B, 3, S, S), normalised as the backbone was pretrained, and targets (B,) or (B, K), or mixed."""
-        images, train = self._data.normalised(self._draw(self._data.raw(pick))), self._train
+        images, train = self._draw(self._data.raw(pick)), self._train
+        images = flip(images, train.hflip) if train.hflip else images
+        images = self._data.normalised(shift(images, train.shift) if train.shift else images)
         if train.erasing:
             images = erase(images, train.erasing)
         return mix(images, self._data.targets(pick), train.mixup, train.cutmix)
 
 
-def augments(train: TrainConfig) -> bool:
-    """Whether anything is drawn of the images of a training."""
-    return train.augment != "none" or bool(train.erasing or train.mixup or train.cutmix)
+def flip(images: Tensor, share: float = 0.5) -> Tensor:
+    """Mirror some images.
 
-
-def flip(images: Tensor) -> Tensor:
-    """Mirror every second image, on average."""
-    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    Args:
+        images: (B, 3, H, W).
+        share: How many, on average.
+    """
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < share
     return torch.where(mirrored, images.flip(-1), images)
+
+
+def shift(images: Tensor, most: float) -> Tensor:
+    """Move each image by whole pixels; what is left free repeats its edge.
+
+    Args:
+        images: (B, 3, H, W).
+        most: By how much of the height and the width at most.
+    """
+    places = []
+    for side in images.shape[-2:]:
+        reach = round(most * side)
+        by = torch.randint(-reach, reach + 1, (len(images), 1), device=images.device)
+        places.append((torch.arange(side, device=images.device) + by).clamp(0, side - 1))  # (B, side)
+    image, channel = (torch.arange(count, device=images.device) for count in images.shape[:2])
+    rows, columns = places
+    return images[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
 def crop(images: Tensor) -> Tensor:
@@ -109,6 +128,7 @@ def _policy(name: str, **settings: int) -> Draw:
 
 
 AUGMENTATIONS: dict[str, Draw] = {
+    "auto": lambda images: images,
     "none": lambda images: images,
     "flip": flip,
     "crop": crop,

@@ -46,9 +46,29 @@ def test_budgets_of_the_sensitivity_are_held_against_the_budget(write: Write, fa
 
 def test_settings_of_training_may_be_searched(write: Write) -> None:
     settings = {"lr": {"low": 3e-4, "high": 2e-2, "log": True}, "weight_decay": [0, 1e-2], "label_smoothing": [0, 0.1]}
+    settings |= {"hflip": [0, 0.5], "shift": {"low": 0, "high": 0.2}}
     settings |= {"lr.lora": [1, 10], "lr.head": [0.1, 1], "scale.lora": [1, 4], "dropout.lora": [0, 0.2]}
     space = {"methods": {"lora": {"blocks": "all", "sizes": [0, 1]}}, "settings": settings}
     assert load_config(str(write(space=space))).space == space
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "value"),
+    [
+        ("lr", {"low": 0, "high": 1e-2}, 0),
+        ("weight_decay", [-1, 0], -1),
+        ("label_smoothing", [0, 1.5], 1.5),
+        ("hflip", [1], 1),
+        ("lr.lora", [-3, 1], -3),
+    ],
+)
+def test_a_setting_has_no_value_that_training_does_not_take(
+    write: Write, faults_of: FaultsOf, setting: str, values: Any, value: float
+) -> None:
+    space = {"methods": {"lora": {"blocks": "all", "sizes": [0, 1]}}, "settings": {setting: values}}
+    (fault,) = faults_of(write(space=space)).values()
+    assert (fault.path, fault.value) == (f"space.settings.{setting}", value)
+    assert "must be what train takes, and should be" in fault.rule
 
 
 def test_all_faults_are_listed_at_once_those_of_combinations_and_of_the_space_too(

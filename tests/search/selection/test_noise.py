@@ -153,6 +153,32 @@ def test_what_a_rate_is_worth_is_learned_of_all() -> None:
     assert beliefs(tilted, {key: Known(one.methods) for key, one in known.items()})  # without rates of their own
 
 
+def test_what_a_setting_is_worth_is_learned_of_all_that_have_it() -> None:
+    names = "abcdef"
+    known = {name: Known(frozenset({"lora"}), settings={"hflip": 0.5 if name in "abc" else 0.0}) for name in names}
+    rows = [row(name, 0.6 if name in "ab" else 0.8) for name in "abde"] + [row(name, 0.75) for name in "cf"]
+    found = beliefs(rows, known)
+    assert found["f"][0] - found["c"][0] > 0.02  # measured alike
+    plain = beliefs(rows, {name: Known(frozenset({"lora"})) for name in names})
+    assert plain["f"][0] == pytest.approx(plain["c"][0])
+    lost = beliefs([row("a", 0.3), *(row(name, 0.8) for name in "bdef")], {n: known[n] for n in "abdef"})
+    assert lost["a"][0] < 0.5  # mirrored images can lose nearly all
+
+
+def test_of_what_was_not_measured_is_believed_what_it_has_in_common_with_what_was() -> None:
+    known = {f"lora{n}": Known(frozenset({"lora"}), settings={"hflip": 0.5 * (n % 2)}) for n in range(4)}
+    known |= {f"ssf{n}": Known(frozenset({"ssf"}), settings={"hflip": 0.0}) for n in range(3)}
+    rows = [row(key, 0.6 if own.settings["hflip"] else 0.8) for key, own in known.items()]
+    others = {name: Known(frozenset({"ssf"}), settings={"hflip": flip}) for name, flip in (("as", 0.0), ("flip", 0.5))}
+    found = believe(Evidence.of(rows, LONG), known, others=others)
+    plain = believe(Evidence.of(rows, LONG), known)
+    assert {*found.keys} == {*known, *others}
+    assert [found.of(key) for key in known] == [pytest.approx(plain.of(key)) for key in known]
+    assert found.of("flip")[0] < found.of("as")[0] - 0.1  # no ssf had it
+    assert found.of("as")[1] > found.of("ssf0")[1]
+    assert found.ranked({"as": 1, "flip": 1}) == ["as", "flip"]
+
+
 def test_a_short_training_says_little_of_a_method_that_learns_slowly() -> None:
     """Two candidates of one method are behind at first; where the one catches up, the other is believed to do so."""
     known = kin({"slow": "ssf", "slow too": "ssf", "weak": "lora", "fast": "adapter", "as fast": "adapter"})

@@ -209,7 +209,7 @@ def test_an_option_of_a_method_that_is_a_setting_is_that_of_the_design_that_is_t
 
 
 def test_settings_that_training_does_not_know_are_refused(lora: Lora) -> None:
-    with pytest.raises(UserError, match="lr, weight_decay, label_smoothing, got scale"):
+    with pytest.raises(UserError, match="lr, weight_decay, label_smoothing, hflip, shift, got scale"):
         settings_of(TrainConfig(), Candidate(lora(), (("scale", 1.0), ("lr", 1e-3))), 3)
 
 

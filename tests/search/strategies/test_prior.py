@@ -23,7 +23,8 @@ OPTIONS: dict[str, Any] = {"strategy": "auto", "budget": {"params": 12_288}, "tr
 def won(make: Make, training: Any, name: str, method: str, lr: tuple[float, float] | None = None) -> RunConfig:
     """A run in which more of a method is better."""
     training.curve = lambda design, epoch: 0.5 + sum(p.size or 0 for p in design.by_method.get(method, ())) / 100
-    space = {"methods": {method: METHODS[method]}, "settings": {"lr": [1e-3 if lr is None else lr[1]]}}
+    settings = {"lr": [1e-3 if lr is None else lr[1]], "hflip": [0.5], "shift": [0]}
+    space = {"methods": {method: METHODS[method]}, "settings": settings}
     config = make(name=name, **OPTIONS | {"space": space, "train": {"epochs": 3, "lr": lr[0] if lr else 1e-3}})
     assert search(config) is not None
     return config
@@ -41,7 +42,7 @@ def test_the_kind_that_won_most_often_comes_first_with_its_mean_rate(make: Make,
     assert first.methods == {"adapter"}
     assert dict(first.settings)["lr"] == pytest.approx(2.0)  # the geometric mean of 1 and 4
     assert second.methods == {"lora"}
-    assert dict(second.settings)["lr"] == pytest.approx(0.2)
+    assert dict(second.settings) == pytest.approx({"lr": 0.2, "hflip": 0.5, "shift": 0})
     assert dict(second.shares)["lora"] == pytest.approx(1.0)  # rank 4 at all blocks is the whole budget
     assert [recipe.methods for recipe in prior(folder, folder / "a")] == [{"adapter"}, {"lora"}]
     assert dict(prior(folder, folder / "a")[0].settings)["lr"] == pytest.approx(4.0)  # without the run itself

@@ -17,7 +17,7 @@ def test_the_course_of_a_search_says_what_each_rung_cost_and_changed(make: Make,
     record = searched(config)
     steps = course(record)
     rungs = [(step.stage, step.epochs) for step in steps]
-    assert rungs == [(PORTFOLIO, 1), (VARIED, 1), (HALVING, 3), (HALVING, 9)]
+    assert rungs == [(PORTFOLIO, 3), (VARIED, 3), (HALVING, 9)]
     assert sum(step.trials for step in steps) == len(record.trials())
     assert sum(step.R for step in steps) == pytest.approx(sum(map(record.cost, record.trials())))
     assert steps[0].before is None

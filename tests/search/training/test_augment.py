@@ -15,7 +15,7 @@ from petlas.search.config import TrainConfig
 from petlas.search.run_files import Folder
 from petlas.search.stages.training_run import TrainingRun
 from petlas.search.training import Fidelity, ImageBatches
-from petlas.search.training.augment import AUGMENTATIONS, AugmentedBatches, Mixed, augments, crop, erase, flip, mix
+from petlas.search.training.augment import AUGMENTATIONS, AugmentedBatches, Mixed, crop, erase, flip, mix, shift
 from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
@@ -51,7 +51,7 @@ def test_images_stay_images_and_the_seed_decides(name: str) -> None:
     assert first.min() >= 0
     assert first.max() <= 255
     assert torch.equal(first, again)
-    assert torch.equal(first, other) == (name == "none")
+    assert torch.equal(first, other) == (name in ("auto", "none"))
 
 
 def test_half_of_the_images_are_mirrored() -> None:
@@ -61,6 +61,25 @@ def test_half_of_the_images_are_mirrored() -> None:
     mirrored = (drawn == images.flip(-1)).flatten(1).all(1)
     assert (same | mirrored).all()
     assert 140 < int(mirrored.sum()) < 260
+
+
+def test_as_many_are_mirrored_as_asked_for() -> None:
+    images = pixels(400, 4)
+    assert 50 < int((flip(images, 0.2) != images).flatten(1).any(1).sum()) < 115
+
+
+def test_images_are_moved_by_whole_pixels_in_all_directions_and_their_edges_repeat() -> None:
+    images = pixels(200, 20)
+    drawn = shift(images, 0.1)
+    assert drawn.dtype == images.dtype
+    padded = F.pad(images.float(), (2, 2, 2, 2), mode="replicate").to(torch.uint8)
+    found = []
+    for image, whole in zip(drawn, padded, strict=True):
+        places = [(y, x) for y in range(5) for x in range(5) if torch.equal(image, whole[:, y : y + 20, x : x + 20])]
+        assert len(places) == 1
+        found += places
+    assert len(set(found)) == 25
+    assert torch.equal(shift(images, 0.02), images)  # less than half a pixel
 
 
 def test_a_crop_is_a_part_of_its_own_image_at_full_size() -> None:
@@ -107,6 +126,14 @@ def test_mixed_images_and_targets_have_the_same_shares() -> None:
     assert plain is labels
 
 
+def test_batches_are_mirrored_and_moved_as_their_settings_say() -> None:
+    data, pick = batches(hflip=0.3, shift=0.2), torch.arange(4, 12)
+    torch.manual_seed(3)
+    images, _ = data.batch(pick)
+    torch.manual_seed(3)
+    torch.testing.assert_close(images, shift(flip(data._data.raw(pick), 0.3), 0.2).float() / 127.5 - 1)
+
+
 def test_batches_are_augmented_then_normalised() -> None:
     data = batches(augment="flip")
     pick = torch.arange(4, 12)
@@ -122,15 +149,23 @@ def test_batches_are_augmented_then_normalised() -> None:
     ("train", "drawn"),
     [
         ({}, False),
+        ({"augment": "none"}, False),
         ({"label_smoothing": 0.1}, False),
         *(
             ({key: value}, True)
-            for key, value in (("augment", "crop"), ("erasing", 0.1), ("mixup", 0.2), ("cutmix", 1))
+            for key, value in (
+                ("augment", "crop"),
+                ("hflip", 0.5),
+                ("shift", 0.1),
+                ("erasing", 0.1),
+                ("mixup", 0.2),
+                ("cutmix", 1),
+            )
         ),
     ],
 )
 def test_what_counts_as_augmentation(train: dict[str, Any], drawn: bool) -> None:
-    assert augments(TrainConfig(**train)) == drawn
+    assert TrainConfig(**train).augments == drawn
 
 
 def test_a_training_on_mixed_images_learns_the_shares_and_goes_on_where_it_was(

@@ -53,7 +53,7 @@ def unlike(work: Workbench) -> list[tuple[Candidate, int]]:
         (candidate(work, everywhere("adapter", 4)), 1),
         (candidate(work, [Placement("ssf", None)], weight_decay=0.3), 0),
         (candidate(work, everywhere("convpass", 4), lr=1e-2, label_smoothing=0.1), 2),
-        (candidate(work, [Placement("bitfit", None)]), 1),
+        (candidate(work, [Placement("bitfit", None)], hflip=0.5, shift=0.1), 1),
         (candidate(work, [Placement("lora", 3, 2), Placement("adaptformer", 4, 3), Placement("ssf", 5)]), 3),
     ]
 
