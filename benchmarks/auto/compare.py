@@ -3,10 +3,11 @@
     PYTHONPATH=benchmarks/portfolio python benchmarks/auto/compare.py --root DATA --out runs/auto --seeds 5 \\
         > benchmarks/auto/compare.md
 
-On the mini backbone, within 20,000 parameters. Every way chooses by train and val at a cost in R (passes over images,
-by those of an ordinary training), and what it chose is trained on train and val for all epochs and tested once. What is
-done is kept in --out: the command goes on where it was cut off, also with more tasks, costs, ways or seeds. --root
-holds vtab-1k/{emoji_group,mnist,dsprites_loc}; counts and typefaces are drawn, and the portfolio has not seen them.
+On the mini backbone, within 20,000 parameters, unless another one is named. Every way chooses by train and val at a
+cost in R (passes over images, by those of an ordinary training), and what it chose is trained on train and val for all
+epochs and tested once. What is done is kept in --out: the command goes on where it was cut off, also with more tasks,
+costs, ways or seeds. --root holds vtab-1k/{emoji_group,mnist,dsprites_loc}; counts and typefaces are drawn, and the
+portfolio has not seen them.
 """
 
 from __future__ import annotations
@@ -42,15 +43,34 @@ Chosen = tuple[Candidate, float]
 """What a way chose, and what that cost in R."""
 
 
+def parser_of_runs(about: str | None) -> argparse.ArgumentParser:
+    """What `config_of` and `place_of` need to know.
+
+    Args:
+        about: What the command does.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", help="the folder that has vtab-1k")
+    parser.add_argument("--out", type=Path, default=Path("runs/auto"))
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--space", default="strong")
+    parser.add_argument("--backbone", default=MINI)
+    parser.add_argument("--checkpoint", help="its weights, where they are a file")
+    parser.add_argument("--size", type=int, help="of images; by default the backbone's own")
+    parser.add_argument("--budget", type=int, default=20_000, help="parameters at most")
+    return parser
+
+
 def config_of(task: str, place: dict[str, Any], args: argparse.Namespace, name: str, **groups: Any) -> RunConfig:
     """The configuration of a run."""
     train = {"epochs": args.epochs, "batch_size": 32, "lr": args.lr, "warmup_epochs": max(1, args.epochs // 10)}
     data = {
         "name": f"{task}-{name}",
         "task": place,
-        "backbone": MINI,
+        "backbone": {"name": args.backbone, "checkpoint": args.checkpoint, "img_size": args.size},
         "space": args.space,
-        "budget": {"params": 20_000},
+        "budget": {"params": args.budget},
         "train": train,
         "protocol": {"retrain_seeds": 1},
         "resources": {"runner": "inline", "gpus": 0.0},
@@ -65,6 +85,13 @@ def searched(config: RunConfig) -> Chosen:
     assert best is not None, f"{config.name}: no training came to its end"
     record = StudyRecord.read(config.folder)
     return candidate_of(best), sum(map(record.cost, record.counted()))
+
+
+def of_recipe(recipe: Recipe, bench: Workbench) -> Candidate:
+    """A recipe's candidate, on images as they are."""
+    space = space_of(bench)
+    usual = {setting.name: bench.config.train.usual(setting.name) for setting in space.settings}
+    return recipe.candidate(space, bench.budget, usual)
 
 
 def by_auto(make: Callable[..., RunConfig], cost: float) -> Chosen:
@@ -96,13 +123,13 @@ def by_supernet(make: Callable[..., RunConfig], cost: float) -> Chosen:
 def by_grid(make: Callable[..., RunConfig], cost: float) -> Chosen:
     """All methods at three rates for equally many epochs, one at least: the highest value on val."""
     bench = Workbench(make())
-    space, budget, train = space_of(bench), bench.budget, bench.config.train
+    train = bench.config.train
     epochs = max(1, int(cost * train.epochs / (len(METHODS) * len(RATES))))
     found: list[tuple[float, int, Candidate]] = []
     for method in METHODS:
         for rate in RATES:
             shares = ((method, 1.0),) if method else ()
-            candidate = Recipe(shares, (("lr", rate),)).candidate(space, budget, {"lr": train.lr})
+            candidate = of_recipe(Recipe(shares, (("lr", rate),)), bench)
             run = TrainingRun(bench, candidate, Fidelity(epochs, bench.config.seed))
             while not run.finished:
                 value = run.epoch().val
@@ -115,8 +142,7 @@ def by_grid(make: Callable[..., RunConfig], cost: float) -> Chosen:
 def by_portfolio(make: Callable[..., RunConfig], cost: float) -> Chosen:
     """The portfolio's first candidate, untried."""
     bench = Workbench(make())
-    recipe = next(iter(portfolio(space_of(bench))))
-    return recipe.candidate(space_of(bench), bench.budget, {"lr": bench.config.train.lr}), 0.0
+    return of_recipe(next(iter(portfolio(space_of(bench)))), bench), 0.0
 
 
 WAYS: dict[str, Callable[[Callable[..., RunConfig], float], Chosen]] = {
@@ -182,16 +208,11 @@ def table(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="the folder that has vtab-1k")
-    parser.add_argument("--out", type=Path, default=Path("runs/auto"))
+    parser = parser_of_runs(__doc__)
     parser.add_argument("--tasks", nargs="*", default=TASKS)
     parser.add_argument("--ways", nargs="*", default=[*WAYS], choices=[*WAYS])
     parser.add_argument("--costs", type=float, nargs="*", default=[2.0, 6.0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=9)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--space", default="strong")
     args = parser.parse_args()
     torch.set_num_threads(1)
     file = args.out / "compare.json"

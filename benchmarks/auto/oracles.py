@@ -1,21 +1,21 @@
-"""What is lost where: the designs that ways chose in compare.py, at other rates than they were chosen with.
+"""What is lost where: what ways chose in compare.py, at other rates and on images that are changed in other ways.
 
     PYTHONPATH=benchmarks/portfolio:benchmarks/auto python benchmarks/auto/oracles.py --root DATA --out runs/auto
 
 For each task of --out/compare.json and its first seed, the designs of `auto` and `first` are trained on train and val
-for all epochs at each rate and tested. The best rate of a design is the oracle of its settings; the best of all is the
-oracle of the choice. What is in --out/oracles.json is not done again.
+for all epochs with each of these settings and tested. The best of a design's is the oracle of its settings; the best of
+all is the oracle of the choice. What is in --out/oracles.json is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from compare import config_of, place_of, tested
+from compare import config_of, of_recipe, parser_of_runs, place_of, tested
 
 from petlas.files import write_json
 from petlas.search.strategies.auto import space_of
@@ -26,24 +26,26 @@ from petlas.search.workbench import Workbench
 from petlas.spaces import Candidate
 
 RATES = (3e-3, 5.2e-3, 9e-3, 1.56e-2)
+CHANGES = [{"hflip": hflip, "shift": shift} for hflip in (0.0, 0.5) for shift in (0.0, 0.08)]
 
 
 def designs(bench: Workbench, args: argparse.Namespace, task: str) -> dict[str, Candidate]:
     """What `auto` chose at the highest cost, and the portfolio's first."""
-    space, record = space_of(bench), StudyRecord.read(args.out / "runs" / f"{task}-auto-6-0")
-    best = record.best()
-    first = next(iter(portfolio(space))).candidate(space, bench.budget, {"lr": args.lr})
+    best = StudyRecord.read(args.out / "runs" / f"{task}-auto-6-0").best()
+    first = of_recipe(next(iter(portfolio(space_of(bench)))), bench)
     return ({} if best is None else {"auto": candidate_of(best)}) | {"first": first}
 
 
+def variants(chosen: Candidate) -> Iterator[Candidate]:
+    """At other rates, and on images that are changed in other ways."""
+    settings = dict(chosen.settings)
+    for own in (*({"lr": rate} for rate in RATES), *CHANGES):
+        yield Candidate(chosen.design, tuple((settings | own).items()))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="the folder that has vtab-1k")
-    parser.add_argument("--out", type=Path, default=Path("runs/auto"))
+    parser = parser_of_runs(__doc__)
     parser.add_argument("--tasks", nargs="*", default=["counts", "mnist"])
-    parser.add_argument("--epochs", type=int, default=9)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--space", default="strong")
     args = parser.parse_args()
     torch.set_num_threads(1)
     file = args.out / "oracles.json"
@@ -51,14 +53,11 @@ def main() -> None:
     for task in args.tasks:
         bench = Workbench(config_of(task, place_of(task, args), args, "oracles"))
         for name, chosen in designs(bench, args, task).items():
-            for rate in (*RATES, dict(chosen.settings)["lr"]):
-                row = {"task": task, "way": name, "design": str(chosen.design), "lr": rate}
-                if any(row.items() <= known.items() for known in rows):
-                    continue
-                candidate = Candidate(chosen.design, (("lr", rate),))
-                rows.append(row | {"test": tested(bench, candidate, Fidelity(args.epochs, 0))})
-                write_json(file, rows)
-                print(rows[-1], flush=True)
+            for candidate in (chosen, *variants(chosen)):
+                row = {"task": task, "way": name, "candidate": str(candidate), "key": candidate.key}
+                if not any(row.items() <= known.items() for known in rows):
+                    rows.append(row | {"test": tested(bench, candidate, Fidelity(args.epochs, 0))})
+                    write_json(file, rows)
 
 
 if __name__ == "__main__":

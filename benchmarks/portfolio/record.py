@@ -58,6 +58,12 @@ def recipes() -> Iterator[Recipe]:
             yield Recipe(tuple(share.items()), tuple(settings.items()))
 
 
+def augmented() -> Iterator[Recipe]:
+    """The strongest recipe with images that are mirrored, moved, or both."""
+    for drawn in ({"hflip": 0.5, "shift": 0.08}, {"shift": 0.08}, {"hflip": 0.5}):
+        yield Recipe((("convpass", 1.0),), (("lr", FACTORS[0]), *drawn.items()))
+
+
 def space_of(recipe: Recipe) -> Space:
     """The widest space of a recipe's methods on the mini backbone."""
     shape = shape_by_name(MINI, None)
@@ -86,9 +92,9 @@ def bench_of(task: str, root: str, drawn: Path, runs: Path) -> Workbench:
     return Workbench(RunConfig.model_validate(data))
 
 
-def record(bench: Workbench, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """One run of a recipe."""
-    epochs = max(3, round(PASSES / len(bench.task.views["trainval"])))
+def record(bench: Workbench, recipe: Recipe, seed: int, images: int) -> dict[str, Any]:
+    """One run of a recipe, of so many image passes."""
+    epochs = max(3, round(images / len(bench.task.views["trainval"])))
     candidate = recipe.candidate(space_of(recipe), bench.budget, {"lr": LR})
     start = time.process_time()
     run = TrainingRun(bench, candidate, Fidelity(epochs, seed), "trainval", None)
@@ -103,6 +109,8 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="the folder that has vtab-1k")
     parser.add_argument("--tasks-dir", type=Path, default=Path("runs/drawn"))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.jsonl"))
+    parser.add_argument("--passes", type=int, default=PASSES)
+    parser.add_argument("--augmented", action="store_true", help="the recipe whose images are changed, and no others")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tasks", nargs="*", default=(*DRAWN, "digits", *SHARED))
     args = parser.parse_args()
@@ -110,12 +118,13 @@ def main() -> None:
     lines = args.out.read_text().splitlines() if args.out.exists() else []
     done = {(row["task"], json.dumps(row["recipe"]), row["seed"]) for row in map(json.loads, lines)}
     benches: dict[str, Workbench] = {}
-    for recipe, task in itertools.product(recipes(), args.tasks):
+    for recipe, task in itertools.product(augmented() if args.augmented else recipes(), args.tasks):
         if (task, json.dumps(recipe.to_dict()), args.seed) in done:
             continue
         if task not in benches:
             benches[task] = bench_of(task, args.root, args.tasks_dir, args.out.parent)
-        row = {"task": task, "recipe": recipe.to_dict(), "seed": args.seed} | record(benches[task], recipe, args.seed)
+        row = {"task": task, "recipe": recipe.to_dict(), "seed": args.seed}
+        row |= record(benches[task], recipe, args.seed, args.passes)
         with args.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(row, flush=True)

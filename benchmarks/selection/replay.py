@@ -7,6 +7,7 @@ by the part of the differences that its test images' noise explains; between and
 parabolas. What is known before a search (the order of the portfolio and what is expected of each recipe) is made of the
 other nine tasks. What is measured has the noise of as many images as a fold of the task has, on which candidates fail
 together, and short trainings deviate and flatter high rates as those did that were recorded with a third of the steps.
+What changed images are worth is what was recorded of the first recipe (augmented.md), for all methods alike.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
+from typing import Any
 
+import augmented
 import numpy as np
 
 from petlas.search.selection import Evidence, Known, Measurement, believe
@@ -43,22 +46,31 @@ FLATTERED, DRIFT, TURN = 0.047, 0.064, 0.03
 from one third to the next."""
 PAIRED = 0.65
 """The part of the noise of images that all candidates share."""
+CHANGES = ("shift", "hflip")
 _NORMAL = NormalDist()
 Methods = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A candidate: methods with their shares, its rate in decades from the usual best, what it has of its own."""
+    """A candidate: methods with their shares, its rate in decades from the usual best, what it has of its own.
+
+    Args:
+        methods: With their shares.
+        rate: In decades from the usual best.
+        own: What it is worth of its own.
+        drawn: By what its images are changed at random, such as `shift`.
+    """
 
     methods: Methods
     rate: float
     own: float = 0.0
+    drawn: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
         """What it is called."""
-        return f"{self.methods} {self.rate:.4f} {self.own:.5f}"
+        return f"{self.methods} {self.rate:.4f} {self.own:.5f} {sorted(self.drawn)}"
 
     @property
     def names(self) -> frozenset[str]:
@@ -71,11 +83,21 @@ def read() -> dict[str, dict[Arm, float]]:
     found: dict[str, dict[Arm, float]] = {}
     for row in map(json.loads, RESULTS.read_text().splitlines()):
         methods, lr = tuple(row["recipe"]["methods"].items()), row["recipe"]["settings"]["lr"]
-        if "lr.vpt" not in row["recipe"]["settings"]:
+        if row["recipe"]["settings"].keys() == {"lr"}:
             arm = Arm(methods, round(math.log10(lr / (BEST if methods else 10.0)), 4))
             found.setdefault(row["task"], {})[arm] = row["test"]
     everywhere = set.intersection(*(set(own) for own in found.values()))
     return {task: {arm: own[arm] for arm in sorted(everywhere, key=lambda a: a.key)} for task, own in found.items()}
+
+
+def changed(name: str, plain: str) -> dict[tuple[str, frozenset[str]], float]:
+    """For each task what images are worth that are changed at random, beside images as they are."""
+    found = {(task, changed): value / 100 for (task, changed), value in augmented.read(plain, name).items()}
+    return {(task, changed): value - found[task, frozenset()] for (task, changed), value in found.items()}
+
+
+GAINS = changed("augmented-8000.jsonl", "results.jsonl"), changed("augmented-2400.jsonl", "short.jsonl")
+"""By a whole training, and by one of a third of its steps."""
 
 
 class Truth:
@@ -99,15 +121,25 @@ class Truth:
         self.tilt = {k: task + usually.get(k, 0.0) + (0.5 * (off[k] - task) if k in off else 0.0) for k in self.kinds}
         self.tilt[()] = 0.0
 
-    def __call__(self, arm: Arm, more: float = 0.0) -> float:
-        """The accuracy of an arm; `more` is by how much higher rates are preferred."""
+    def __call__(self, arm: Arm, more: float = 0.0, thirds: int = 0) -> float:
+        """The accuracy of an arm.
+
+        Args:
+            arm: The candidate.
+            more: By how much higher rates are preferred.
+            thirds: How often its steps were divided by three.
+        """
         tilt = self.tilt[arm.methods] + more
-        return min(0.99, max(0.03, self.base[arm.methods] + arm.own + tilt * arm.rate - CURVE * arm.rate**2))
+        long, brief = (known[self.name, arm.drawn] for known in GAINS)
+        changed = long + thirds * (brief - long)
+        value = self.base[arm.methods] + arm.own + tilt * arm.rate - CURVE * arm.rate**2 + changed
+        return min(0.99, max(0.03, value))
 
     @property
     def best(self) -> float:
-        """The accuracy of the best methods at their best rate."""
-        return max(self(Arm(k, self.tilt[k] / 2 / CURVE)) for k in self.kinds)
+        """The accuracy of the best methods at their best rate, with the best images."""
+        changes = [changed for task, changed in GAINS[0] if task == self.name]
+        return max(self(Arm(k, self.tilt[k] / 2 / CURVE, drawn=c)) for k in self.kinds for c in changes)
 
 
 PAIRED_LEFT = 1 - PAIRED
@@ -147,7 +179,7 @@ class World:
         for third, name in itertools.product(range(thirds), (arm.key, *arm.names)):
             own = self.deviation * math.sqrt(0.5 if name == arm.key else 0.5 / len(arm.names))
             off += self.walked.setdefault((name, third), float(self.rng.normal(0, own)))
-        chance = self.truth(arm, sum(self.drift[:thirds])) - 0.06 * thirds + off + self.rng.normal(0, 0.007)
+        chance = self.truth(arm, sum(self.drift[:thirds]), thirds) - 0.06 * thirds + off + self.rng.normal(0, 0.007)
         limit = _NORMAL.inv_cdf(min(0.99, max(0.03, chance)))
         own = self.rng.normal(size=self.images)
         right = limit + math.sqrt(PAIRED) * self.hardness[fold] + math.sqrt(1 - PAIRED) * own > 0
@@ -181,6 +213,8 @@ class Rules:
         expects: Whether what other tasks say is believed beforehand.
         kin: Whether designs that share a method are alike, and a rate is worth the same for all.
         varied: The part of the first rung that is for variations of the leaders.
+        draws: Whose images are changed: those of the `first` candidate in all ways, or of all in `turns`, and half of
+            the variations are then crossings of candidates and ways.
     """
 
     first: tuple[int, int] = (1, 18)
@@ -188,6 +222,7 @@ class Rules:
     expects: bool = False
     kin: bool = False
     varied: float = 1 / 3
+    draws: str = ""
 
 
 def search(world: World, rules: Rules) -> Arm:
@@ -202,22 +237,36 @@ def search(world: World, rules: Rules) -> Arm:
 
     def known(arm: Arm) -> Known:
         names = arm.names if rules.kin else frozenset({"+".join(sorted(arm.names))})
-        return Known(names, arm.rate if rules.kin else 0.0, world.expected(arm) if rules.expects else 0.0)
+        settings = {name: float(name in arm.drawn) for name in CHANGES} if rules.draws else {}
+        return Known(names, arm.rate if rules.kin else 0.0, world.expected(arm) if rules.expects else 0.0, settings)
 
-    def ranked() -> list[Arm]:
-        found = believe(Evidence.of(rows, EPOCHS), {arm.key: known(arm) for arm in arms.values()})
-        return sorted(arms.values(), key=lambda arm: -found.of(arm.key)[0])
+    def ranked(others: Sequence[Arm] = ()) -> list[Arm]:
+        """Of the measured ones, or of others, the best first."""
+        untried = {arm.key: known(arm) for arm in others}
+        found = believe(Evidence.of(rows, EPOCHS), {arm.key: known(arm) for arm in arms.values()}, others=untried)
+        return sorted(others or arms.values(), key=lambda arm: -found.of(arm.key)[0])
 
     rng = np.random.default_rng([world.seed, 1])
     epochs, count = rules.first
-    varied = int(count * rules.varied)
-    train(world.portfolio()[: count - varied], epochs, 0)
+    varied, opening = int(count * rules.varied), world.portfolio()
+    if rules.draws == "first":
+        opening[2:2] = [replace(opening[1], drawn=frozenset(own)) for own in (CHANGES[:1], CHANGES, CHANGES[1:])]
+    if rules.draws == "turns":
+        opening[1:] = [replace(arm, drawn=frozenset(TURNS[i % 4])) for i, arm in enumerate(opening[1:])]
+    opening = opening[: count - varied]
+    train(opening, epochs, 0)
     if varied:
         parents, children = ranked()[:4], list[Arm]()
-        for i in range(varied):
+        if rules.draws == "turns":
+            crossed = [replace(arm, drawn=frozenset(own)) for arm in opening for own in TURNS]
+            crossed = ranked([arm for arm in crossed if arm.key not in arms])
+            children += crossed[: (varied + 1) // 2]
+        for i in range(varied - len(children)):
             parent, rate, own = parents[i % len(parents)], -abs(float(rng.normal(0, 0.2))), float(rng.normal(0, 0.004))
-            rate, own = (rate, 0.0) if i % 8 < 4 else (0.0, own)
-            children.append(Arm(parent.methods, parent.rate + rate, parent.own + own))
+            rate, own, drawn = (rate, 0.0, parent.drawn) if i % 8 < 4 else (0.0, own, parent.drawn)
+            if rules.draws and i % 8 < 4 and (place := int(rng.integers(3))) < 2:
+                rate, drawn = 0.0, parent.drawn ^ {CHANGES[place]}
+            children.append(Arm(parent.methods, parent.rate + rate, parent.own + own, drawn))
         train(children, epochs, 0)
     last: set[str] = set(arms)
     for epochs, fold, count in rules.rungs:
@@ -234,37 +283,49 @@ def grid(world: World, epochs: int = 2) -> Arm:
     return max(arms, key=lambda arm: world.measure(arm, epochs, 0).value)
 
 
-NEW = Rules(expects=True, kin=True)
+BEFORE = Rules(expects=True, kin=True)
+LONGER = {"first": (3, 9), "rungs": ((9, 2, 3),)}
+WHOLE = {"first": (3, 6), "rungs": ((9, 2, 4),)}
+SMALL = {"first": (3, 6), "rungs": ()}
+TURNS: tuple[tuple[str, ...], ...] = ((), CHANGES[:1], CHANGES, CHANGES[1:])
+
+
+def by(**rules: Any) -> Callable[[World], Arm]:
+    """A search by some rules, the others as before."""
+    return lambda world: search(world, replace(BEFORE, **rules))
+
+
 WAYS: dict[str, Callable[[World], Arm]] = {
     "the portfolio's first, untried": lambda world: world.portfolio()[1],
     "7 methods at 3 rates, 2 epochs, highest value": grid,
-    "auto, 18 x 1, 6 x 3, 2 x 9 epochs, as it was": lambda world: search(world, Rules()),
-    "the same, with what other tasks say": lambda world: search(world, Rules(expects=True)),
-    "the same, with kin and rates": lambda world: search(world, Rules(kin=True)),
-    "the same, with both": lambda world: search(world, NEW),
-    "2 R: as it was": lambda world: search(world, Rules(first=(1, 9), rungs=((3, 1, 3),))),
-    "2 R: both": lambda world: search(world, replace(NEW, first=(1, 9), rungs=((3, 1, 3),))),
-    "2 R: both, 6 x 3": lambda world: search(world, replace(NEW, first=(3, 6), rungs=())),
-    "2 R: grid, 1 epoch": lambda world: grid(world, 1),
-    "2 R: both, 6 x 1, 4 x 3": lambda world: search(world, replace(NEW, first=(1, 6), rungs=((3, 1, 4),))),
-    "both, 9 x 1, 6 x 3, 3 x 9, no variations": lambda world: search(
-        world, replace(NEW, first=(1, 9), rungs=((3, 1, 6), (9, 2, 3)), varied=0.0)
-    ),
-    "both, no variations": lambda world: search(world, replace(NEW, varied=0.0)),
-    "both, 9 x 1, 6 x 3, 3 x 9": lambda world: search(world, replace(NEW, first=(1, 9), rungs=((3, 1, 6), (9, 2, 3)))),
-    "both, 9 x 3, 3 x 9": lambda world: search(world, replace(NEW, first=(3, 9), rungs=((9, 2, 3),))),
-    "both, 18 x 3": lambda world: search(world, replace(NEW, first=(3, 18), rungs=())),
-    "both, 6 x 3, 4 x 9": lambda world: search(world, replace(NEW, first=(3, 6), rungs=((9, 1, 4),), varied=0.0)),
-    "both, 6 x 9": lambda world: search(world, replace(NEW, first=(9, 6), rungs=(), varied=0.0)),
+    "18 of 1, 6 of 3, 2 of 9 epochs, knowing nothing before": by(expects=False, kin=False),
+    "the same, with what other tasks say": by(kin=False),
+    "the same, with kin and rates": by(expects=False),
+    "the same, with both": by(),
+    "both, 9 of 3, 3 of 9": by(**LONGER),
+    "both, 6 of 3, 4 of 9": by(**WHOLE),
+    "both, images of the first changed in all ways": by(draws="first"),
+    "the same, 9 of 3, 3 of 9": by(draws="first", **LONGER),
+    "**both, images changed in turns, 9 of 3, 3 of 9: `auto`**": by(draws="turns", **LONGER),
+    "the same, 6 of 3, 4 of 9": by(draws="turns", **WHOLE),
+    "the same, no variations": by(draws="turns", varied=0.0, **LONGER),
+    "2 R: 7 methods at 3 rates, 1 epoch, highest value": lambda world: grid(world, 1),
+    "2 R: both, 9 of 1, 3 of 3": by(first=(1, 9), rungs=((3, 1, 3),)),
+    "2 R: both, 6 of 3": by(**SMALL),
+    "2 R: the same, images of the first changed in all ways": by(draws="first", **SMALL),
+    "**2 R: the same, images changed in turns: `auto`**": by(draws="turns", **SMALL),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=10, help="searches of each task")
+    parser.add_argument("--gain", type=float, default=1.0, help="of what changed images gain, by the recorded runs")
     parser.add_argument("--ways", type=int, nargs="*", default=range(len(WAYS)), help="which, by their place")
     args = parser.parse_args()
     table = read()
+    for gains in GAINS:
+        gains.update({place: args.gain * value for place, value in gains.items() if value > 0})
     print(
         f"Lost to the best methods at their best rate, in points; mean over {len(table)} tasks of {args.draws} draws.\n"
     )
@@ -274,7 +335,7 @@ def main() -> None:
     for place, (name, way) in enumerate(WAYS.items()):
         if place not in args.ways and place:
             continue
-        cells, means, gains = [], [], []
+        cells, means, above = [], [], []
         for task, truth in truths.items():
             others = {other: row for other, row in table.items() if other != task}
             lost = []
@@ -282,11 +343,11 @@ def main() -> None:
                 worth = truth(way(World(truth, others, seed)))
                 lost.append(100 * (truth.best - worth))
                 firsts.setdefault((task, 0), worth)
-                gains.append(100 * (worth - firsts[task, 0]))
+                above.append(100 * (worth - firsts[task, 0]))
             cells.append(f"{fmean(lost):.1f}")
             means.append(fmean(lost))
-        error = stdev(gains) / math.sqrt(len(gains))
-        print(f"| {name} | {' | '.join(cells)} | {fmean(means):.2f} | {fmean(gains):+.2f} ± {error:.2f} |", flush=True)
+        error = stdev(above) / math.sqrt(len(above))
+        print(f"| {name} | {' | '.join(cells)} | {fmean(means):.2f} | {fmean(above):+.2f} ± {error:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
