@@ -1,13 +1,10 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from petlas.search.attention import Attention
 from petlas.search.reports.attention import write_attention
-
-pytestmark = pytest.mark.usefixtures("some_digits")
 
 
 def test_rows_are_the_backbone_and_the_design_and_many_heads_are_cut_off(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_the_same_seed_gives_the_same_search_twice_and_another_seed_another(make
     options = {
         "task": {"name": few_digits},
         "search": {"trials": 2, "sampler": "tpe"},
-        "train": {"epochs": 1, "batch_size": 20},
+        "train": {"epochs": 1, "batch_size": 40},
     }
     first, again = (untimed(searched(make(name=name, **options))) for name in ("a", "b"))
     assert first == again

@@ -409,7 +409,7 @@ def test_where_memory_runs_out_the_gradients_of_halves_add_up_to_the_batchs_and_
     bench: Bench, lora: Lora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No GPU is here: whatever is larger than a share of the batch raises what torch.cuda would."""
-    work = bench(train={"epochs": 1, "batch_size": 150, "warmup_epochs": 0, "amp": "off"})
+    work = few_images(bench(train={"epochs": 1, "batch_size": 150, "warmup_epochs": 0, "amp": "off"}), 160, 20)
     whole, short, nothing = (start(work, lora(b0=2)) for _ in range(3))
     forward = TrainingRun.forward
 

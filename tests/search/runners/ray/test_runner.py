@@ -304,7 +304,7 @@ def test_drivers_see_each_other_on_a_cluster(local_ray: str, make: Make) -> None
 def test_auto_tries_and_chooses_the_same_with_two_workers_as_in_this_process(
     local_ray: str, module_make: Make, few_digits: str
 ) -> None:
-    options = {"strategy": "auto", "search": {"cost": 4}, "train": {"epochs": 2, "batch_size": 40, "lr": 5e-3}}
+    options = {"strategy": "auto", "search": {"cost": 8}, "train": {"epochs": 2, "batch_size": 40, "lr": 5e-3}}
     options |= {"task": {"name": few_digits}}
     two, one = (
         searched(module_make(name=f"auto-{runner}", **options, resources={"runner": runner, "concurrent": 2}))
