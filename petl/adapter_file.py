@@ -239,7 +239,9 @@ def read_adapter_info(path: str | Path) -> AdapterInfo:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(_HEADER)
     except (OSError, SafetensorError) as error:
-        raise AdapterError(f"cannot read {path} as an adapter file: {error}") from error
+        raise AdapterError(
+            f"cannot read {path} as an adapter file: {error}; name one that petlas retrain wrote"
+        ) from error
     if text is None:
         raise AdapterError(f"{path} has no petlas header: it is a safetensors file, but no adapter file")
     return AdapterInfo.from_json(text)

@@ -178,7 +178,8 @@ class Design:
     def from_dict(cls, data: Mapping[str, Any]) -> Design:
         """The design of a mapping with `placements` and, optionally, `backbone`."""
         if not isinstance(data, Mapping) or set(data) - {"backbone", "placements"}:
-            raise DesignError(f"a design is a mapping with the keys backbone and placements, got {data!r}")
+            got = f"the keys {', '.join(map(str, data))}" if isinstance(data, Mapping) else repr(data)
+            raise DesignError(f"a design is a mapping with the keys backbone and placements, got {got}")
         placements = data.get("placements")
         if placements is None:
             placements = []

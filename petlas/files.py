@@ -33,6 +33,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the final name on an empty file
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # of a full disk nothing says which
+            error.filename = str(path)
+        raise
     finally:
         with suppress(OSError):
             temporary.unlink()

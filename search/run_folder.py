@@ -84,13 +84,20 @@ def opened(config: RunConfig) -> Iterator[Holding]:
         if config.storage is None and _is_blank(config):
             for left in (*folder.glob(f"{JOURNAL}*"), folder / DATABASE):
                 left.unlink(missing_ok=True)
-        write_text(folder / _CONFIG, dump_config(config))
+        write_text(folder / _CONFIG, dump_config(_as_begun(config)))
         with logging_to(folder / LOG, provenance_lines(config)):
             yield holding
         try:
             holding.check()
         except LeaseError as error:
             raise RunError(str(error)) from error
+
+
+def _as_begun(config: RunConfig) -> RunConfig:
+    """The configuration with `runs` as it leads to the folder from where the run was begun, if it still does."""
+    runs = (_kept_config(config.folder) or {}).get("runs")
+    here = isinstance(runs, str) and Path(config.paths_from, runs, config.name).resolve() == config.folder.resolve()
+    return config.model_copy(update={"runs": runs}) if here else config
 
 
 @contextmanager
@@ -103,7 +110,7 @@ def _held(config: RunConfig) -> Iterator[Holding]:
         except OSError as error:
             raise RunError(
                 f"the run folder {config.folder} cannot be written ({error}); make it writable, or "
-                "search with another place, runs=FOLDER"
+                "work in another place: a search with runs=FOLDER, anything else on a copy of the folder"
             ) from error
         yield holding
 
@@ -175,7 +182,7 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], place: str
         listed = "\n  ".join(changed)
         raise RunError(
             f"{place} holds a run with other settings, and its trials would not compare:\n  {listed}\n"
-            f"give this run a name of its own with name=NAME{way_out}"
+            f"restore what changed, or give this run a name of its own with name=NAME{way_out}"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from petlas.petl.design import Design
+from petlas.petl.design import Design, DesignError
 from petlas.spaces.errors import SpaceError
 from petlas.spaces.settings import number
 
@@ -86,7 +86,10 @@ class Candidate:
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise SpaceError(f"cannot read a candidate from {path}: {error}") from error
-        return cls.from_dict(data)
+        try:
+            return cls.from_dict(data)
+        except (DesignError, SpaceError) as error:
+            raise type(error)(f"{path}: {error}; best/design.yaml of a run shows one") from error
 
     def __str__(self) -> str:
         """One line: the design, then the settings."""

@@ -9,12 +9,25 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from petlas.datasets.errors import DataError
+
 _STALE_SECONDS = 24 * 3600
 
 
 def cache_folder(folder: str | Path | None = None) -> Path:
-    """`folder`, else the environment's PETLAS_CACHE, else ~/.cache/petlas; it may not exist yet."""
-    return Path(folder or os.environ.get("PETLAS_CACHE") or "~/.cache/petlas").expanduser().absolute()
+    """`folder`, else the environment's PETLAS_CACHE, else ~/.cache/petlas; it may not exist yet.
+
+    Raises:
+        DataError: When it is in the home of somebody who has none.
+    """
+    chosen = Path(folder or os.environ.get("PETLAS_CACHE") or "~/.cache/petlas")
+    try:
+        return chosen.expanduser().absolute()
+    except RuntimeError as error:
+        raise DataError(
+            f"the image store must have a place, and {chosen} is none ({error}); point PETLAS_CACHE to a folder that "
+            "can be written"
+        ) from error
 
 
 def sweep(folder: Path) -> None:

@@ -23,10 +23,14 @@ from petlas.search.reports.text import (
     unit,
 )
 
+_NARROWEST = 80
+"""Columns of a terminal: a narrower one breaks the lines itself, and nothing is cut off."""
+
 
 def console() -> Console:
     """Where results are printed: names are data, in which no markup and no emoji is meant."""
-    return Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+    width = max(_NARROWEST, Console().width) if sys.stdout.isatty() else 160
+    return Console(width=width, markup=False, emoji=False)
 
 
 def show(*parts: RenderableType) -> None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+
 import torch
 
 from petlas.errors import UserError
 from petlas.petl.design import DesignError
+
+_HELPS = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there, or have the quota raised",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+}
 
 
 def is_of_surroundings(error: Exception) -> bool:
@@ -30,5 +39,8 @@ def blame(error: Exception) -> dict[str, bool]:
 
 
 def told(error: Exception) -> str:
-    """An error in one line: the user's in its own words, others with their kind."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    """An error in one line: the user's in its own words, others with their kind, and what helps where that is known."""
+    if isinstance(error, UserError):
+        return str(error)
+    helps = _HELPS.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"{type(error).__name__}: {error}" + (f"; {helps}, and repeat the command to go on" if helps else "")

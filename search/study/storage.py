@@ -62,6 +62,11 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path), _LOCK_SECONDS)))
     except OSError as error:
         raise StorageError(f"the study {path} cannot be opened ({error}); check the folder's permissions") from error
+    except ValueError as error:
+        raise StorageError(
+            f"the study {path} must be what petlas wrote, and a line of it is none ({error}); restore the file, or "
+            "remove the folder to search anew"
+        ) from error
 
 
 def mend_journal(folder: Path) -> None:

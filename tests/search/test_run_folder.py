@@ -186,14 +186,18 @@ def test_relative_paths_of_a_run_lead_from_where_it_was_started_and_else_from_he
     for folder in ("begun", "other", "begun/images", "other/images"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "begun")
-    folder = searched(make(task="images", runs=str(tmp_path / "runs")))
+    folder = searched(make(task="images", runs="../runs")).resolve()
+    kept = (folder / "config.yaml").read_text()
     assert find_run(str(folder)).locate("images") == "images"
     monkeypatch.chdir(tmp_path / "other")
     config = find_run("../runs/run")
     assert config.locate("images") == str(tmp_path / "begun/images")
     assert config.locate("/elsewhere") == "/elsewhere"
     with opened(config):  # it is the same run, and stays so
-        assert find_run("../runs/run").paths_from == str(tmp_path / "begun")
+        assert (folder / "config.yaml").read_text() == kept
+    folder.rename(folder.with_name("again"))
+    with opened(find_run("../runs/again")):
+        assert "name: again\n" in Path("../runs/again/config.yaml").read_text()
     (tmp_path / "begun").rename(tmp_path / "moved")
     assert config.locate("images") == "images"
     assert config.locate("gone") == str(tmp_path / "begun/gone")  # that is where it was

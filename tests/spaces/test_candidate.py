@@ -106,3 +106,12 @@ def test_data_that_is_no_candidate_is_refused():
     with pytest.raises(SpaceError, match="must be of the class Design"):
         Candidate({"placements": []})  # type: ignore[arg-type]
     assert issubclass(SpaceError, UserError)
+
+
+def test_a_file_of_something_else_is_named_with_the_keys_that_it_has(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("task: digits\nspace: {methods: {}}\n")
+    with pytest.raises(
+        DesignError, match=r"run\.yaml: a design is a mapping .*, got the keys task, space; best/design"
+    ):
+        Candidate.load(file)

@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 
+from petlas.search.run_folder import RunError
 from petlas.search.runners.knock import check_address, mode_kept, no_cluster
 
 _NAMESPACE, _PRESENCE = "petlas", "driver-"
@@ -65,7 +66,7 @@ def connected(address: str | None) -> Iterator[bool]:
         Whether there may be other drivers on it.
 
     Raises:
-        RunError: When no cluster answers.
+        RunError: When no cluster answers, or Ray does not start here.
     """
     if ray.is_initialized():
         yield True
@@ -88,10 +89,14 @@ def _connect(address: str | None) -> None:
             where = {"address": address} if address else local
             # What fails is raised; Ray's own words for it are for its developers.
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **where)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
-            if address is None:
-                raise
-            raise no_cluster(address, str(error).strip().partition("\n")[0]) from error
+        except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            why = str(error).strip().partition("\n")[0]
+            if address is not None:
+                raise no_cluster(address, why) from error
+            raise RunError(
+                f"Ray must be able to start on this machine, and did not ({why}); it needs a HOME and a /tmp that it "
+                "can write, or resources.runner=inline does without it, one trial at a time"
+            ) from error
 
 
 def store_room() -> int:

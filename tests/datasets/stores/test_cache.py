@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from petlas.datasets import DataError
 from petlas.datasets.stores.cache import cache_folder, exclusive, sweep
 from petlas.files import replacing
 
@@ -24,6 +25,18 @@ def test_the_folder_is_the_argument_then_the_environment_then_home(
     monkeypatch.setenv("PETLAS_CACHE", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache/petlas"
+
+
+def test_whoever_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number that is nobody's."""
+
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("PETLAS_CACHE")
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(DataError, match=r"must have a place, and ~/.cache/petlas is none .*point PETLAS_CACHE to"):
+        cache_folder()
 
 
 def test_sweeping_removes_what_the_dead_left_and_nothing_else(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
+import io
+import sys
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from petlas.search.objectives import Metric
 from petlas.search.reports.tables import (
@@ -9,6 +13,7 @@ from petlas.search.reports.tables import (
     outcome_table,
     plan_tables,
     sensitivity_tables,
+    show,
 )
 
 DESIGN = {"backbone": "b", "placements": [{"method": "lora", "block": 1, "size": 4}]}
@@ -123,3 +128,15 @@ def test_data_sets_are_listed_with_their_counts_their_faults_and_what_is_odd(pri
     assert lines[1].split() == ["a", "ok", "2", "train", "1,000"]
     assert lines[2].split()[:2] == ["c", "broken"]
     assert lines[3:] == ["a: 2 left out", "known by name, and not found: b, d"]
+
+
+def test_a_narrow_terminal_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    show(drawn(("trial#", "state", "params#", "seconds#"), [("12", "COMPLETE", "1,234,567", "1,000")]))
+    assert "12  COMPLETE  1,234,567    1,000" in terminal.getvalue()

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 import torch
 
@@ -52,3 +54,9 @@ def test_a_device_that_is_lost_is_the_surroundings() -> None:
 def test_the_users_errors_are_told_in_their_own_words_and_others_with_their_kind() -> None:
     assert told(DataError("lists must not be empty")) == "lists must not be empty"
     assert told(MemoryError("too large")) == "MemoryError: too large"
+
+
+def test_of_a_full_disk_it_is_told_what_helps() -> None:
+    error = OSError(errno.ENOSPC, "No space left on device", "runs/a/log.txt")
+    assert told(error).endswith("'runs/a/log.txt'; free some space there, and repeat the command to go on")
+    assert told(OSError(errno.EIO, "Input/output error")) == "OSError: [Errno 5] Input/output error"

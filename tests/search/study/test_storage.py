@@ -77,3 +77,11 @@ def test_a_database_that_cannot_be_opened_is_the_users_with_what_to_do_and_witho
     with pytest.raises(StorageError, match=match) as caught:
         open_storage(tmp_path, url)
     assert "secret" not in str(caught.value)
+
+
+def test_a_journal_with_a_broken_line_is_told(tmp_path: Path) -> None:
+    StudyRecord.create(tmp_path)
+    journal = tmp_path / "study.journal"
+    journal.write_bytes(b"garbage\n" + journal.read_bytes())
+    with pytest.raises(StorageError, match=r"study\.journal must be what petlas wrote.*restore the file, or remove"):
+        open_storage(tmp_path, None)

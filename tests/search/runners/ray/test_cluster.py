@@ -85,6 +85,37 @@ def test_that_ray_finds_no_cluster_is_told_in_the_same_words(monkeypatch: pytest
         pass
 
 
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "Permission denied", "/nonexistent"), RuntimeError("Could not determine home directory.")],
+)
+def test_that_ray_does_not_start_on_this_machine_is_told_with_what_helps(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It keeps a token in the home folder: where there is none, or it cannot be written, there is no Ray."""
+
+    def refuse(**options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cluster_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module.ray, "init", refuse)
+    with pytest.raises(RunError, match=r"did not \(.*\); it needs a HOME .*resources\.runner=inline"), connected(None):
+        pass
+
+
+def test_what_a_search_needs_in_the_environment_does_not_stay_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray of this machine's own has its processes use a token, by the environment."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(knock_module, "uses_token", threading.Event())
+    monkeypatch.setattr(cluster_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module.ray, "init", lambda **options: os.environ.update(RAY_AUTH_MODE="token"))
+    monkeypatch.setattr(cluster_module.ray, "shutdown", lambda: None)
+    with connected(None):
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_MODE" not in os.environ
+    assert knock_module.uses_token.is_set()
+
+
 def test_rays_own_signal_handlers_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     def take_over(**options: Any) -> None:
         signal.signal(signal.SIGTERM, lambda *args: None)
