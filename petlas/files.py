@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())  # or a power cut could leave the final name on an empty file
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:  # of a full disk nothing says which
+        if error.errno is not None and error.filename is None:  # of a full disk nothing says which
             error.filename = str(path)
         raise
     finally:
