@@ -226,6 +226,7 @@ def _folds(x: Tensor, scale: Tensor) -> bool:
 
 
 _LEAST = 0.1
+"""A gamma that is smaller would lose digits of what is divided by it."""
 
 
 class _Folded(torch.autograd.Function):

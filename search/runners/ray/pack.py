@@ -28,6 +28,7 @@ class PackWork:
     def __init__(self, bench: Workbench, proposals: Iterable[Proposal]) -> None:
         numbered = [replace(proposal, number=number) for number, proposal in enumerate(proposals)]
         self._packed, self._count, self._left = open_packed(bench, numbered), len(numbered), set(range(len(numbered)))
+        self._error: Exception | None = None
 
     @property
     def finished(self) -> bool:
@@ -35,7 +36,7 @@ class PackWork:
         return not self._left
 
     def add(self, proposals: Iterable[Proposal]) -> None:
-        """Have further ones join.
+        """Have further ones join; nobody waits for this, and what goes wrong is raised by the next epoch.
 
         Args:
             proposals: They.
@@ -43,7 +44,10 @@ class PackWork:
         numbered = [replace(proposal, number=number) for number, proposal in enumerate(proposals, self._count)]
         self._count += len(numbered)
         self._left.update(proposal.number for proposal in numbered)
-        self._packed.add(numbered)
+        try:
+            self._packed.add(numbered)
+        except Exception as error:
+            self._error = error
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Go on without some.
@@ -57,6 +61,8 @@ class PackWork:
 
     def epoch(self) -> list[tuple[int, dict[str, Any]]]:
         """One epoch of each; who ended by itself is left out from then on."""
+        if self._error is not None:
+            raise self._error
         found: list[tuple[int, dict[str, Any]]] = []
         for number, outcome in self._packed.epoch().items():
             if isinstance(outcome, Exception):

@@ -182,6 +182,10 @@ def test_a_worker_does_several_and_says_how_each_ended(monkeypatch: pytest.Monke
     assert [number for number, _ in work.epoch()] == [1, 4, 5]
     work.drop([1, 4, 5])
     assert work.finished
+    monkeypatch.setattr(Packed, "add", lambda self, proposals: proposals[9])
+    work.add([Proposal(-1, None, "train")])  # nobody would see it raised
+    with pytest.raises(IndexError):
+        work.epoch()
 
 
 def test_packs_through_ray_learn_what_trials_learn_alone_and_a_worker_that_dies_gives_all_back(
