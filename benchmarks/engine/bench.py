@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from cases import KEY, Setting, Step, merged, noah_supernet, setting, shared, steps, with_method
 from measure import Action, Times, interleaved, peak_bytes, saved_bytes, work_of
-from table import Row, markdown, read, regressions, write
+from table import GOALS, Row, markdown, read, regressions, write
 
 from petlas.petl import METHODS, MINI, apply, input_config, remove, shape_of, tuning_of
 from petlas.petl.design import Design
@@ -250,10 +250,11 @@ def main() -> None:
         "torch": torch.__version__,
         "quick": args.quick,
     }
-    print(markdown(rows, about))
+    goals = GOALS.get(device.type)
+    print(markdown(rows, about, goals))
     worse = regressions(rows, read(HERE / f"{kind}.json"))
     print("\n".join(f"slower than committed: {line}" for line in worse) or "nothing is slower than committed")
-    write(rows, about, args.out, kind)
+    write(rows, about, args.out, kind, goals)
 
 
 if __name__ == "__main__":

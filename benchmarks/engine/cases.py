@@ -107,7 +107,7 @@ class Step:
     ) -> None:
         self.model, self._where, self._inputs, self._before = model.train(), where, inputs, before
         self.trained = [p for p in model.parameters() if p.requires_grad]
-        self._optimiser = torch.optim.AdamW(self.trained, lr=1e-5, fused=where.device.type == "cuda" or None)
+        self._optimiser = torch.optim.AdamW(self.trained, lr=1e-5, foreach=True)  # as petlas's own
 
     def forward(self) -> Tensor:
         """The loss."""

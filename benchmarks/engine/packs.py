@@ -1,6 +1,6 @@
 """What a training step costs in a pack of 1, 4 and 16 candidates, beside the same trainings one after the other.
 
-    python benchmarks/engine/packs.py [--seconds S] [--amp off|bf16] [--only MODEL] [--out FILE]
+    python benchmarks/engine/packs.py [--seconds S] [--amp off|bf16] [--only MODEL] [--members M] [--pack N]
 
 Members are `alike`, LoRA of rank 8 at all blocks, or `unlike`, in turn LoRA, adapters, AdaptFormer, BitFit, SSF and
 Convpass. Weights and images are made at random. Epochs of two steps are run in turns: by `PackTraining`, and for each
@@ -27,7 +27,7 @@ from petlas.search.config import TrainConfig
 from petlas.search.objectives.single_label import SingleLabel
 from petlas.search.training import ImageBatches, Inputs, Learner, PackTraining
 
-CLASSES, STEPS = 10, 2
+CLASSES, STEPS, ROUNDS = 10, 2, 4
 ALIKE, UNLIKE = ("lora",), ("lora", "adapter", "adaptformer", "bitfit", "ssf", "convpass")
 
 
@@ -131,7 +131,7 @@ def row(case: Case, name: str, kinds: tuple[str, ...], count: int, seconds: floa
     members.pack.train_epoch()
     off = members.off()
     actions = {"alone": members.one_by_one, "pack": partial(members.pack.train_epoch)}
-    times = interleaved(actions, "alone", members.device, seconds)
+    times = interleaved(actions, "alone", members.device, seconds, ROUNDS)
     alone, packed = (members.operations(action) for action in actions.values())
     each, ratio = times["alone"].seconds / count / STEPS, 1 / times["pack"].ratio
     return (
@@ -147,6 +147,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="of each row")
     parser.add_argument("--amp", default="off")
     parser.add_argument("--only", help="a backbone")
+    parser.add_argument("--members", choices=("alike", "unlike"), help="only these")
+    parser.add_argument("--pack", type=int, help="only of so many")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     lines = [
@@ -156,7 +158,9 @@ def main() -> None:
     print("\n".join(lines))
     for case in ON_GPU if torch.cuda.is_available() else CASES:
         for name, kinds in (("alike", ALIKE), ("unlike", UNLIKE)):
-            for count in case.packs if args.only in (None, case.backbone) else ():
+            if args.only not in (None, case.backbone) or args.members not in (None, name):
+                continue
+            for count in case.packs if args.pack is None else {args.pack}.intersection(case.packs):
                 lines.append(row(case, name, kinds, count, args.seconds, args.amp))
                 print(lines[-1], flush=True)
     if args.out:

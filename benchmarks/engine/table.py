@@ -52,19 +52,52 @@ def _shown(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def markdown(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
-    """A table for each group under a line that says where and how it was measured."""
+GOALS: dict[str, dict[str, float]] = {
+    "cpu": {"lora 8": 1.08, "adapter 8": 1.08, "ssf": 1.15, "convpass 8": 1.25}
+    | {"NOAH's CIFAR-100 subnet": 1.10, "NOAH's supernet, a new design": 1.08},
+    "cuda": {"lora 8": 1.10, "adapter 8": 1.10, "adapter_plus 8": 1.10, "ssf": 1.25, "convpass 8": 1.4}
+    | {"NOAH's CIFAR-100 subnet": 1.25},
+}
+"""What steps may take at most, in bare steps, by the kind of device and the row."""
+
+
+def markdown(rows: Sequence[Row], about: Mapping[str, Any], goals: Mapping[str, float] | None = None) -> str:
+    """A table for each group under a line that says where and how it was measured, and one of goals.
+
+    Args:
+        rows: What was measured.
+        about: Where and how.
+        goals: The largest ratio that a row should have, by its name.
+    """
     lines = [", ".join(f"{key}: {value}" for key, value in about.items())]
     for group in dict.fromkeys(row.group for row in rows):
         lines += ["", f"| {group} | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
         lines += [f"| {' | '.join(row.cells)} |" for row in rows if row.group == group]
+    aims = {name: most for name, most in (goals or {}).items() if any(row.name == name for row in rows)}
+    if aims:
+        groups = list(dict.fromkeys(row.group for row in rows if row.name in aims))
+        lines += ["", f"| goal | at most | {' | '.join(groups)} |", "|---" * (len(groups) + 2) + "|"]
+        found = {(row.group, row.name): f"{row.ratio:.3f}" for row in rows}
+        for name, most in aims.items():
+            cells = [name, f"{most:.2f}", *(found.get((group, name), "-") for group in groups)]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def write(rows: Sequence[Row], about: Mapping[str, Any], folder: Path, name: str) -> None:
-    """Write `name.md` and `name.json`."""
+def write(
+    rows: Sequence[Row], about: Mapping[str, Any], folder: Path, name: str, goals: Mapping[str, float] | None = None
+) -> None:
+    """Write `name.md` and `name.json`.
+
+    Args:
+        rows: What was measured.
+        about: Where and how.
+        folder: Where to.
+        name: Of both files.
+        goals: As for `markdown`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(markdown(rows, about))
+    (folder / f"{name}.md").write_text(markdown(rows, about, goals))
     data = {"about": dict(about), "rows": [asdict(row) for row in rows]}
     (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
 
