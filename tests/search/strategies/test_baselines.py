@@ -1,7 +1,7 @@
 from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from petlas.petl import shape_by_name
@@ -33,6 +33,7 @@ def test_without_a_budget_the_known_strong_methods_stand_alone_at_their_default_
 
 
 @given(st.integers(0, 120_000))
+@settings(deadline=None)
 def test_under_a_budget_each_is_as_large_as_fits(limit: int) -> None:
     found = baselines(SHAPE, limit, cost)
     for name in METHODS:
