@@ -554,7 +554,7 @@ def test_a_class_that_is_missing_in_a_fold_of_a_later_deal_is_told_too(make: Mak
     with pytest.raises(ObjectiveError, match="mAP over folds needs each class in each of the 5 folds"):
         check_folds(trials, Workbench(make(task=str(folder), protocol={"folds": 5, "repeats": 2})))
     short, long = (
-        Workbench(make(task=str(folder), train={"epochs": 9}, search={"cost": r, "trials": 999})) for r in (1, 99)
+        Workbench(make(task=str(folder), train={"epochs": 9}, search={"cost": r, "trials": 9999})) for r in (1, 400)
     )
     assert (auto.deals(short), auto.deals(long)) == (1, 2)
     check_folds(auto, short)
