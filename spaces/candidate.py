@@ -70,6 +70,17 @@ class Candidate:
         design = Design.from_dict({key: value for key, value in data.items() if key != "settings"})
         return cls(design, tuple((settings or {}).items()))
 
+    def with_settings(self, settings: Mapping[str, float]) -> Candidate:
+        """The same design with other values of some settings.
+
+        Args:
+            settings: By their names.
+
+        Raises:
+            SpaceError: When one is no finite number.
+        """
+        return Candidate(self.design, tuple({**dict(self.settings), **settings}.items()))
+
     def to_dict(self) -> dict[str, Any]:
         """The candidate as plain data for YAML or JSON; `from_dict` gives the same candidate back."""
         return self.design.to_dict() | ({"settings": dict(self.settings)} if self.settings else {})

@@ -38,9 +38,8 @@ def designs(bench: Workbench, args: argparse.Namespace, task: str) -> dict[str, 
 
 def variants(chosen: Candidate) -> Iterator[Candidate]:
     """At other rates, and on images that are changed in other ways."""
-    settings = dict(chosen.settings)
     for own in (*({"lr": rate} for rate in RATES), *CHANGES):
-        yield Candidate(chosen.design, tuple((settings | own).items()))
+        yield chosen.with_settings(own)
 
 
 def main() -> None:

@@ -101,12 +101,11 @@ def _untrainable(setting: Setting) -> list[Fault]:
     """A value of a setting that `train` does not take."""
     if option_of(setting.name) is not None:
         return []  # its method says what it takes
-    name, factor, method = setting.name.partition(LR_FACTOR)
-    for value in (setting.value(end) for end in setting.ends):
+    method = setting.name.removeprefix(LR_FACTOR)
+    for value in map(setting.value, setting.ends):
+        own = {setting.name: value} if method == setting.name else {"lr_factors": {method: value}}
         try:
-            TrainConfig.model_validate(
-                {"lr_factors": {method: value}} if factor and not name else {setting.name: value}
-            )
+            TrainConfig.model_validate(own)
         except ValidationError as error:
             rule = fault_of(error.errors()[0], TrainConfig).rule
             return [Fault(f"space.settings.{setting.name}", value, f"must be what train takes, and {rule}")]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-_CHANGES = {
+_WORTH = {
     "shift": {0.15: 1.0, 0.04: 3.0, 0.0: 3.0, -0.05: 0.7, -0.15: 0.5, -0.4: 0.8},
     "hflip": {0.02: 3.0, -0.02: 3.0, -0.07: 1.5, -0.15: 1.0, -0.4: 1.0},
 }
@@ -33,21 +33,23 @@ class Changes:
     """
 
     def __init__(self, settings: Sequence[Mapping[str, float]]) -> None:
-        self._names = sorted({name for own in settings for name in own})
-        columns = [_places([own.get(name) for own in settings]) for name in self._names]
-        self._places = np.array(columns, np.float64).reshape(len(columns), len(settings))  # (S, C)
-        drawn = np.array([name in _CHANGES for name in self._names], np.float64)  # (S,)
-        spreads = np.where(drawn > 0, _BESIDE, _OTHERS)
+        names = sorted({name for own in settings for name in own})
+        rows = {name: row for name in names if (row := _places([own.get(name) for own in settings]))}
+        self._names = list(rows)
+        self._places = np.array([*rows.values()], np.float64).reshape(len(rows), len(settings))  # (S, C)
+        drawn = np.array([name in _WORTH for name in rows], np.bool_)  # (S,)
+        spreads = np.where(drawn, _BESIDE, _OTHERS)
         self.covariance: Array = self._places.T @ (spreads[:, None] ** 2 * self._places)
         """(C, C) of what they are worth beside what may be expected."""
-        self.untold: Array = _UNTOLD * drawn @ self._places
+        changed = drawn @ self._places  # (C,)
+        self.untold: Array = _UNTOLD * changed
         """(C,) by how much less a training of a third of the epochs tells of each candidate."""
-        self.settles: Array = (_SETTLES / _UNTOLD) ** 2 * np.outer(self.untold, self.untold)
+        self.settles: Array = _SETTLES**2 * np.outer(changed, changed)
         """(C, C) the covariance of that."""
 
     def expected(self) -> list[tuple[float, Array]]:
         """What they may be worth (C,), and how likely that is."""
-        worths = [[*_CHANGES.get(name, {0.0: 1.0}).items()] for name in self._names]
+        worths = [[*_WORTH.get(name, {0.0: 1.0}).items()] for name in self._names]
         return [
             (math.prod(chance for _, chance in own), np.array([worth for worth, _ in own]) @ self._places)
             for own in itertools.product(*worths)
@@ -55,7 +57,7 @@ class Changes:
 
 
 def _places(values: Sequence[float | None]) -> list[float]:
-    """Where a setting's values lie, from the least, 0, to the largest, 1."""
+    """Where a setting's values lie, from the least, 0, to the largest, 1; none where there is only one value."""
     given = [value for value in values if value is not None]
-    low, span = min(given), (max(given) - min(given)) or 1.0
-    return [0.0 if value is None else (value - low) / span for value in values]
+    low, span = min(given), max(given) - min(given)
+    return [0.0 if value is None else (value - low) / span for value in values] if span else []

@@ -29,7 +29,7 @@ from petlas.search.strategies.ladder import Rung, ladder
 from petlas.search.strategies.prior import prior
 from petlas.search.strategies.recipes import LR, Recipe, expected, linear, portfolio
 from petlas.search.strategies.seeds import seed_costs, seed_price, seed_stages, seeds
-from petlas.search.strategies.variation import distinct, vary
+from petlas.search.strategies.variation import distinct, unlike, vary
 from petlas.search.study import FIRST_LOSS, HALVING, PORTFOLIO, REPEAT, VARIED, Entry, candidate_of, passes
 from petlas.search.training import Fidelity
 from petlas.search.workbench import Workbench
@@ -116,20 +116,8 @@ def _varied(trials: int) -> int:
     return math.floor(trials * _VARIED)
 
 
-def _unlike(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The first ones that share no method, then ones that share not all, and then any, until there are enough."""
-    found: list[Candidate] = []
-    for alike in (lambda one, other: bool(one & other), lambda one, other: one == other, lambda one, other: False):
-        for candidate in candidates:
-            own, taken = set(candidate.design.by_method), [set(each.design.by_method) for each in found]
-            if candidate not in found and not any(alike(own, other) for other in taken):
-                found.append(candidate)
-    return found[:count]
-
-
-def _set(candidate: Candidate, settings: Mapping[str, float]) -> Candidate:
-    """The candidate with other values of some settings."""
-    return Candidate(candidate.design, tuple((dict(candidate.settings) | dict(settings)).items()))
+def _methods(candidate: Candidate) -> Collection[str]:
+    return candidate.design.by_method.keys()
 
 
 class _Pipeline:
@@ -148,7 +136,7 @@ class _Pipeline:
         """All of them; what a stage needs of those before it is read when it is asked for."""
         first, *others = self._rungs
         opening = self._opening(first.trials - _varied(first.trials))
-        anchors = _unlike(opening, _ANCHORS)
+        anchors = unlike(opening, _methods, _ANCHORS)
         yield self._stage(PORTFOLIO, first, anchors, usual=())
         usual = self._record.first_losses(PORTFOLIO, {anchor.key for anchor in anchors})  # the rest may have begun
         if rest := [candidate for candidate in opening if candidate not in anchors]:
@@ -200,8 +188,8 @@ class _Pipeline:
         usual = {setting.name: self._bench.config.train.usual(setting.name) for setting in space.settings}
         found = [Candidate(Design((), self._bench.shape.name), linear().candidate(space, budget, usual).settings)]
         found += self._fitting(self._prior(), usual)
-        strong = _unlike([*self._fitting(portfolio(space), usual)], count)
-        found += [_set(candidate, way) for candidate, way in zip(strong, itertools.cycle(self._ways()), strict=False)]
+        strong = unlike([*self._fitting(portfolio(space), usual)], _methods, count)
+        found += [one.with_settings(way) for one, way in zip(strong, itertools.cycle(self._ways()), strict=False)]
         settings = tuple((setting.name, setting.nearest(usual[setting.name])) for setting in space.settings)
         asked = [Candidate(design, settings) for design in seeds(self._search)]
         place = max(1, min(_ANCHORS, count - len(asked)))  # in a small search first: they were paid for
@@ -209,13 +197,11 @@ class _Pipeline:
         return list({candidate.key: candidate for candidate in found}.values())[:count]
 
     def _fitting(self, recipes: Iterable[Recipe], usual: Mapping[str, float]) -> Iterator[Candidate]:
-        """The candidates of recipes that the space has and the budget is large enough for, each once."""
-        seen = set[str]()
+        """The candidates of recipes that the space has and the budget is large enough for."""
         for recipe in recipes:
             if recipe.suits(self._space):
                 candidate = recipe.candidate(self._space, self._bench.budget, usual)
-                if recipe.methods <= candidate.design.by_method.keys() and candidate.key not in seen:
-                    seen.add(candidate.key)
+                if recipe.methods <= candidate.design.by_method.keys():
                     yield candidate
 
     def _ways(self) -> list[dict[str, float]]:
@@ -238,7 +224,7 @@ class _Pipeline:
         """What of the portfolio promises most with its images changed in another way, and variations of its leaders."""
         config, tried = self._bench.config, {trial.user_attrs["key"] for trial in self._record.counted(PORTFOLIO)}
         parents = [c for c in self._leaders([PORTFOLIO], turn=1) if c in self._space][:_PARENTS]
-        crossed = self._promising([_set(parent, way) for parent in parents for way in self._ways()], tried)
+        crossed = self._promising([parent.with_settings(way) for parent in parents for way in self._ways()], tried)
         found = crossed[: math.ceil(count / 2)]
         rng = np.random.default_rng([config.seed, crc32(b"auto")])
         avoid = tried | {candidate.key for candidate in found}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import count as numbers
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from petlas.petl.design import Design
 from petlas.search.strategies.recipes import LR
 from petlas.spaces import Budget, Candidate, Setting, Space
 
+T = TypeVar("T")
 _TRIES = 10
 """For each child that is wanted."""
 _SHARED = 0.75
@@ -61,6 +63,24 @@ def _shared(one: Design, other: Design) -> float:
     places = mine.keys() | its.keys()
     both = sum(min(mine.get(place, 0), its.get(place, 0)) for place in places)
     return both / sum(max(mine.get(place, 0), its.get(place, 0)) for place in places) if places else 1.0
+
+
+def unlike(items: Sequence[T], methods: Callable[[T], Collection[str]], count: int) -> list[T]:
+    """The first ones that share no method, then ones that share not all, and then any, until there are enough.
+
+    Args:
+        items: In the order in which they are taken, each at most once.
+        methods: Those of an item.
+        count: How many are wanted.
+    """
+    found, taken = list[T](), list[set[str]]()
+    for alike in (lambda one, other: bool(one & other), lambda one, other: one == other, lambda one, other: False):
+        for item in items:
+            own = {*methods(item)}
+            if item not in found and not any(alike(own, other) for other in taken):
+                found.append(item)
+                taken.append(own)
+    return found[:count]
 
 
 def vary(
@@ -121,11 +141,12 @@ def _moved(parent: Candidate, movable: Sequence[Setting], rng: np.random.Generat
 
     Short trainings flatter high rates, and what is varied was picked by them: rates that move both ways drift upwards.
     """
-    old, setting = dict(parent.settings), movable[int(rng.integers(len(movable)))]
-    new = setting.step(old[setting.name], rng)
-    if setting.name == LR and new > old[LR]:
-        new = old[LR] ** 2 / new
-    return Candidate(parent.design, tuple((old | {setting.name: setting.nearest(new)}).items()))
+    setting = movable[int(rng.integers(len(movable)))]
+    old = dict(parent.settings)[setting.name]
+    new = setting.step(old, rng)
+    if setting.name == LR and new > old:
+        new = old**2 / new
+    return parent.with_settings({setting.name: setting.nearest(new)})
 
 
 def _redesigned(parent: Candidate, space: Space, budget: Budget, rng: np.random.Generator) -> Candidate:

@@ -115,3 +115,11 @@ def test_a_file_of_something_else_is_named_with_the_keys_that_it_has(tmp_path: P
         DesignError, match=r"run\.yaml: a design is a mapping .*, got the keys task, space; best/design"
     ):
         Candidate.load(file)
+
+
+def test_some_settings_are_set_and_the_others_stay():
+    candidate = Candidate(Design(()), {"lr": 1e-3, "hflip": 0.5})
+    assert dict(candidate.with_settings({"hflip": 0, "shift": 0.1}).settings) == {"lr": 1e-3, "hflip": 0, "shift": 0.1}
+    assert candidate.with_settings({}) == candidate
+    with pytest.raises(SpaceError, match=r"settings\.lr"):
+        candidate.with_settings({"lr": math.nan})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import ray
@@ -104,12 +103,11 @@ def _measure_pack(run: str, supplies: Any, place: Mapping[str, str] | None) -> t
 
 def _measured_pack(bench: Workbench, supplier: Supplier) -> int:
     """How many trials a worker is to train at once, as one of them measured it; told in the log."""
-    size, said = 1, "packs: off, as one could not be measured by a worker"
     gpus = bench.config.resources.gpus
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU") for node in nodes()) else 0.0
-    with suppress(_Failed):
-        size, said = _by_worker(_measure_pack, bench, supplier, gpus, "whether packs win")
+    found = _by_worker(_measure_pack, bench, supplier, gpus, "whether packs win")
+    size, said = found or (1, "packs: off, as one could not be measured by a worker")
     log.info("%s: %s", bench.config.name, said)
     return size
 
@@ -122,18 +120,12 @@ def _measure(run: str, supplies: Any, place: Mapping[str, str] | None) -> tuple[
 
 def _measured(bench: Workbench, supplier: Supplier) -> Footprint | None:
     """What a process takes that trains the largest design, on a whole GPU of some node."""
-    found = None
-    with suppress(_Failed):
-        found = _by_worker(_measure, bench, supplier, 1.0, "how much memory a trial needs")
+    found = _by_worker(_measure, bench, supplier, 1.0, "how much memory a trial needs")
     return None if found is None else Footprint(*found)
 
 
-class _Failed(Exception):
-    """A worker did not measure what it was to."""
-
-
 def _by_worker(task: Any, bench: Workbench, supplier: Supplier, gpus: float, what: str) -> Any:
-    """What a worker measures, with a trial's CPUs and some GPUs; where it cannot, that is told."""
+    """What a worker measures, with a trial's CPUs and some GPUs; None where it cannot, and that is told."""
     supplies, place = supplier.of_bench(bench)
     needs = {"num_cpus": bench.config.resources.cpus, "num_gpus": gpus}
     asked = task.options(**needs).remote(_given(bench.config, gpus).model_dump_json(), supplies, place)
@@ -142,4 +134,4 @@ def _by_worker(task: Any, bench: Workbench, supplier: Supplier, gpus: float, wha
     except Exception as error:
         log.warning("%s: %s was not measured (%s)", bench.config.name, what, error)
         ray.cancel(asked, force=True)
-        raise _Failed from error
+        return None

@@ -28,6 +28,7 @@ def test_of_other_settings_nothing_is_expected_and_without_any_there_is_nothing(
     assert [(chance, worth.tolist()) for chance, worth in other.expected()] == [(1.0, [0.0, 0.0])]
     assert (other.untold == 0).all()
     assert 0 < other.covariance[1, 1] < Changes([{"shift": 0.0}, {"shift": 0.08}]).covariance[1, 1]
-    none = Changes([{}, {}])
-    assert [(chance, worth.tolist()) for chance, worth in none.expected()] == [(1, [0.0, 0.0])]
-    assert (none.covariance == 0).all()
+    for none in (Changes([{}, {}]), Changes([{"shift": 0.08}, {"shift": 0.08}])):  # or nothing that differs
+        assert [(chance, worth.tolist()) for chance, worth in none.expected()] == [(1, [0.0, 0.0])]
+        assert (none.covariance == 0).all()
+        assert (none.untold == 0).all()

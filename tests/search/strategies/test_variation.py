@@ -3,7 +3,7 @@ import pytest
 
 from petlas.petl import MINI, Design, Placement, count_params, shape_by_name
 from petlas.search.strategies.recipes import Recipe
-from petlas.search.strategies.variation import alike, distinct, vary
+from petlas.search.strategies.variation import alike, distinct, unlike, vary
 from petlas.spaces import Budget, Candidate, Space
 
 SHAPE = shape_by_name(MINI, None)
@@ -49,6 +49,12 @@ def test_one_setting_is_moved_at_a_time_the_rate_down_and_others_both_ways() -> 
     assert len(rates) + len(decays) == len(moved)
     assert all(1e-4 <= rate < 3e-3 for rate in rates)
     assert {decay > 1e-3 for decay in decays} == {True, False}
+
+
+def test_unlike_ones_come_first_then_those_that_share_a_part_and_then_the_same() -> None:
+    items = ["a", "a b", "a ", "b", "", "b a", "c d", "a"]
+    assert unlike(items, str.split, 9) == ["a", "b", "", "c d", "a b", "a ", "b a"]
+    assert unlike(items, str.split, 2) == ["a", "b"]
 
 
 def test_the_same_seed_gives_the_same_children() -> None:

@@ -84,7 +84,7 @@ def test_whether_packs_win_is_measured_by_a_worker_and_counts_for_the_share(
     def by_worker(task: Any, work: Workbench, supplier: Supplier, gpus: float, what: str) -> Any:
         asked.append((gpus, what))
         if len(asked) == 4:
-            raise devices_module._Failed
+            return None
         return (4, "packs: on, at 1.50 times the steps per second") if "packs" in what else (1, 24)
 
     monkeypatch.setattr(devices_module, "_by_worker", by_worker)
