@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from petlas.petl.exports.export import Exported, export_adapter
     from petlas.petl.graphs import graphs_kept
     from petlas.petl.methods import METHODS, get_method
+    from petlas.petl.parts.casts import frozen_casts
     from petlas.petl.parts.method import Batch, BlockMethod, Loss, Method, SubsetMethod
     from petlas.petl.parts.placed import NoOptions, Placed
     from petlas.petl.prefix import Prefix, Streams, prefix_of, resume, run_prefix, untouched
@@ -134,6 +135,7 @@ _HOME = {
         "Pack",
         "groups",
     ),
+    "parts.casts": ("frozen_casts",),
     "parts.draws": ("Draws",),
     "parts.method": (
         "Batch",
@@ -241,6 +243,7 @@ __all__ = [
     "family_of",
     "fingerprint",
     "freeze",
+    "frozen_casts",
     "get_family",
     "get_method",
     "graphs_kept",

@@ -81,6 +81,9 @@ class Kind:
             memo[id(tensor)] = nn.Parameter(empty, trained) if isinstance(tensor, nn.Parameter) else empty
         roots, elastic = copy.deepcopy((self.roots, self.elastic), memo)
         vars(roots[0]).pop("forward", None)
+        for module in (module for root in roots for module in root.modules()):
+            for name, _ in _tensors(module, recurse=False):
+                vars(module).pop(name, None)  # what stood in for it
         return roots, elastic
 
     def _module(self, module: nn.Module) -> Hashable:
@@ -93,6 +96,7 @@ class Kind:
         # The block's own hooks run around it, as does what stands for its `forward` while it is compiled.
         hooks = () if module is self.block else (hooks_of(module, "in"), hooks_of(module, "out"))
         hidden |= {"forward"} if module is self.block else set()
+        hidden |= {name for name, _ in _tensors(module, recurse=False)}  # another one may stand in: see `parts.casts`
         own = {name: value for name, value in vars(module).items() if name not in _OWN and not name.startswith("petl_")}
         return (
             type(module),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from petlas.petl.adapters import Adapters
 from petlas.petl.backbones import family_of
 from petlas.petl.design import DesignError
+from petlas.petl.parts.casts import FrozenCasts
 from petlas.petl.parts.draws import Draws
 from petlas.petl.parts.handles import ForwardOverride, Handle
 from petlas.petl.prefix import Streams, replay
@@ -55,6 +56,8 @@ class Pack:
         for path, own in parts.items():
             module = self._plain.get_submodule(path)
             self._handles.append(ForwardOverride(module, Router(self._flow, module.forward, own, self.drawing)))
+        whole = (part.module for own in parts.values() for part in own.values() if part.whole)
+        self._casts = FrozenCasts(whole, plain=[self._plain])
         self.train(False)
         if (mixed := self._mixes()) is not None:
             raise DesignError(
@@ -93,13 +96,16 @@ class Pack:
         if unknown := [name for name in inputs if name not in self.models]:
             raise DesignError(f"a pack runs its own designs, {', '.join(self.models)}, got {', '.join(unknown)}")
         ordered = {name: inputs[name] for name in self._order if name in inputs}
-        images = {name: given for name, given in ordered.items() if isinstance(given, Tensor)}
-        if len(images) < len(inputs):
-            logits = self._in_parts(ordered, images)
-        else:
-            with self._flow.of(_rows(ordered, list(ordered))):
-                logits = _by_name(ordered, list(ordered), self._plain(torch.cat(list(images.values()))))
+        with self._casts():
+            logits = self._logits(ordered)
         return {name: logits[name] for name in inputs}
+
+    def _logits(self, inputs: Mapping[str, Inputs]) -> dict[str, Tensor]:
+        images = {name: given for name, given in inputs.items() if isinstance(given, Tensor)}
+        if len(images) < len(inputs):
+            return self._in_parts(inputs, images)
+        with self._flow.of(_rows(inputs, list(inputs))):
+            return _by_name(inputs, list(inputs), self._plain(torch.cat(list(images.values()))))
 
     def _in_parts(self, inputs: Mapping[str, Inputs], images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Block by block, as some join between them."""

@@ -28,6 +28,7 @@ from petlas.petl import (
 )
 from petlas.search.config import TrainConfig, find_config
 from petlas.search.reports.listing import list_methods
+from petlas.search.training.batches import logits_of
 from petlas.search.training.numerics import autocast_dtype, precision
 from petlas.spaces import Budget, load_space
 
@@ -96,6 +97,7 @@ class Step:
         where: The setting.
         inputs: Images and labels.
         before: Is called in front of each step.
+        run: The forward pass, of the model and images; by default as petlas runs it.
     """
 
     def __init__(
@@ -104,8 +106,9 @@ class Step:
         where: Setting,
         inputs: tuple[Tensor, Tensor],
         before: Callable[[], object] | None = None,
+        run: Callable[[nn.Module, Tensor], Tensor] = logits_of,
     ) -> None:
-        self.model, self._where, self._inputs, self._before = model.train(), where, inputs, before
+        self.model, self._where, self._inputs, self._before, self._run = model.train(), where, inputs, before, run
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(self.trained, lr=1e-5, foreach=True)  # as petlas's own
 
@@ -113,7 +116,7 @@ class Step:
         """The loss."""
         images, labels = self._inputs
         with precision(self._where.device, self._where.autocast):
-            logits = self.model(images)
+            logits = self._run(self.model, images)
         return F.cross_entropy(logits.float(), labels)
 
     def passes(self) -> None:
@@ -195,7 +198,7 @@ def steps(where: Setting, methods: tuple[str, ...] = tuple(METHODS)) -> Iterator
 
     yield "bare", partial(step, bare)
     if find_spec("peft"):
-        yield "peft: LoRA r8 on qkv", partial(step, peft_lora)
+        yield "peft: LoRA r8 on qkv", lambda: Step(peft_lora(model), where, inputs, run=nn.Module.__call__)
     refused = {row["method"] for row in list_methods(shape_of(model).name) if row["refused"]}
     for name in (name for name in methods if name not in refused):
         size = get_method(name).default_size

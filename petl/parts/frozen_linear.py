@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from petlas.petl.parts.casts import frozen_cast
 from petlas.petl.parts.joint import Join, Joint, ask, stacked
 from petlas.petl.parts.products import operation, product_type
 
@@ -115,7 +116,7 @@ class _Updated(torch.autograd.Function):
         effective, x = _effective(weight, downs, ups, shares, scale).to(dtype), x.to(dtype)
         ctx.save_for_backward(x, effective, downs, ups)
         ctx.shares, ctx.scale = shares, scale
-        return F.linear(x, effective, bias)
+        return F.linear(x, effective, None if bias is None else frozen_cast(bias, dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -157,7 +158,8 @@ class _SeveralUpdated(torch.autograd.Function):
         effective, rows = effective.to(dtype), x.reshape(size, -1, x.shape[-1]).to(dtype)
         ctx.save_for_backward(rows, effective, downs, ups)
         ctx.shares, ctx.scale, ctx.shape = shares, scale, x.shape
-        product = rows @ effective.mT if bias is None else torch.baddbmm(bias.to(dtype), rows, effective.mT)
+        bias = None if bias is None else frozen_cast(bias, dtype).to(dtype)
+        product = rows @ effective.mT if bias is None else torch.baddbmm(bias, rows, effective.mT)
         return product.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -174,6 +176,12 @@ class _SeveralUpdated(torch.autograd.Function):
         grad_x = (grads @ effective).view(ctx.shape) if ctx.needs_input_grad[0] else None
         grad_bias = grads.sum((0, 1)) if ctx.needs_input_grad[2] else None
         return grad_x, None, grad_bias, grad_downs, grad_ups, None, None
+
+
+def _frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What a frozen layer computes."""
+    dtype = product_type(x)
+    return F.linear(x, frozen_cast(weight, dtype), None if bias is None else frozen_cast(bias, dtype))
 
 
 class _ScaledLinears(Joint):
@@ -198,7 +206,7 @@ class _Scaled(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *unit: Tensor
     ) -> Tensor:
-        z = F.linear(x, weight, bias)
+        z = _frozen(x, weight, bias)
         ctx.save_for_backward(weight, scale, z, *unit)
         return scale_shift(z.flatten(0, -2), scale, shift, (unit[0], unit[1])).view_as(z)
 
@@ -257,7 +265,7 @@ class _SeveralScaled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> Tensor:
-        z = F.linear(x, weight, bias)
+        z = _frozen(x, weight, bias)
         each, dtype = z.view(len(scale), -1, z.shape[-1]), z.dtype
         ctx.save_for_backward(weight, scale, each)
         return torch.addcmul(shift[:, None].to(dtype), each, scale[:, None].to(dtype)).view_as(z)

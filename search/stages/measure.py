@@ -16,6 +16,7 @@ from petlas.search.run_files import Carried
 from petlas.search.stages.base import Chore, Proposal
 from petlas.search.stages.once import Once
 from petlas.search.training import Work
+from petlas.search.training.batches import logits_of
 from petlas.search.training.numerics import precision
 from petlas.search.workbench import Workbench
 
@@ -79,12 +80,12 @@ def measure(bench: Workbench) -> Prices:
 
     def forward() -> None:
         with torch.inference_mode(), precision(device, bench.autocast):
-            model.eval()(images)
+            logits_of(model.eval(), images)
 
     def step() -> None:
         optimiser.zero_grad()
         with precision(device, bench.autocast):
-            logits = model.train()(images)
+            logits = logits_of(model.train(), images)
         objective.loss(logits.float(), targets).backward()
         optimiser.step()
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from petlas.petl import Design, Family, Supernet, family_of, methods_of
+from petlas.petl import Design, Family, Supernet, family_of, frozen_casts, methods_of
 from petlas.search.objectives import Objective
 from petlas.search.stages.supernet import shared_supernet
 from petlas.search.training import EpochResult, ImageBatches
@@ -110,7 +110,7 @@ class Scorer:
             for index, (images, targets) in enumerate(self.data):
                 keys: list[Hashable] = [(index, prefix) for prefix in prefixes]
                 used += keys
-                with precision(images.device, self.autocast):
+                with precision(images.device, self.autocast), frozen_casts(model)():
                     logits = self._logits(model, images, keys)
                 meter.add(logits, targets)
             score = meter.value()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from petlas.petl import InputConfig, Streams, resume
+from petlas.petl import InputConfig, Streams, frozen_casts, resume
 
 EVAL_BATCH = 256
 
@@ -26,7 +26,8 @@ def logits_of(model: nn.Module, inputs: Inputs) -> Tensor:
         model: A backbone with a design.
         inputs: Images, or what its leading blocks have made of them.
     """
-    logits: Tensor = resume(model, inputs) if isinstance(inputs, Streams) else model(inputs)
+    with frozen_casts(model)():
+        logits: Tensor = resume(model, inputs) if isinstance(inputs, Streams) else model(inputs)
     return logits
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petlas.petl import CompiledBlocks, Design, Placement, apply, can_compile, graphs_kept
+from petlas.petl import CompiledBlocks, Design, Placement, apply, can_compile, frozen_casts, graphs_kept
 
 pytestmark = pytest.mark.skipif(not can_compile(), reason="this torch mixes up graphs")
 
@@ -96,6 +96,25 @@ def test_what_is_drawn_in_a_block_is_drawn_as_without_a_graph(
     with blocks(graphs, told := []).of(model):
         same(expected, step(model, images(model)))
     assert graphs and not told
+
+
+def test_under_autocast_graphs_are_shared_while_other_tensors_stand_in_for_frozen_weights(
+    graphs: Graphs, make: Callable[..., nn.Module], shake: Any, images: Any
+) -> None:
+    model = make("plain", depth=3)
+    apply(model, Design.of(Placement("adapter", i, 4) for i in range(3)))
+    shake(model)
+
+    def cast() -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16), frozen_casts(model)():
+            return step(model, images(model))
+
+    expected = cast()
+    with blocks(graphs, told := []).of(model):
+        found = cast()
+    assert len(graphs) == 2 and not told
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 0.05 * gradient.norm(), name
 
 
 def test_where_a_compiler_fails_blocks_run_as_they_are_and_one_line_says_so(

@@ -27,6 +27,7 @@ from petlas.petl import (
     count_params,
     count_tuned,
     family_of,
+    frozen_casts,
     get_method,
     load_adapter,
     merge,
@@ -594,6 +595,12 @@ def test_bf16_autocast_runs_forward_and_backward(name, tuned, images):
         logits = model(images(model))
     logits.float().square().mean().backward()
     assert logits.isfinite().all()
+    gradients = {path: p.grad.clone() for path, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16), frozen_casts(model)():
+        again = model(images(model))
+    again.float().square().mean().backward()
+    assert torch.equal(again, logits) and all(torch.equal(model.get_parameter(p).grad, g) for p, g in gradients.items())
     with torch.no_grad():
         exact = model(images(model))
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -180,6 +181,21 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.number += not func.is_view
         return func(*args, **(kwargs or {}))
+
+
+def test_under_autocast_frozen_weights_are_cast_once_to_the_same_bits(hosts: Any, monkeypatch: Any) -> None:
+    adapters, _ = hosts("lora", "adapter", "ssf")
+    adapters.float()
+    pack, inputs = Pack(adapters), {name: torch.randn(2, 3, 32, 32) for name in adapters}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        pack(inputs)
+        with _Operations() as once:
+            found = pack(inputs)
+        monkeypatch.setattr(pack, "_casts", nullcontext)
+        with _Operations() as each:
+            expected = pack(inputs)
+    assert all(torch.equal(found[name], expected[name]) for name in adapters)
+    assert each.number - once.number == 2 * 2 * 4 + 2  # weights and biases of all layers of two blocks, and of the stem
 
 
 def test_some_of_a_pack_go_on_without_the_others(hosts: Any) -> None:

@@ -24,6 +24,7 @@ from petlas.petl import (
     count_params,
     count_tuned,
     family_of,
+    frozen_casts,
     get_family,
     get_method,
     groups,
@@ -181,6 +182,8 @@ def test_many_methods_together_train_in_bf16_and_with_checkpoints_and_come_off(f
         torch.testing.assert_close(gradients[1][path], gradient, msg=path)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(pixels)
+        with frozen_casts(model)():
+            assert torch.equal(model(pixels), logits)
     logits.float().square().mean().backward()
     assert logits.isfinite().all() and all(p.grad.isfinite().all() for p in model.petl.parameters())
     assert_same(remove(model), before)
