@@ -39,6 +39,8 @@ class Tuning(nn.Module):
         self.design = design
         self.shape = shape
         self.handles: list[Handle] = []
+        self._exposed: list[Handle] | None = None  # what any design needs, once it is there
+        self._narrowed: dict[tuple[str, int | None], Placed[Any]] = {}
         self.trainable = {path: p.requires_grad for path, p in model.named_parameters()}
         head = family_of(model).head_place(model)
         self.original_head = TunedCopies(path for path in self.trainable if path.startswith(f"{head}."))
@@ -102,12 +104,15 @@ class Tuning(nn.Module):
             model: The model.
             design: The design.
         """
-        self.disconnect()
+        self._detach()
         forget_graphs()
-        self.handles.extend(family_of(model).exposed(model))
+        if self._exposed is None:
+            self._exposed = list(family_of(model).exposed(model))
         for method, placements in parts_of(design):
             module = self.get_submodule(method.name)
-            method.narrow(module, placements)
+            changed = [p for p in placements if self._narrowed.get((method.name, p.place)) != p]
+            method.narrow(module, changed)
+            self._narrowed.update(((method.name, p.place), p) for p in changed)
             self.handles.extend(method.attach(model, module, placements))
         if hasattr(model, "forward_intermediates"):
             guarded = partial(_intermediates, self, design, model.forward_intermediates)
@@ -115,6 +120,12 @@ class Tuning(nn.Module):
 
     def disconnect(self) -> None:
         """Take off everything but the head."""
+        self._detach()
+        while self._exposed:
+            self._exposed.pop().remove()
+        self._exposed = None
+
+    def _detach(self) -> None:
         while self.handles:
             self.handles.pop().remove()
 

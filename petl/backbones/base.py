@@ -354,7 +354,8 @@ class Family(Anatomy):
             path, side = self.in_model[name]
         else:
             place, side = self.place(model, name, block)
-            path = ".".join(filter(None, (self.block_paths(model)[block], place)))
+            paths = self.shape(model).block_paths if hasattr(model, "petl") else self.block_paths(model)
+            path = ".".join(filter(None, (paths[block], place)))
         return Site(name, model.get_submodule(path), side, self.width(model), self.site_layout(model, name, block))
 
     def place(self, model: nn.Module, name: str, block: int) -> tuple[str, Side]:

@@ -35,8 +35,9 @@ class ScaledBottleneck(nn.Module):
         """The scaled output and the skip connection; nothing is added to the images that drop-path drops."""
         down, down_bias, up, up_bias = self.bottleneck.layers()
         assert up_bias is not None
-        drops = self.training and self.drop_path.drop_prob
-        keep = self.drop_path(up_bias.new_ones(len(x), 1, 1)) if drops else None
+        keep = None
+        if self.training and (drops := self.drop_path.drop_prob):  # drawn as timm draws it
+            keep = up_bias.new_empty(len(x), 1, 1).bernoulli_(1 - drops).div_(1 - drops)
         layers = (down, down_bias, self.scale[:, None] * up, self.scale * up_bias)  # less than to scale the tokens
         return add_branch(None, x, layers, F.gelu, keep=keep)
 

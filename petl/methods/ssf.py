@@ -14,7 +14,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
-from petlas.petl.parts.frozen_linear import scale_shift, scaled_linear
+from petlas.petl.parts.frozen_linear import scale_shift, scaled_affine, scaled_linear
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.joint import Join, Joint, ask, asks
 from petlas.petl.parts.method import Method
@@ -138,10 +138,9 @@ class _ScaledNorms(Joint):
 
     @staticmethod
     def alone(x: Tensor, axes: Any, weight: Any, bias: Any, eps: float, scale: Tensor, shift: Tensor) -> Tensor:
-        if weight is None:
-            return F.layer_norm(x, axes, scale, shift, eps)
-        shift = shift if bias is None else torch.addcmul(shift, scale, bias)
-        return F.layer_norm(x, axes, scale * weight, shift, eps)
+        if weight is not None:
+            scale, shift = scaled_affine(weight, bias, scale, shift)
+        return F.layer_norm(x, axes, scale, shift, eps)
 
     @staticmethod
     def kind(x: Tensor, axes: Any, weight: Any, bias: Any, eps: float, *others: Any) -> Hashable:
@@ -157,7 +156,7 @@ class _ScaledNorms(Joint):
 
 def _scaled_batch_norm(item: ScaleShift, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Its statistics are the frozen backbone's; timm has norms that end in an activation, which comes behind."""
-    weight, shift = item.scale * norm.weight, torch.addcmul(item.shift, item.scale, norm.bias)
+    weight, shift = scaled_affine(norm.weight, norm.bias, item.scale, item.shift)
     z = F.batch_norm(x, norm.running_mean, norm.running_var, weight, shift, training=False, eps=norm.eps)
     return norm.act(norm.drop(z)) if isinstance(norm, BatchNormAct2d) else z
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from petlas.petl.parts.joint import Join, Joint, ask, stacked
-from petlas.petl.parts.products import operation, product_type
+from petlas.petl.parts.products import as_gradient, operation, product_type
 
 Layers: TypeAlias = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 """Down (h, D), b (h,), Up (D, h), c (D,)."""
@@ -136,15 +136,31 @@ class _Branch(torch.autograd.Function):
         return grad_base, grad_x, turned @ rows, grad_down_bias, grad_up, grad_up_bias, None, None, None, None
 
 
-def added(base: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """base + left right, of matrices or of as many of each.
+def added(base: Tensor, left: Tensor, right: Tensor, factor: float = 1.0) -> Tensor:
+    """base + f left right, of matrices or of as many of each.
 
     Args:
         base: What is broadcast to (..., I, J).
         left: (..., I, K).
         right: (..., K, J).
+        factor: f.
     """
-    return torch.addmm(base, left, right) if left.ndim == 2 else torch.baddbmm(base, left, right)
+    add = torch.addmm if left.ndim == 2 else torch.baddbmm
+    return add(base, left, right, alpha=factor)
+
+
+def product(left: Tensor, right: Tensor, factor: float) -> Tensor:
+    """f left right, of matrices or of as many of each, in one operation.
+
+    Args:
+        left: (..., I, K).
+        right: (..., K, J).
+        factor: f.
+    """
+    if factor == 1:
+        return left @ right
+    multiply = torch.addmm if left.ndim == 2 else torch.baddbmm
+    return multiply(left.new_empty((1,) * left.ndim), left, right, beta=0, alpha=factor)
 
 
 def joined(base: Tensor, branch: Tensor, keep: Tensor | None) -> Tensor:
@@ -181,9 +197,23 @@ def cast(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Any]:
     given = [t for t in tensors if t is not None]
     if all(t.dtype == dtype for t in given):
         return list(tensors)
-    together = torch.cat([t.reshape(-1) for t in given]).to(dtype).split([t.numel() for t in given])
-    found = iter(part.view(t.shape) for t, part in zip(given, together, strict=True))
+    found = iter(_apart(torch.cat([t.reshape(-1) for t in given]).to(dtype), given))
     return [None if t is None else next(found) for t in tensors]
+
+
+def scaled(tensors: Sequence[Tensor], factor: float) -> list[Tensor]:
+    """Small tensors, each multiplied by a number, in two operations for all of them.
+
+    Args:
+        tensors: Such as the parameters of a branch, of one type.
+        factor: The number.
+    """
+    return _apart(torch.cat([t.reshape(-1) for t in tensors]).mul_(factor), tensors)
+
+
+def _apart(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    parts = vector.split([t.numel() for t in like])
+    return [part.view(t.shape) for part, t in zip(parts, like, strict=True)]
 
 
 def masked(units: Tensor, dropout: float, scale: float) -> Tensor:
@@ -194,14 +224,4 @@ def masked(units: Tensor, dropout: float, scale: float) -> Tensor:
         dropout: The share of them that is dropped.
         scale: The scale.
     """
-    return F.dropout(torch.full_like(units, scale), dropout)
-
-
-def as_gradient(gradient: Tensor) -> Tensor:
-    """A weight's gradient as a parameter takes it, row by row and in float32 where it was half as long, in one copy.
-
-    Args:
-        gradient: The gradient.
-    """
-    dtype = torch.float64 if gradient.dtype is torch.float64 else torch.float32
-    return gradient.to(dtype, memory_format=torch.contiguous_format)
+    return torch.empty_like(units).bernoulli_(1 - dropout).mul_(scale / (1 - dropout))

@@ -7,17 +7,18 @@ other layout to change to.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from petlas.petl.parts.branch import added, as_gradient, branch_gradient, cast, joined, masked
+from petlas.petl.parts.branch import added, branch_gradient, cast, joined, masked, product, scaled
 from petlas.petl.parts.joint import Join, Joint, ask, stacked
-from petlas.petl.parts.products import operation, product_type
+from petlas.petl.parts.products import as_gradient, operation, product_type
 
 QUICK = 1.702
 """QuickGELU z sigmoid(1.702 z) is silu(1.702 z) / 1.702, and its derivative silu'(1.702 z)."""
@@ -38,7 +39,7 @@ class Place:
     first: int
     size: tuple[int, int]
 
-    def surroundings(self, units: Tensor, tokens: int) -> Tensor:
+    def surroundings(self, units: Tensor, tokens: int, turned: bool = False) -> Tensor:
         """The 3 x 3 neighbours of each token, (..., 9 h, B N), for hidden units (..., h, B N).
 
         Beyond the edges of the grid are zeros, and around what is no patch as well.
@@ -46,27 +47,33 @@ class Place:
         Args:
             units: The hidden units.
             tokens: N.
+            turned: Whether the neighbours come in the opposite order.
         """
-        rows, columns = self.size
-        z = units.unflatten(-1, (-1, tokens))
-        patches = slice(self.first, self.first + rows * columns)
-        padded = F.pad(z[..., patches].unflatten(-1, self.size), (1, 1, 1, 1))
-        windows = padded.unfold(-2, 3, 1).unfold(-2, 3, 1).movedim((-2, -1), (-5, -4))
-        shape = (*z.shape[:-2], 9, *z.shape[-2:])
-        others = list(self._others(z))
-        found: Tensor = z.new_zeros(shape) if others else z.new_empty(shape)
-        found.unflatten(-3, (3, 3))[..., patches].unflatten(-1, self.size).copy_(windows)
-        for part in others:
-            found[..., 4, :, part] = z[..., part]
-        surroundings: Tensor = found.flatten(-4, -3).flatten(-2)
-        return surroundings
+        followed = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
+        find = _neighbours if followed else _known_neighbours  # a graph is for any number of images
+        index = find(self, units.shape[-1] // tokens, tokens, turned, units.device)
+        found: Tensor = F.pad(units, (0, 1)).index_select(-1, index).unflatten(-1, (9, -1)).flatten(-3, -2)
+        return found
 
-    def _others(self, z: Tensor) -> Iterator[slice]:
-        """What stands in front of the patches in (..., N), and what stands behind, if anything."""
-        rows, columns = self.size
-        for part in (slice(0, self.first), slice(self.first + rows * columns, None)):
-            if z[..., part].shape[-1]:
-                yield part
+
+def _neighbours(place: Place, images: int, tokens: int, turned: bool, device: torch.device) -> Tensor:
+    """Where the neighbours of each token of some images stand, (9 B N,); B N where there is none."""
+    rows, columns = place.size
+    token, step = torch.arange(tokens, device=device), torch.arange(9, device=device)[:, None]
+    at = token - place.first
+    row, column = at.div(columns, rounding_mode="floor") + step // 3 - 1, at % columns + step % 3 - 1
+    patch = (at >= 0) & (at < rows * columns)
+    inside = patch & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    near = torch.where(inside, place.first + row * columns + column, torch.where(patch | (step != 4), -1, token))
+    near = (near.flip(0) if turned else near)[:, None]
+    image = torch.arange(images, device=device)[:, None] * tokens
+    return torch.where(near < 0, images * tokens, near + image).flatten().int()
+
+
+@lru_cache(maxsize=64)
+def _known_neighbours(*which: Any) -> Tensor:
+    with torch.inference_mode(False):
+        return _neighbours(*which)
 
 
 def add_conv_branch(
@@ -145,32 +152,35 @@ class _ConvBranch(torch.autograd.Function):
         keep: Tensor | None,
     ) -> Tensor:
         dtype, tokens = product_type(n), n.shape[1]
-        down, down_bias, conv, conv_bias, up, up_bias = cast((down, down_bias, conv, conv_bias, up, up_bias), dtype)
+        given = cast((down, down_bias, conv_bias, conv, up, up_bias), dtype)
+        # Three small tensors are multiplied by 1.702 in place of the hidden units: between both, all is linear.
+        quick_down, quick_down_bias, quick_conv_bias = scaled(given[:3], QUICK)
+        down, conv, up, up_bias = given[0], *given[3:]
         rows = n.reshape(*down.shape[:-2], -1, n.shape[-1]).to(dtype)
-        before = added(down_bias[..., None], down, rows.mT).mul_(QUICK)  # 1.702 times what QuickGELU reads
-        around = place.surroundings(F.silu(before).div_(QUICK), tokens)
-        after = added(conv_bias[..., None], conv.flatten(-3), around).mul_(QUICK)
-        hidden = F.silu(after).mul_(scale / QUICK if mask is None else mask)
+        before = added(quick_down_bias[..., None], quick_down, rows.mT)
+        around = place.surroundings(F.silu(before), tokens)
+        after = added(quick_conv_bias[..., None], conv.flatten(-3), around)
+        hidden, factor = F.silu(after), scale / QUICK if mask is None else 1.0
+        hidden = hidden if mask is None else hidden.mul_(mask)
         shift = up_bias if scale == 1 else scale * up_bias
-        branch = added(shift if up.ndim == 2 else shift[:, None], hidden.mT, up.mT)
+        branch = added(shift if up.ndim == 2 else shift[:, None], hidden.mT, up.mT, factor)
         ctx.save_for_backward(rows, before, around, after, hidden, keep, down, conv, up, mask)
-        ctx.place, ctx.scale, ctx.tokens = place, scale, tokens
+        ctx.place, ctx.scale, ctx.factor, ctx.tokens = place, scale, factor, tokens
         return joined(base, branch.view(base.shape), keep)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, before, around, after, hidden, keep, down, conv, up, mask = ctx.saved_tensors
         grads = branch_gradient(grad, keep, down.dtype).reshape(rows.shape)
-        grad_up = as_gradient((hidden @ grads).mT)
+        grad_up = as_gradient(product(hidden, grads, ctx.factor).mT)
         grad_up_bias = grads.sum(-2, dtype=grad_up.dtype)
         grad_up_bias = grad_up_bias if ctx.scale == 1 else grad_up_bias * ctx.scale
-        turned = up.mT @ grads.mT
-        if mask is not None or ctx.scale != 1:
-            turned = turned.mul_(ctx.scale if mask is None else mask * QUICK)
+        turned = product(up.mT, grads.mT, ctx.factor * QUICK)
+        turned = turned if mask is None else turned.mul_(mask)
         grad_after = torch.ops.aten.silu_backward(turned, after)
-        grad_conv = (grad_after @ around.mT).view_as(conv)
-        turned_conv = conv.transpose(-4, -3).flip(-2, -1).flatten(-3)
-        grad_units = turned_conv @ ctx.place.surroundings(grad_after, ctx.tokens)
+        grad_conv = product(grad_after, around.mT, 1 / QUICK).view_as(conv)
+        turned_conv = conv.transpose(-4, -3).flatten(-3)
+        grad_units = turned_conv @ ctx.place.surroundings(grad_after, ctx.tokens, turned=True)
         grad_before = torch.ops.aten.silu_backward(grad_units, before)
         grad_n = (grad_before.mT @ down).view_as(grad) if ctx.needs_input_grad[1] else None
         down_bias, conv_bias = (z.sum(-1, dtype=grad_up.dtype) for z in (grad_before, grad_after))

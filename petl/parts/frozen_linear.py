@@ -7,6 +7,7 @@ and the gradient of its output, each read once for each factor, and never as the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from petlas.petl.parts.casts import frozen_cast
 from petlas.petl.parts.joint import Join, Joint, ask, stacked
-from petlas.petl.parts.products import operation, product_type
+from petlas.petl.parts.products import as_gradient, operation, product_type
 
 
 def updated_linear(
@@ -64,6 +65,36 @@ def scale_shift(z: Tensor, scale: Tensor, shift: Tensor, unit: tuple[Tensor, Ten
     return F.batch_norm(z, *unit, scale, shift, training=False, eps=0.0)
 
 
+def scaled_affine(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """gamma w and gamma b + beta, (C,) each, of a norm that multiplies by w and adds b.
+
+    Args:
+        weight: w (C,).
+        bias: b (C,); None for 0.
+        scale: gamma (C,).
+        shift: beta (C,).
+    """
+    if torch.is_grad_enabled() and bias is not None:
+        found: tuple[Tensor, Tensor] = _ScaledAffine.apply(weight, bias, scale, shift)
+        return found
+    return scale * weight, shift if bias is None else torch.addcmul(shift, scale, bias)
+
+
+class _ScaledAffine(torch.autograd.Function):
+    """In half as many operations as one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(weight, bias, scale)
+        return scale * weight, torch.addcmul(shift, scale, bias)
+
+    @staticmethod
+    def backward(ctx: Any, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor | None, ...]:
+        weight, bias, scale = ctx.saved_tensors
+        wants, grad_scale = ctx.needs_input_grad, torch.addcmul(of_weight * weight, of_bias, bias)
+        return of_weight * scale if wants[0] else None, of_bias * scale if wants[1] else None, grad_scale, of_bias
+
+
 def _effective(weight: Tensor, downs: Tensor, ups: Tensor, shares: slice, scale: float) -> Tensor:
     effective = weight.clone()
     effective.view(-1, ups.shape[1], weight.shape[1])[shares].baddbmm_(ups, downs, alpha=scale)
@@ -83,7 +114,7 @@ class _UpdatedLinears(Joint):
         shares: slice,
         scale: float,
     ) -> Tensor:
-        return operation(_Updated, x, weight, bias, torch.stack(downs), torch.stack(ups), shares, scale)
+        return operation(_Updated, x, weight, bias, shares, scale, *downs, *ups)
 
     @staticmethod
     def kind(
@@ -101,39 +132,51 @@ class _UpdatedLinears(Joint):
 
 
 class _Updated(torch.autograd.Function):
+    """Of all D, one by one, and behind them all U; these are put into one vector, which is cast at once."""
+
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        downs: Tensor,
-        ups: Tensor,
         shares: slice,
         scale: float,
+        *factors: Tensor,
     ) -> Tensor:
-        dtype = product_type(x)
-        effective, x = _effective(weight, downs, ups, shares, scale).to(dtype), x.to(dtype)
-        ctx.save_for_backward(x, effective, downs, ups)
+        dtype, count = product_type(x), len(factors) // 2
+        vector = torch.cat([factor.reshape(-1) for factor in factors])
+        ctx.shapes = (count, *factors[0].shape), (count, *factors[-1].shape)
+        down, up = _factors(vector, *ctx.shapes)
+        effective = _effective(weight, down, up, shares, scale)
+        effective, x = effective.to(dtype), x.to(dtype)
+        ctx.save_for_backward(x, effective, vector)
         ctx.shares, ctx.scale = shares, scale
         return F.linear(x, effective, None if bias is None else frozen_cast(bias, dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, effective, downs, ups = ctx.saved_tensors
-        shares, rank = len(downs), downs.shape[1]
+        x, effective, vector = ctx.saved_tensors
+        (shares, rank, _), (_, outputs, _) = ctx.shapes
         rows, grads = x.flatten(0, -2), grad.flatten(0, -2)
+        downs, ups = _factors(vector.to(x.dtype), *ctx.shapes)
         # (n, M, O / c): what reached the updated shares. Few hidden units lie in long rows, as in `products.reduce`.
-        parts = grads.unflatten(1, (-1, ups.shape[1])).transpose(0, 1)[ctx.shares]
-        hidden = downs.flatten(0, 1).to(x.dtype) @ rows.t()
-        turned = torch.bmm(ups.to(x.dtype).transpose(1, 2), parts.transpose(1, 2))
-        grad_downs = (turned.flatten(0, 1) @ rows).unflatten(0, (shares, rank))
-        grad_ups = torch.bmm(hidden.unflatten(0, (shares, rank)), parts).transpose(1, 2)
+        parts = grads.unflatten(1, (-1, outputs)).transpose(0, 1)[ctx.shares]
+        hidden = downs.flatten(0, 1) @ rows.t()
+        turned = torch.bmm(ups.mT, parts.mT)
+        grad_downs = as_gradient((turned.flatten(0, 1) @ rows).unflatten(0, (shares, rank)))
+        grad_ups = as_gradient(torch.bmm(hidden.unflatten(0, (shares, rank)), parts).mT)
         if ctx.scale != 1:
             grad_downs, grad_ups = grad_downs * ctx.scale, grad_ups * ctx.scale
         grad_x = grad @ effective if ctx.needs_input_grad[0] else None
         grad_bias = grads.sum(0) if ctx.needs_input_grad[2] else None
-        return grad_x, None, grad_bias, grad_downs, grad_ups, None, None
+        return grad_x, None, grad_bias, None, None, *grad_downs.unbind(), *grad_ups.unbind()
+
+
+def _factors(vector: Tensor, *shapes: tuple[int, ...]) -> Sequence[Tensor]:
+    """Tensors of some shapes that lie behind one another in a vector."""
+    parts = vector.split([math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class _SeveralUpdated(torch.autograd.Function):
@@ -230,7 +273,7 @@ def _folds(x: Tensor, scale: Tensor) -> bool:
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
-    return x.shape[:-1].numel() >= x.shape[-1] and scale.abs().min().item() >= _LEAST
+    return x.shape[:-1].numel() >= x.shape[-1] and torch.linalg.vector_norm(scale, -math.inf).item() >= _LEAST
 
 
 _LEAST = 0.1

@@ -75,6 +75,18 @@ def product_type(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def as_gradient(gradient: Tensor) -> Tensor:
+    """A weight's gradient as a parameter takes it, row by row and in float32 where it was half as long, in one copy.
+
+    Args:
+        gradient: The gradient.
+    """
+    dtype = torch.float64 if gradient.dtype is torch.float64 else torch.float32
+    if gradient.dtype is dtype:
+        return gradient.contiguous()
+    return gradient.to(dtype, memory_format=torch.contiguous_format)
+
+
 def operation(function: type[torch.autograd.Function], *args: Any) -> Tensor:
     """What an operation with a backward pass of its own computes, with the same digits where no gradient is recorded.
 

@@ -58,3 +58,20 @@ def test_dropped_hidden_units_reach_neither_output_nor_gradient():
     weights = torch.randn_like(whole)
     gradients = [torch.autograd.grad(y, n, w)[0] for y, w in ((half, weights), (whole, weights * kept * 2))]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_surroundings_are_those_of_each_image_whatever_batches_came_before(turned):
+    place, tokens = Place(1, (2, 3)), 8
+    for images in (2, 3, 2):
+        units = torch.randn(4, images * tokens)
+        found = place.surroundings(units, tokens, turned).view(4, 9, images, tokens)
+        patches = units.view(4, images, tokens)[..., 1:7].unflatten(-1, (2, 3))
+        windows = F.unfold(patches.transpose(0, 1), 3, padding=1).view(images, 4, 9, 6).permute(1, 2, 0, 3)
+        expected = torch.zeros_like(found)
+        expected[..., 1:7] = windows.flip(1) if turned else windows
+        for alone in (0, 7):
+            expected[:, 4, :, alone] = units.view(4, images, tokens)[..., alone]
+        assert torch.equal(found, expected)
+    other = Place(1, (3, 2)).surroundings(units, tokens, turned).view(4, 9, images, tokens)
+    assert not torch.equal(other, found)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from petlas.petl import Design, Site, apply
-from petlas.petl.parts.frozen_linear import scaled_linear, updated_linear
+from petlas.petl.parts.frozen_linear import scaled_affine, scaled_linear, updated_linear
 
 WIDE = {"dtype": torch.float64, "requires_grad": True}
 UNIT = (torch.zeros(12, dtype=torch.float64), torch.ones(12, dtype=torch.float64))
@@ -68,6 +68,18 @@ def test_more_tokens_than_inputs_go_through_a_scaled_weight_where_no_scale_is_ne
         assert torch.equal(scaled_linear(x, layer, scale, shift, unit), found)
     few = x[:, :2].detach().requires_grad_(True)  # fewer tokens than inputs
     assert_same(scaled_linear(few, layer, scale, shift, unit), scale * layer(few) + shift, (few, scale, shift))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_scaled_norm_is_the_formula(bias, tuned):
+    torch.manual_seed(0)
+    x, scale, shift = torch.randn(2, 5, 12, **WIDE), *(torch.randn(12, **WIDE) for _ in range(2))
+    weight, own = (torch.randn(12, dtype=torch.float64, requires_grad=tuned) for _ in range(2))
+    own = own if bias else None
+    found = F.layer_norm(x, (12,), *scaled_affine(weight, own, scale, shift))
+    expected = scale * F.layer_norm(x, (12,), weight, own) + shift
+    assert_same(found, expected, [t for t in (x, scale, shift, weight, own) if t is not None and t.requires_grad])
 
 
 def test_a_tuned_bias_gets_its_gradient():
