@@ -1,7 +1,9 @@
 """What it is worth to change images at random, from recorded runs: `petlas.search.selection.changes` holds the rest.
 
     cd benchmarks/portfolio
-    for n in 8000 2400; do python record.py --root DATA --augmented --passes $n --out augmented-$n.jsonl; done
+    for n in 8000 2400; do
+      python record.py --root DATA --factors --augmented convpass --passes $n --out augmented-$n.jsonl
+    done
     python augmented.py > augmented.md
 
 The portfolio's first recipe on images that are mirrored, moved by up to 8% of their sides, or both, beside the same on

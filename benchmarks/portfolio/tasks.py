@@ -11,10 +11,13 @@ import argparse
 import colorsys
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from sklearn.datasets import load_sample_images
 
@@ -121,9 +124,15 @@ def textures(label: int, rng: np.random.Generator) -> Image.Image:
     return _noisy(Image.fromarray((one * share + two * (1 - share)).astype(np.uint8)), rng, 20)
 
 
+@cache
+def _photos() -> list[npt.NDArray[np.uint8]]:
+    images: list[npt.NDArray[np.uint8]] = load_sample_images().images
+    return images
+
+
 def pictures(label: int, rng: np.random.Generator) -> Image.Image:
     """Which quarter of which of scikit-learn's two photographs a piece is cut from."""
-    photo = Image.fromarray(load_sample_images().images[label // 4])
+    photo = Image.fromarray(_photos()[label // 4])
     width, height = photo.width // 2, photo.height // 2
     size = int(rng.integers(40, 90))
     x = (label % 2) * width + int(rng.integers(width - size))
@@ -147,7 +156,7 @@ HELD_OUT: dict[str, tuple[Draw, int]] = {"counts": (counts, 6), "typefaces": (ty
 
 
 def write(name: str, root: Path, seed: int = 0, test: int = SPLITS["test"]) -> Path:
-    """Draw a task into a folder, unless it is there.
+    """Draw a task into a folder, unless it is there; of several processes the first does, and the others wait.
 
     Args:
         name: One of `DRAWN` or `HELD_OUT`.
@@ -156,17 +165,19 @@ def write(name: str, root: Path, seed: int = 0, test: int = SPLITS["test"]) -> P
         test: Images of the test split; the first of more are the same.
     """
     folder = root / name
-    if (folder / ".done").exists():
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f"{name}.lock"):
+        if (folder / ".done").exists():
+            return folder
+        draw, classes = (DRAWN | HELD_OUT)[name]
+        for part, (split, images) in enumerate((SPLITS | {"test": test}).items()):
+            for index in range(images):
+                label = index % classes
+                path = folder / split / f"class{label}" / f"{index:04}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draw(label, np.random.default_rng([seed, part, index])).save(path)
+        (folder / ".done").touch()
         return folder
-    draw, classes = (DRAWN | HELD_OUT)[name]
-    for part, (split, images) in enumerate((SPLITS | {"test": test}).items()):
-        for index in range(images):
-            label = index % classes
-            path = folder / split / f"class{label}" / f"{index:04}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draw(label, np.random.default_rng([seed, part, index])).save(path)
-    (folder / ".done").touch()
-    return folder
 
 
 def main() -> None:
