@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from petlas.petl.graphs import graphs_kept
     from petlas.petl.methods import METHODS, get_method
     from petlas.petl.parts.casts import frozen_casts
+    from petlas.petl.parts.draws import Draws, gpu_generator
     from petlas.petl.parts.method import Batch, BlockMethod, Loss, Method, SubsetMethod
     from petlas.petl.parts.placed import NoOptions, Placed
     from petlas.petl.prefix import Prefix, Streams, prefix_of, resume, run_prefix, untouched
@@ -136,7 +137,7 @@ _HOME = {
         "groups",
     ),
     "parts.casts": ("frozen_casts",),
-    "parts.draws": ("Draws",),
+    "parts.draws": ("Draws", "gpu_generator"),
     "parts.method": (
         "Batch",
         "BlockMethod",
@@ -246,6 +247,7 @@ __all__ = [
     "frozen_casts",
     "get_family",
     "get_method",
+    "gpu_generator",
     "graphs_kept",
     "groups",
     "input_config",

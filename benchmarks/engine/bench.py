@@ -124,6 +124,21 @@ def steps_large(run: Run) -> list[Row]:
     return _step_rows(run, run.setting("vit_base_patch16_224", 224, 2), KEY if brief else tuple(METHODS))
 
 
+def graphs(run: Run) -> list[Row]:
+    """Steps whose passes are CUDA graphs, beside the bare one's; none on a CPU."""
+    rows: list[Row] = []
+    for backbone, size in (("vit_small_patch14_dinov2", 70), ("vit_base_patch16_224", 224)):
+        if run.device.type == "cpu":
+            continue
+        where = run.setting(backbone, size, 0)
+        made = dict(steps(where, tuple(m for m in KEY if m in (run.methods or KEY))))
+        made.pop("NOAH's supernet, a new design", None)  # another design has another graph
+        actions: dict[str, Action] = {name: make().by_graphs() for name, make in made.items()}
+        actions["bare, kernel by kernel"] = made["bare"]()
+        rows += _rows(f"CUDA graphs: {where.title}", run.compare(actions, share=0.3))
+    return rows
+
+
 def latency(run: Run) -> list[Row]:
     """Forward passes of merged models beside the plain backbone's."""
     where = run.setting("vit_small_patch14_dinov2", 98, 8)
@@ -211,7 +226,7 @@ def trials(run: Run) -> list[Row]:
 
 
 SECTIONS: dict[str, Callable[[Run], list[Row]]] = {
-    section.__name__: section for section in (steps_small, steps_large, latency, scoring, data, designs, trials)
+    section.__name__: section for section in (steps_small, steps_large, graphs, latency, scoring, data, designs, trials)
 }
 """The tables. To add one: write a function that gives its rows, and add it here."""
 

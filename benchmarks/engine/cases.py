@@ -29,6 +29,7 @@ from petlas.petl import (
 from petlas.search.config import TrainConfig, find_config
 from petlas.search.reports.listing import list_methods
 from petlas.search.training.batches import logits_of
+from petlas.search.training.graphs import Graphs, graphs_for
 from petlas.search.training.numerics import autocast_dtype, precision
 from petlas.spaces import Budget, load_space
 
@@ -109,12 +110,15 @@ class Step:
         run: Callable[[nn.Module, Tensor], Tensor] = logits_of,
     ) -> None:
         self.model, self._where, self._inputs, self._before, self._run = model.train(), where, inputs, before, run
+        self.graphs: Graphs | None = None
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(self.trained, lr=1e-5, foreach=True)  # as petlas's own
 
     def forward(self) -> Tensor:
         """The loss."""
-        images, labels = self._inputs
+        return self._loss(*self._inputs)
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         with precision(self._where.device, self._where.autocast):
             logits = self._run(self.model, images)
         return F.cross_entropy(logits.float(), labels)
@@ -122,7 +126,22 @@ class Step:
     def passes(self) -> None:
         """Forward and backward."""
         self._optimiser.zero_grad()
-        self.forward().backward()
+        if self.graphs is None:
+            self._gradients(*self._inputs)
+        else:
+            self.graphs(self._gradients, *self._inputs)
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        loss = self._loss(images, labels)
+        loss.backward()
+        return loss.detach()
+
+    def by_graphs(self) -> Step:
+        """The same, its passes launched at once; they have been made."""
+        self.graphs = graphs_for([self.model], TrainConfig(), self._where.device)
+        for _ in range(2):
+            self()
+        return self
 
     def __call__(self) -> None:
         """The whole step."""

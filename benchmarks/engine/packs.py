@@ -65,9 +65,7 @@ class Steps(Learner):
 
     def accumulate(self, images: Inputs, targets: Tensor) -> Tensor:  # type: ignore[override]  # nothing is mixed
         """The gradients of the loss."""
-        loss = self.loss(self.forward(images), targets)
-        loss.backward()
-        return loss.detach()
+        return self.gradients(images, targets)
 
 
 class Members:
@@ -78,11 +76,13 @@ class Members:
         kinds: Methods, in turn.
         count: How many.
         amp: As `train.amp`.
+        graphs: As `train.cuda_graphs`.
     """
 
-    def __init__(self, case: Case, kinds: tuple[str, ...], count: int, amp: str) -> None:
+    def __init__(self, case: Case, kinds: tuple[str, ...], count: int, amp: str, graphs: str = "auto") -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        train = TrainConfig(epochs=100_000, batch_size=case.batch, warmup_epochs=0, amp=amp)  # type: ignore[arg-type]
+        how = {"epochs": 100_000, "batch_size": case.batch, "warmup_epochs": 0, "amp": amp, "cuda_graphs": graphs}
+        train = TrainConfig.model_validate(how)
         torch.manual_seed(0)
         backbone = load_backbone(case.backbone, pretrained=False, img_size=case.size).to(device)
         rng, images = np.random.default_rng(0), STEPS * case.batch

@@ -62,7 +62,8 @@ def scale_shift(z: Tensor, scale: Tensor, shift: Tensor, unit: tuple[Tensor, Ten
         shift: beta (C,).
         unit: Zeros and ones (C,).
     """
-    return F.batch_norm(z, *unit, scale, shift, training=False, eps=0.0)
+    # not torch.nn.functional's, which refuses an epsilon of 0 up to torch 2.13
+    return torch.batch_norm(z, scale, shift, *unit, False, 0.0, 0.0, False)
 
 
 def scaled_affine(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

@@ -212,6 +212,10 @@ class TrainConfig(Group):
     there; `auto` does so on a GPU. Where it fails, or gives anything else than without, blocks run as they are, and the
     log says why. Packs are not compiled. Results are the same up to rounding.
 
+    `cuda_graphs: auto` launches the kernels of a forward and backward pass all at once on a GPU: small models and
+    images wait for launches otherwise. Where that fails, or gives anything else, they are launched one by one, and the
+    log says why. Results are the same.
+
     `deterministic` asks torch for the same digits twice on one GPU, at some cost of time; a CPU gives them anyway.
     """
 
@@ -232,6 +236,7 @@ class TrainConfig(Group):
     clip_grad: Positive | None = 1.0
     amp: Annotated[Literal["auto", "bf16", "off"], OFF] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], SWITCH] = "off"
+    cuda_graphs: Annotated[Literal["auto", "off"], OFF] = "auto"
     deterministic: bool = False
 
     @property

@@ -134,14 +134,13 @@ class TrainingRun(Learner):
             try:
                 if self.parts > 1 and isinstance(images, Tensor) and isinstance(targets, Tensor):
                     return self._in_parts(images, targets, min(self.parts, len(images)))
-                loss = self.loss(self.forward(images), targets)
-                loss.backward()
-                return loss.detach()
+                return self.gradients(images, targets)
             except torch.OutOfMemoryError:
                 divisible = isinstance(images, Tensor) and isinstance(targets, Tensor)
                 if self.parts >= len(targets) or not divisible:
                     raise
             self.parts *= 2
+            self.forget_graphs()
             for parameter in self.parameters:
                 parameter.grad = None  # a step begins with none
             torch.cuda.empty_cache()

@@ -79,7 +79,10 @@ class _Joined:
         self._counts += 1
         counts = self._counts.double()
         each = torch.stack((1 - rates * decays, rates / (1 - beta1**counts), (1 - beta2**counts).sqrt()))
-        kept, size, root = each.to(self._weights).repeat_interleave(self._sizes, dim=1, output_size=length)
+        each = each.to(self._weights.dtype)
+        if self._weights.is_cuda:
+            each = each.pin_memory().to(self._weights.device, non_blocking=True)  # nobody waits for the step before
+        kept, size, root = each.repeat_interleave(self._sizes, dim=1, output_size=length)
         self._weights.mul_(kept)
         self._mean.lerp_(grads, 1 - beta1)
         self._square.mul_(beta2).addcmul_(grads, grads, value=1 - beta2)

@@ -18,6 +18,7 @@ from petlas.search.run_files import File
 from petlas.search.training.augment import AugmentedBatches, Mixed, Targets
 from petlas.search.training.batches import Batches, Inputs, logits_of
 from petlas.search.training.checkpoint import Progress, Stamp, load_checkpoint, save_checkpoint
+from petlas.search.training.graphs import graphs_for
 from petlas.search.training.numerics import autocast_dtype, deterministic, precision
 from petlas.search.training.optimiser import LR_FACTOR, make_optimiser
 from petlas.search.training.schedule import lr_factor
@@ -57,6 +58,7 @@ class Learner(ABC):
         found = load_checkpoint(checkpoint, tuning_of(model), self.optimiser, self._stamp) if checkpoint else None
         self.progress = found or Progress(0, math.nan)
         self._compiled: AbstractContextManager[None] = nullcontext() if compiled is None else compiled.of(model)
+        self._graphs = graphs_for([model], train, self.device)
         self._step = self._steps = 0
         self._total = torch.zeros((), device=self.device)
 
@@ -155,6 +157,27 @@ class Learner(ABC):
             first, second = (self.loss(logits, part) for part in (targets.first, targets.second))
             return targets.share * first + (1 - targets.share) * second
         return self.objective.loss(logits, targets, self.train.label_smoothing)
+
+    def gradients(self, images: Inputs, targets: Targets) -> Tensor:
+        """Add the gradients of the loss of a batch to none, and give the loss, detached.
+
+        Args:
+            images: (B, 3, S, S), or what stands in for them.
+            targets: (B,) or (B, K), or mixed.
+        """
+        if self._graphs is None:
+            return self._gradients(images, targets)
+        return self._graphs(self._gradients, images, targets)
+
+    def forget_graphs(self) -> None:
+        """Let go of CUDA graphs, and of the memory that they hold."""
+        if self._graphs is not None:
+            self._graphs.forget()
+
+    def _gradients(self, images: Inputs, targets: Targets) -> Tensor:
+        loss = self.loss(self.forward(images), targets)
+        loss.backward()
+        return loss.detach()
 
     def forward(self, images: Inputs) -> Tensor:
         """Logits (B, K) in float, computed in the precision of the settings."""

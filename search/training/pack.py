@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from petlas.petl import Adapters, Draws, Pack
+from petlas.search.training.augment import Targets
+from petlas.search.training.batches import Inputs
+from petlas.search.training.graphs import graphs_for
 from petlas.search.training.joint_step import JointSteps
 from petlas.search.training.learner import Learner
 from petlas.search.training.numerics import deterministic, precision
@@ -28,6 +31,9 @@ class PackTraining:
         devices = {learner.device for learner in self._members.values()}
         self._draws = {name: Draws(device) for device in devices for name in self._members}
         self._pack, self._steps = Pack(adapters, self._members, self._draws), JointSteps()
+        first = next(iter(self._members.values()))
+        models = [learner.model for learner in self._members.values()]
+        self._graphs = graphs_for(models, first.train, first.device, list(self._draws.values()))
 
     def train_epoch(self, names: Iterable[str] | None = None) -> None:
         """One epoch of each; whoever has done all of its epochs, or diverged, is left as it is.
@@ -56,15 +62,23 @@ class PackTraining:
         Args:
             picks: The images of the batch of each (B,).
         """
-        inputs, targets = {}, {}
+        inputs, targets = dict[str, Inputs](), dict[str, Targets]()
         for name, pick in picks.items():
             with self._draws[name]:
                 inputs[name], targets[name] = self._members[name].batch(pick)
-        first = self._members[next(iter(picks))]
+        if self._graphs is None:
+            losses = self._gradients(inputs, targets)
+        else:
+            losses = self._graphs(self._gradients, inputs, targets)
+        for name, loss in losses.items():
+            self._members[name].before_step(loss, picks[name])
+        self._steps([self._members[name] for name in picks])
+
+    def _gradients(self, inputs: Mapping[str, Inputs], targets: Mapping[str, Targets]) -> dict[str, torch.Tensor]:
+        """The losses of some members, detached, whose gradients are added."""
+        first = self._members[next(iter(inputs))]
         with precision(first.device, first.autocast):
             logits = self._pack(inputs)
-        losses = {name: self._members[name].loss(logits[name].float(), targets[name]) for name in picks}
+        losses = {name: self._members[name].loss(logits[name].float(), targets[name]) for name in inputs}
         torch.stack(list(losses.values())).sum().backward()
-        for name, loss in losses.items():
-            self._members[name].before_step(loss.detach(), picks[name])
-        self._steps([self._members[name] for name in picks])
+        return {name: loss.detach() for name, loss in losses.items()}
