@@ -1,6 +1,6 @@
 """Steps per second of one GPU: processes that train one candidate each, beside one process with a pack of as many.
 
-    python benchmarks/engine/processes.py [--count 16] [--seconds 10]
+    python benchmarks/engine/processes.py [--count 16] [--seconds 10] [--graphs off auto]
 
 DINOv2's ViT-S at 70 px with random weights, batches of 64, LoRA of rank 8; each with CUDA graphs and without.
 """
@@ -58,10 +58,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--graphs", nargs="*", choices=("off", "auto"), default=["off", "auto"])
     args = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
     print("| what | graphs | steps per second |\n|---|---|---|")
-    for graphs in ("off", "auto"):
+    for graphs in args.graphs:
         print(f"| one process | {graphs} | {processes(1, graphs, args.seconds):.0f} |", flush=True)
         print(f"| {args.count} processes | {graphs} | {processes(args.count, graphs, args.seconds):.0f} |", flush=True)
         members = Members(ON_GPU[1], ALIKE, args.count, "bf16", graphs)

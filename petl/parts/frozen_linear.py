@@ -258,8 +258,9 @@ class _Scaled(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale, z, zeros, ones = ctx.saved_tensors
         want = ctx.needs_input_grad
+        # mean and deviation twice: a GPU takes the ones, a CPU the others
         _, grad_scale, grad_shift = torch.ops.aten.native_batch_norm_backward(
-            grad.flatten(0, -2), z.flatten(0, -2), scale, zeros, ones, None, None, False, 0.0, [False, True, True]
+            grad.flatten(0, -2), z.flatten(0, -2), scale, zeros, ones, zeros, ones, False, 0.0, [False, True, True]
         )
         grad_x = grad @ torch.mul(weight, scale[:, None], out=grad.new_empty(weight.shape)) if want[0] else None
         grad_bias = scale * grad_shift if want[2] else None

@@ -71,7 +71,7 @@ def _throughput(bench: Workbench, size: int) -> float | None:
 
     def one_by_one() -> None:
         for name, run in members.items():
-            run.update(run.accumulate(*run.batch(picks[name])), picks[name])
+            run.update(run.learn(picks[name]), picks[name])
 
     warm = 2 if bench.device.type == "cuda" else 1  # the second step makes graphs there
     ratios = [

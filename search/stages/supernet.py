@@ -72,6 +72,8 @@ class SupernetRun(Learner):
         bench: The run's workbench; its files keep `supernet.safetensors`.
     """
 
+    still = False
+
     def __init__(self, bench: Workbench) -> None:
         self._start = time.perf_counter()
         self.settings = bench.config.supernet

@@ -140,7 +140,6 @@ class TrainingRun(Learner):
                 if self.parts >= len(targets) or not divisible:
                     raise
             self.parts *= 2
-            self.forget_graphs()
             for parameter in self.parameters:
                 parameter.grad = None  # a step begins with none
             torch.cuda.empty_cache()

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from petlas.petl import Draws, Streams, gpu_generator
+from petlas.petl import Draws, gpu_generator
 from petlas.search.config import TrainConfig
 
 log = logging.getLogger("petlas")
 
-Given: TypeAlias = Any
-"""A tensor, streams, or a mapping of such; with anything else in it, it is not put into a graph."""
+Picks: TypeAlias = Tensor | Mapping[str, Tensor]
+"""Which images a batch holds (B,), or the batch of each of several trainings."""
 
 Loss = TypeVar("Loss", bound=Tensor | dict[str, Tensor])
 """One, or that of each of several trainings."""
@@ -117,46 +116,38 @@ class Graphs:
         self._seen, self._told = set[Hashable](), set[str]()
         self._graphs: dict[Hashable, _Graph[Any] | None] = {}
 
-    def __call__(self, compute: Callable[..., Loss], *given: Given) -> Loss:
+    def __call__(self, compute: Callable[[Any], Loss], picks: Picks) -> Loss:
         """The losses of a batch; the gradients of what is trained are those of this batch alone.
 
         Args:
-            compute: Adds the gradients of a batch to what there is, none, and gives its losses, detached; always the
-                same one.
-            given: What it is given.
+            compute: Adds the gradients of a batch to none, and gives its losses, detached; always the same one.
+            picks: Which images the batch holds.
         """
-        try:
-            forms = tuple(map(_form, given))
-        except TypeError:  # mixed images have a share that is another number each time
-            return compute(*given)
-        case = forms, tuple(p.data_ptr() for p in self._parameters)  # packs move what their members train
+        shapes = tuple((name, pick.shape) for name, pick in _named(picks))
+        case = shapes, tuple(p.data_ptr() for p in self._parameters)  # packs move what their members train
         if case not in self._seen:
             self._seen.add(case)
-            return compute(*given)
+            return compute(picks)
         if case not in self._graphs:
             self._graphs = dict(list(self._graphs.items())[1 - _MOST :])
-            self._graphs[case] = graph = self._made(compute, given)
+            self._graphs[case] = graph = self._made(compute, picks)
             if graph is not None:
                 return graph.losses
         graph = self._graphs[case]
-        return compute(*given) if graph is None else graph(given)
+        return compute(picks) if graph is None else graph(picks)
 
-    def forget(self) -> None:
-        """Let go of all graphs, and of the memory that they hold."""
-        self._graphs, self._seen = {}, set()
-
-    def _made(self, compute: Callable[..., Loss], given: Sequence[Given]) -> _Graph[Loss] | None:
+    def _made(self, compute: Callable[[Any], Loss], picks: Picks) -> _Graph[Loss] | None:
         """A graph for batches like this one, run once; None where there is none, or it does something else."""
         before, buffers = self._states(), [buffer.clone() for buffer in self._buffers]
-        expected = [*_tensors(compute(*given)), *self._gradients()]
+        expected = [*_losses(compute(picks)), *self._gradients()]
         drawn = any(not torch.equal(old[0], new[0]) for old, new in zip(before, self._states(), strict=True))
         self._back(before, buffers)
         if drawn:
             self._leave("it draws random numbers on the CPU")
             return None
         try:
-            graph = _Graph(compute, given, self._parameters, self._recorder.make())
-            found = [*_tensors(graph(given)), *self._gradients()]
+            graph = _Graph(compute, picks, self._parameters, self._recorder.make())
+            found = [*_losses(graph(picks)), *self._gradients()]
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # what must not be in a graph fails in a way of its own
@@ -207,24 +198,24 @@ class _Graph(Generic[Loss]):
 
     Args:
         compute: What gives them.
-        given: What it is given.
-        parameters: Those that are trained; they have no gradients.
+        picks: What it is given.
+        parameters: Those that are trained.
         recording: An empty one.
     """
 
     def __init__(
-        self, compute: Callable[..., Loss], given: Sequence[Given], parameters: Sequence[Tensor], recording: Recording
+        self, compute: Callable[[Any], Loss], picks: Picks, parameters: Sequence[Tensor], recording: Recording
     ) -> None:
-        self._given, self._parameters, self._recording = [*map(_copy, given)], parameters, recording
-        self.losses = recording.record(lambda: compute(*self._given))
+        self._parameters, self._recording = parameters, recording
+        self._own = {name: pick.clone() for name, pick in _named(picks)}
+        given = self._own[""] if isinstance(picks, Tensor) else self._own
+        self.losses = recording.record(lambda: compute(given))
         self._gradients = [p.grad for p in parameters]
 
-    def __call__(self, given: Sequence[Given]) -> Loss:
+    def __call__(self, picks: Picks) -> Loss:
         """The losses of a batch; its gradients are those of the parameters, until the next one."""
-        with torch.no_grad():
-            for own, other in zip(self._given, given, strict=True):
-                for mine, theirs in zip(_tensors(own), _tensors(other), strict=True):
-                    mine.copy_(theirs)
+        for name, pick in _named(picks):
+            self._own[name].copy_(pick)
         self._recording.replay()
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
@@ -247,35 +238,12 @@ def graphs_for(
     return Graphs(models, draws, CudaGraphs(device, draws))
 
 
-def _form(given: Given) -> Hashable:
-    """What a graph is made for; what it holds itself is not in it.
-
-    Raises:
-        TypeError: Where there is anything else than tensors.
-    """
-    if isinstance(given, Tensor):
-        return given.shape, given.dtype
-    if isinstance(given, Streams):
-        return given.prefix, given.size, _form(given.known)
-    if isinstance(given, Mapping):
-        return tuple((key, _form(value)) for key, value in given.items())
-    raise TypeError(f"a graph is given tensors, got {type(given).__name__}")
+def _named(picks: Picks) -> Iterable[tuple[str, Tensor]]:
+    return [("", picks)] if isinstance(picks, Tensor) else picks.items()
 
 
-def _tensors(given: Given) -> Iterator[Tensor]:
-    if isinstance(given, Tensor):
-        yield given
-    else:
-        for value in (given.known if isinstance(given, Streams) else given).values():
-            yield from _tensors(value)
-
-
-def _copy(given: Given) -> Given:
-    if isinstance(given, Tensor):
-        return given.clone()
-    if isinstance(given, Streams):
-        return replace(given, known=_copy(given.known))
-    return {key: _copy(value) for key, value in given.items()}
+def _losses(losses: Tensor | dict[str, Tensor]) -> Iterable[Tensor]:
+    return [losses] if isinstance(losses, Tensor) else losses.values()
 
 
 def _alike(some: Tensor, other: Tensor) -> bool:

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +39,9 @@ class Learner(ABC):
         compiled: Compiles the model's blocks for its steps; None to run them as they are.
     """
 
+    still: ClassVar[bool] = True
+    """Whether each step computes the same, of other images."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -58,7 +62,7 @@ class Learner(ABC):
         found = load_checkpoint(checkpoint, tuning_of(model), self.optimiser, self._stamp) if checkpoint else None
         self.progress = found or Progress(0, math.nan)
         self._compiled: AbstractContextManager[None] = nullcontext() if compiled is None else compiled.of(model)
-        self._graphs = graphs_for([model], train, self.device)
+        self._graphs = graphs_for([model], train, self.device) if self.still else None
         self._step = self._steps = 0
         self._total = torch.zeros((), device=self.device)
 
@@ -89,7 +93,7 @@ class Learner(ABC):
             picks = self.begin_epoch()
             with self._compiled:
                 for pick in picks:
-                    self.update(self.accumulate(*self.batch(pick)), pick)
+                    self.update(self.learn(pick), pick)
         self.end_epoch()
 
     def begin_epoch(self) -> tuple[Tensor, ...]:
@@ -102,6 +106,17 @@ class Learner(ABC):
         picks: tuple[Tensor, ...] = order.split(self.train.batch_size)
         self._step, self._steps = self.progress.epochs * len(picks), len(picks)
         return picks
+
+    def learn(self, pick: Tensor) -> Tensor:
+        """The detached loss of a batch, whose gradients are there.
+
+        Args:
+            pick: Its images (B,).
+        """
+        return self._accumulated(pick) if self._graphs is None else self._graphs(self._accumulated, pick)
+
+    def _accumulated(self, pick: Tensor) -> Tensor:
+        return self.accumulate(*self.batch(pick))
 
     def batch(self, pick: Tensor) -> tuple[Inputs, Targets]:
         """What a step learns from; gradients of the step before are let go.
@@ -159,22 +174,12 @@ class Learner(ABC):
         return self.objective.loss(logits, targets, self.train.label_smoothing)
 
     def gradients(self, images: Inputs, targets: Targets) -> Tensor:
-        """Add the gradients of the loss of a batch to none, and give the loss, detached.
+        """Add the gradients of the loss of a batch, and give the loss, detached.
 
         Args:
             images: (B, 3, S, S), or what stands in for them.
             targets: (B,) or (B, K), or mixed.
         """
-        if self._graphs is None:
-            return self._gradients(images, targets)
-        return self._graphs(self._gradients, images, targets)
-
-    def forget_graphs(self) -> None:
-        """Let go of CUDA graphs, and of the memory that they hold."""
-        if self._graphs is not None:
-            self._graphs.forget()
-
-    def _gradients(self, images: Inputs, targets: Targets) -> Tensor:
         loss = self.loss(self.forward(images), targets)
         loss.backward()
         return loss.detach()

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from petlas.petl import Adapters, Draws, Pack
-from petlas.search.training.augment import Targets
-from petlas.search.training.batches import Inputs
 from petlas.search.training.graphs import graphs_for
 from petlas.search.training.joint_step import JointSteps
 from petlas.search.training.learner import Learner
@@ -62,23 +60,20 @@ class PackTraining:
         Args:
             picks: The images of the batch of each (B,).
         """
-        inputs, targets = dict[str, Inputs](), dict[str, Targets]()
-        for name, pick in picks.items():
-            with self._draws[name]:
-                inputs[name], targets[name] = self._members[name].batch(pick)
-        if self._graphs is None:
-            losses = self._gradients(inputs, targets)
-        else:
-            losses = self._graphs(self._gradients, inputs, targets)
+        losses = self._learn(picks) if self._graphs is None else self._graphs(self._learn, picks)
         for name, loss in losses.items():
             self._members[name].before_step(loss, picks[name])
         self._steps([self._members[name] for name in picks])
 
-    def _gradients(self, inputs: Mapping[str, Inputs], targets: Mapping[str, Targets]) -> dict[str, torch.Tensor]:
-        """The losses of some members, detached, whose gradients are added."""
-        first = self._members[next(iter(inputs))]
+    def _learn(self, picks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The losses of some members, detached, whose gradients are there."""
+        inputs, targets = {}, {}
+        for name, pick in picks.items():
+            with self._draws[name]:
+                inputs[name], targets[name] = self._members[name].batch(pick)
+        first = self._members[next(iter(picks))]
         with precision(first.device, first.autocast):
             logits = self._pack(inputs)
-        losses = {name: self._members[name].loss(logits[name].float(), targets[name]) for name in inputs}
+        losses = {name: self._members[name].loss(logits[name].float(), targets[name]) for name in picks}
         torch.stack(list(losses.values())).sum().backward()
         return {name: loss.detach() for name, loss in losses.items()}

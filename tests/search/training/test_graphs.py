@@ -17,6 +17,8 @@ from petlas.petl import (
     Adapters,
     Design,
     Draws,
+    apply,
+    everywhere,
     get_method,
     input_config,
     load_backbone,
@@ -25,8 +27,8 @@ from petlas.petl import (
 )
 from petlas.search.config import TrainConfig
 from petlas.search.objectives import get_objective
+from petlas.search.stages.supernet import SupernetRun
 from petlas.search.training import ImageBatches, Learner, PackTraining
-from petlas.search.training.augment import Mixed
 from petlas.search.training.graphs import Graphs, graphs_for
 
 
@@ -66,32 +68,37 @@ class Again:
 
 
 class Case:
-    """A model with a batch norm, and what adds its gradients."""
+    """A model with a batch norm, what adds its gradients, and how it learns.
 
-    def __init__(self, fault: Callable[[], object] = lambda: None) -> None:
+    Args:
+        noise: What is drawn on the CPU for each batch.
+        fault: What goes wrong with what is replayed.
+    """
+
+    def __init__(self, noise: float = 0.0, fault: Callable[[nn.Module], object] = lambda model: None) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-        self.calls, self.made = 0, list[Again]()
-        self.graphs, self.renewed = Graphs([self.model], [], self), 0
-        self._fault = fault
+        self.x, self.y = torch.randn(20, 3), torch.randint(2, (20,))
+        self.graphs, self.made, self.renewed = Graphs([self.model], [], self), list[Again](), 0
+        self._noise, self._fault = noise, fault
 
     def make(self) -> Again:
-        self.made.append(Again([self.model], self._fault))
+        self.made.append(Again([self.model], partial(self._fault, self.model)))
         return self.made[-1]
 
     def renew(self) -> None:
         self.renewed += 1
 
-    def compute(self, x: Tensor, y: Tensor) -> Tensor:
-        self.calls += 1
-        loss = nn.functional.cross_entropy(self.model(x), y)
+    def compute(self, pick: Tensor) -> Tensor:
+        self.model.zero_grad()
+        x = self.x[pick] + (self._noise * torch.rand(()) if self._noise else 0.0)
+        loss = nn.functional.cross_entropy(self.model(x), self.y[pick])
         loss.backward()
         return loss.detach()
 
-    def step(self, x: Tensor, y: Tensor, compute: Callable[..., Tensor]) -> list[Tensor]:
-        for parameter in self.model.parameters():
-            parameter.grad = None
-        loss = compute(x, y).clone()
+    def step(self, pick: Tensor, by_graphs: bool = True) -> list[Tensor]:
+        torch.manual_seed(len(pick))
+        loss = (self.graphs(self.compute, pick) if by_graphs else self.compute(pick)).clone()
         gradients = [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
         with torch.no_grad():
             for parameter in self.model.parameters():
@@ -100,87 +107,79 @@ class Case:
         return [loss, *gradients, *(buffer.clone() for buffer in self.model.buffers())]
 
 
-def batches(*sizes: int) -> Iterator[tuple[Tensor, Tensor]]:
+def picks(*sizes: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(1)
     for size in sizes:
-        yield torch.randn(size, 3, generator=generator), torch.randint(2, (size,), generator=generator)
+        yield torch.randperm(20, generator=generator)[:size]
+
+
+def assert_as_without(case: Case, plain: Case, pick: Tensor) -> None:
+    for mine, other in zip(case.step(pick), plain.step(pick, by_graphs=False), strict=True):
+        torch.testing.assert_close(mine, other)
 
 
 def test_from_the_second_batch_of_a_shape_on_a_recording_gives_what_is_computed_without() -> None:
     case, plain = Case(), Case()
-    for x, y in batches(8, 8, 5, 8, 5, 5, 8):
-        found = case.step(x, y, lambda *given: case.graphs(case.compute, *given))
-        for mine, other in zip(found, plain.step(x, y, plain.compute), strict=True):
-            torch.testing.assert_close(mine, other)
+    for pick in picks(8, 8, 5, 8, 5, 5, 8):
+        assert_as_without(case, plain, pick)
     assert [recording.replays for recording in case.made] == [3, 2]
 
 
 def test_what_is_trained_may_move_to_other_memory() -> None:
     case, plain = Case(), Case()
-    for number, (x, y) in enumerate(batches(*[8] * 6)):
+    for number, pick in enumerate(picks(*[8] * 6)):
         if number == 3:  # as a pack does
             for parameter in case.model.parameters():
                 parameter.data = parameter.data.clone()
-        found = case.step(x, y, lambda *given: case.graphs(case.compute, *given))
-        for mine, other in zip(found, plain.step(x, y, plain.compute), strict=True):
-            torch.testing.assert_close(mine, other)
+        assert_as_without(case, plain, pick)
     assert [recording.replays for recording in case.made] == [2, 2]
 
 
 def test_what_a_recording_cannot_do_is_computed_as_it_is_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    def fail() -> None:
+    def fail(model: nn.Module) -> None:
         raise RuntimeError("operation not permitted")
 
-    def disturb() -> None:
-        for parameter in disturbed.model.parameters():
+    def disturb(model: nn.Module) -> None:
+        for parameter in model.parameters():
             assert parameter.grad is not None
             parameter.grad.add_(1.0)
 
-    failing, disturbed, random = Case(fail), Case(disturb), Case()
-    told = {"operation not permitted": failing, "something else": disturbed, "on the CPU": random}
+    told = {"not permitted": Case(0.0, fail), "something else": Case(0.0, disturb), "on the CPU": Case(0.1)}
     for reason, case in told.items():
-        plain = Case()
-        noise = float(case is random)
-
-        def drawing(own: Case, x: Tensor, y: Tensor, noise: float = noise) -> Tensor:
-            return own.compute(x + noise * torch.rand(()) if noise else x, y)
-
+        plain = Case(0.1 if reason == "on the CPU" else 0.0)
         caplog.clear()
         with caplog.at_level(logging.INFO, "petlas"):
-            for number, (x, y) in enumerate(batches(8, 8, 8, 5, 8, 5, 5)):
-                torch.manual_seed(number)
-                found = case.step(x, y, lambda *given, own=case, draw=drawing: own.graphs(partial(draw, own), *given))
-                torch.manual_seed(number)
-                expected = plain.step(x, y, lambda *given, own=plain, draw=drawing: draw(own, *given))
-                for mine, theirs in zip(found, expected, strict=True):
-                    torch.testing.assert_close(mine, theirs)
+            for pick in picks(8, 8, 8, 5, 8, 5, 5):
+                assert_as_without(case, plain, pick)
         assert len(caplog.messages) == 1 and reason in caplog.text
-        assert case.renewed == 2 * (case is failing)
+        assert case.renewed == 2 * (reason == "not permitted")
 
 
 def test_buffers_that_a_batch_leaves_alone_are_not_written_to() -> None:
     case = Case()
     case.model.eval()
     before = [buffer._version for buffer in case.model.buffers()]
-    for x, y in batches(8, 8, 8):
-        case.step(x, y, lambda *given: case.graphs(case.compute, *given))
-    assert before == [buffer._version for buffer in case.model.buffers()]
+    for pick in picks(8, 8, 8):
+        case.step(pick)
+    assert case.made and before == [buffer._version for buffer in case.model.buffers()]
 
 
-def test_mixed_images_are_computed_as_they_are() -> None:
+def test_few_recordings_are_kept() -> None:
     case = Case()
-    for x, y in batches(8, 8, 8):
-        case.graphs(lambda x, mixed: case.compute(x, mixed.first), x, Mixed(y, y.flip(0), 0.3))
-    assert case.calls == 3 and not case.made
-
-
-def test_few_recordings_are_kept_and_all_can_be_let_go() -> None:
-    case = Case()
-    for x, y in batches(*(size for size in range(2, 12) for _ in range(3))):
-        case.step(x, y, lambda *given: case.graphs(case.compute, *given))
+    for pick in picks(*(size for size in range(2, 12) for _ in range(3))):
+        case.step(pick)
     assert len(case.made) == 10 and len(vars(case.graphs)["_graphs"]) < 8
-    case.graphs.forget()
-    assert not vars(case.graphs)["_graphs"]
+
+
+def test_a_training_whose_steps_are_not_alike_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr("petlas.search.training.learner.graphs_for", lambda *given: made.append(given))
+    model = load_backbone(MINI)
+    apply(model, everywhere("bitfit", model))
+    for kind in (Changing, Plain):
+        assert not made
+        kind(model, [], get_objective("single_label"), TrainConfig(), 0)  # type: ignore[arg-type]
+    assert len(made) == 1 and not SupernetRun.still
 
 
 def test_there_are_none_on_a_cpu_nor_where_they_are_not_wanted() -> None:
@@ -212,6 +211,10 @@ def learner_on_gpu(name: str, graphs: str, seed: int = 0, host: Adapters | None 
 class Plain(Learner):
     def accumulate(self, images: Any, targets: Any) -> Tensor:
         return self.gradients(images, targets)
+
+
+class Changing(Plain):
+    still = False
 
 
 def trained(learner: Learner) -> tuple[list[float], list[Tensor]]:
