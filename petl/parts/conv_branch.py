@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -70,7 +70,7 @@ def _neighbours(place: Place, images: int, tokens: int, turned: bool, device: to
     return torch.where(near < 0, images * tokens, near + image).flatten().int()
 
 
-@lru_cache(maxsize=64)
+@cache  # for good: CUDA graphs read it wherever it lies
 def _known_neighbours(*which: Any) -> Tensor:
     with torch.inference_mode(False):
         return _neighbours(*which)
