@@ -21,7 +21,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -88,9 +88,8 @@ def _step_rows(run: Run, where: Setting, methods: tuple[str, ...]) -> list[Row]:
     cases = dict(steps(where, tuple(m for m in methods if m in (run.methods or methods))))
     actions: dict[str, Step] = {}
     costs: dict[str, tuple[int, float, float, float | None]] = {}
-    for name, make in cases.items():
-        step = actions[name] = make()
-        step()
+    for name, step in _working(cases, lambda make: make()):
+        actions[name] = step
         tokens = where.tokens(family_model(step))
         peak = peak_bytes(step, where.device)
         kept = saved_bytes(step.forward, step.storages()) / 2**20
@@ -105,6 +104,20 @@ def _step_rows(run: Run, where: Setting, methods: tuple[str, ...]) -> list[Row]:
             beyond = (first[0] / depth, first[1] / depth)
         rows.append(Row(where.title, name, 1000 * t.seconds, t.ratio, t.error, t.rounds, *beyond, kept, peak))
     return rows
+
+
+def _working(
+    cases: Mapping[str, Callable[[], Step]], made: Callable[[Callable[[], Step]], Step]
+) -> Iterator[tuple[str, Step]]:
+    """The steps that run; of the others it is said why they are left out."""
+    for name, make in cases.items():
+        try:
+            step = made(make)
+            step()
+        except Exception as error:  # one row less, and not the table
+            print(f"{name} is left out: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        else:
+            yield name, step
 
 
 def family_model(step: Step) -> torch.nn.Module:
@@ -133,7 +146,7 @@ def graphs(run: Run) -> list[Row]:
         where = run.setting(backbone, size, 0)
         made = dict(steps(where, tuple(m for m in KEY if m in (run.methods or KEY))))
         made.pop("NOAH's supernet, a new design", None)  # another design has another graph
-        actions: dict[str, Action] = {name: make().by_graphs() for name, make in made.items()}
+        actions: dict[str, Action] = dict(_working(made, lambda make: make().by_graphs()))
         actions["bare, kernel by kernel"] = made["bare"]()
         rows += _rows(f"CUDA graphs: {where.title}", run.compare(actions, share=0.3))
     return rows
