@@ -72,7 +72,8 @@ class Pack:
             mode: Training.
         """
         for model in (self._plain, *self.models.values()):
-            model.train(mode)
+            if model.training != mode:  # a walk through all modules
+                model.train(mode)
 
     def drawing(self, name: str) -> AbstractContextManager[None]:
         """A `with` block in which a design draws from its own random numbers.

@@ -111,6 +111,7 @@ class Step:
     ) -> None:
         self.model, self._where, self._inputs, self._before, self._run = model.train(), where, inputs, before, run
         self.graphs: Graphs | None = None
+        self._all = torch.arange(len(inputs[0]), device=where.device)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(self.trained, lr=1e-5, foreach=True)  # as petlas's own
 
@@ -129,12 +130,17 @@ class Step:
         if self.graphs is None:
             self._gradients(*self._inputs)
         else:
-            self.graphs(self._gradients, *self._inputs)
+            self.graphs(self._picked, self._all)
 
     def _gradients(self, images: Tensor, labels: Tensor) -> Tensor:
         loss = self._loss(images, labels)
         loss.backward()
         return loss.detach()
+
+    def _picked(self, pick: Tensor) -> Tensor:
+        self._optimiser.zero_grad()
+        images, labels = self._inputs
+        return self._gradients(images[pick], labels[pick])
 
     def by_graphs(self) -> Step:
         """The same, its passes launched at once; they have been made."""

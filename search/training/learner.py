@@ -100,7 +100,8 @@ class Learner(ABC):
         """Draw what an epoch begins with; the images of each of its batches, (B,) each."""
         self.rng = np.random.default_rng([self.seed, self.progress.epochs])
         torch.manual_seed(int(self.rng.integers(2**63)))
-        self.model.train()
+        if not self.model.training:  # a walk through all modules
+            self.model.train()
         self._total = torch.zeros((), device=self.device)
         order = torch.randperm(len(self.data)).to(self.device)  # drawn on the CPU, so that it is the same everywhere
         picks: tuple[Tensor, ...] = order.split(self.train.batch_size)
