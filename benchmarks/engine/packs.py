@@ -3,10 +3,10 @@
     python benchmarks/engine/packs.py [--seconds S] [--amp off|bf16] [--only MODEL] [--members M] [--pack N]
 
 Members are `alike`, LoRA of rank 8 at all blocks, or `unlike`, in turn LoRA, adapters, AdaptFormer, BitFit, SSF and
-Convpass. Weights and images are made at random. Epochs of two steps, seven on a GPU, are run in turns: by `PackTraining`, and for each
-member by itself. Times are of the processor (of the clock on a GPU), medians of ratios in the same round; operations
-are calls of torch's dispatcher that move data, a kernel each as a rule, for a member and step, the optimiser's
-included. The losses of both ways are compared, too.
+Convpass. Weights and images are made at random. Epochs of two steps, seven on a GPU, are run in turns: by
+`PackTraining`, and for each member by itself. Times are of the processor (of the clock on a GPU), medians of ratios in
+the same round; operations are calls of torch's dispatcher that move data, a kernel each as a rule, for a member and
+step, the optimiser's included. The losses of both ways are compared, too.
 """
 
 from __future__ import annotations
