@@ -42,7 +42,7 @@ class BlockSites:
 
     def site(self, name: str) -> Site:
         """The site of that name in this block."""
-        return self.family.site(self.model, name, self.shape.index)
+        return self.family.block_site(self.model, name, self.shape.index, self.module)
 
     def layer(self, layer: Layer) -> nn.Module:
         """The module of one of the block's layers."""
@@ -350,13 +350,23 @@ class Family(Anatomy):
             name: Of the site.
             block: The block's index, for a site in a block.
         """
-        if block is None:
-            path, side = self.in_model[name]
-        else:
-            place, side = self.place(model, name, block)
-            paths = self.shape(model).block_paths if hasattr(model, "petl") else self.block_paths(model)
-            path = ".".join(filter(None, (paths[block], place)))
-        return Site(name, model.get_submodule(path), side, self.width(model), self.site_layout(model, name, block))
+        if block is not None:
+            return self.block_site(model, name, block, self.blocks(model)[block])
+        path, side = self.in_model[name]
+        return Site(name, model.get_submodule(path), side, self.width(model), self.site_layout(model, name, None))
+
+    def block_site(self, model: nn.Module, name: str, block: int, module: nn.Module) -> Site:
+        """A site in a block of a model.
+
+        Args:
+            model: The model.
+            name: Of the site.
+            block: The block's index.
+            module: The block.
+        """
+        place, side = self.place(model, name, block)
+        within = module.get_submodule(place)
+        return Site(name, within, side, self.width(model), self.site_layout(model, name, block))
 
     def place(self, model: nn.Module, name: str, block: int) -> tuple[str, Side]:
         """Where in a block a site is: a module by its place in the block, and which side of it.

@@ -39,7 +39,7 @@ class LoRA(LowRankMethod):
         for layer, parts in by_layer(block.shape, module):
             site = block.behind(layer)
             if site.untouched and type(site.module) is nn.Linear:
-                yield site.replace(partial(_updated, parts, site.module))
+                yield site.replace(partial(_updated, parts, _shares(parts), site.module))
             else:
                 yield site.around(partial(_add_updates, parts))
 
@@ -53,12 +53,12 @@ class LoRA(LowRankMethod):
 
 
 @asks
-def _updated(parts: tuple[tuple[int, LowRank], ...], layer: nn.Linear, x: Tensor) -> Tensor:
+def _updated(parts: tuple[tuple[int, LowRank], ...], shares: slice, layer: nn.Linear, x: Tensor) -> Tensor:
     _, first = parts[0]
     if layer.weight.requires_grad or (first.dropout and first.training):
         return _add_updates(parts, x, F.linear(x, layer.weight, layer.bias))
     downs, ups = ([part.part(name) for _, part in parts] for name in ("down", "up"))
-    return updated_linear(x, layer, downs, ups, _shares(parts), first.scale)
+    return updated_linear(x, layer, downs, ups, shares, first.scale)
 
 
 def _shares(parts: tuple[tuple[int, LowRank], ...]) -> slice:

@@ -212,7 +212,7 @@ def scaled(tensors: Sequence[Tensor], factor: float) -> list[Tensor]:
 
 
 def _apart(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    parts = vector.split([t.numel() for t in like])
+    parts = torch.split_with_sizes(vector, [t.numel() for t in like])
     return [part.view(t.shape) for part, t in zip(parts, like, strict=True)]
 
 

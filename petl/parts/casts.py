@@ -27,11 +27,11 @@ class _Kept:
 
     def __init__(self) -> None:
         self._state: object = None
-        self._cast = torch.empty(0)
+        self._cast: nn.Parameter | None = None
 
     def of(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         state = version(tensor), tensor.data_ptr(), dtype
-        if state != self._state:
+        if self._cast is None or state != self._state:
             with torch.inference_mode(False), torch.no_grad():  # training may ask for what measuring has made
                 self._cast, self._state = nn.Parameter(tensor.to(dtype), requires_grad=False), state
         return self._cast

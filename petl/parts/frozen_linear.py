@@ -148,9 +148,8 @@ class _Updated(torch.autograd.Function):
         dtype, count = product_type(x), len(factors) // 2
         vector = torch.cat([factor.reshape(-1) for factor in factors])
         ctx.shapes = (count, *factors[0].shape), (count, *factors[-1].shape)
-        down, up = _factors(vector, *ctx.shapes)
-        effective = _effective(weight, down, up, shares, scale)
-        effective, x = effective.to(dtype), x.to(dtype)
+        downs, ups = _factors(vector, *ctx.shapes)
+        effective, x = _effective(weight, downs, ups, shares, scale).to(dtype), x.to(dtype)
         ctx.save_for_backward(x, effective, vector)
         ctx.shares, ctx.scale = shares, scale
         return F.linear(x, effective, None if bias is None else frozen_cast(bias, dtype))
@@ -158,15 +157,15 @@ class _Updated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, effective, vector = ctx.saved_tensors
-        (shares, rank, _), (_, outputs, _) = ctx.shapes
-        rows, grads = x.flatten(0, -2), grad.flatten(0, -2)
+        (shares, rank, inputs), (_, outputs, _) = ctx.shapes
+        rows, grads = x.reshape(-1, inputs), grad.flatten(0, -2)
         downs, ups = _factors(vector.to(x.dtype), *ctx.shapes)
         # (n, M, O / c): what reached the updated shares. Few hidden units lie in long rows, as in `products.reduce`.
-        parts = grads.unflatten(1, (-1, outputs)).transpose(0, 1)[ctx.shares]
-        hidden = downs.flatten(0, 1) @ rows.t()
-        turned = torch.bmm(ups.mT, parts.mT)
-        grad_downs = as_gradient((turned.flatten(0, 1) @ rows).unflatten(0, (shares, rank)))
-        grad_ups = as_gradient(torch.bmm(hidden.unflatten(0, (shares, rank)), parts).mT)
+        parts = grads.view(len(grads), -1, outputs).transpose(0, 1)[ctx.shares]
+        hidden = (downs.view(-1, inputs) @ rows.t()).view(shares, rank, -1)
+        turned = torch.bmm(ups.mT, parts.mT).view(shares * rank, -1)
+        grad_downs = as_gradient(turned @ rows).view(shares, rank, inputs)
+        grad_ups = as_gradient(torch.bmm(hidden, parts).mT)
         if ctx.scale != 1:
             grad_downs, grad_ups = grad_downs * ctx.scale, grad_ups * ctx.scale
         grad_x = grad @ effective if ctx.needs_input_grad[0] else None
@@ -174,10 +173,10 @@ class _Updated(torch.autograd.Function):
         return grad_x, None, grad_bias, None, None, *grad_downs.unbind(), *grad_ups.unbind()
 
 
-def _factors(vector: Tensor, *shapes: tuple[int, ...]) -> Sequence[Tensor]:
-    """Tensors of some shapes that lie behind one another in a vector."""
-    parts = vector.split([math.prod(shape) for shape in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+def _factors(vector: Tensor, first: tuple[int, ...], second: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Two tensors that lie behind one another in a vector."""
+    size = math.prod(first)
+    return vector[:size].view(first), vector[size:].view(second)
 
 
 class _SeveralUpdated(torch.autograd.Function):
