@@ -1,21 +1,21 @@
-"""Choose the portfolio from recorded runs, greedily, and say what it would have been worth on tasks it had not seen.
+"""Choose the portfolio from recorded runs, greedily, and say what it would have been worth where it had not been made.
 
-    python benchmarks/portfolio/choose.py benchmarks/portfolio/results.jsonl --out search/strategies/portfolio.yaml \\
-        > benchmarks/portfolio/portfolio.md
+    cd benchmarks/portfolio
+    python choose.py results.jsonl dinov2.jsonl --out ../../search/strategies/portfolio.yaml > portfolio.md
 
-The next recipe is the one that adds most to the mean over tasks of the best accuracy so far (Auto-sklearn 2, Feurer et
-al., 2022; Quick-Tune, Arango et al., 2024), and a tenth of its own mean: what adds a little on one recorded task and is
-weak on all others helps no new one. Linear probing is apart, at the rate that is best for it: it is always tried. Leave
-one task out: the portfolio of the others, its first recipes, and the best of those on the task that was left out. Test
-accuracy chooses here, and one seed: what is learned is the order.
+What counts is a task on a backbone. The next recipe is the one that adds most to the mean over them of the best
+accuracy so far (Auto-sklearn 2, Feurer et al., 2022; Quick-Tune, Arango et al., 2024), and a tenth of its own mean:
+what adds a little on one recorded task and is weak on all others helps no new one. Linear probing is apart, at the rate
+that is best for it: it is always tried. Leave one task out, or one backbone: the portfolio of the others, its first
+recipes, and the best of those where they were left out. Test accuracy chooses here, and one seed: what is learned is
+the order.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-Table = Mapping[str, Mapping[str, float]]
-"""For each task the accuracy of each recipe, by its JSON."""
+Place = tuple[str, str]
+"""A backbone and a task."""
+Table = Mapping[Place, Mapping[str, float]]
+"""The accuracy of each recipe, by its JSON, wherever it was recorded."""
 LENGTH = 16
 OWN = 0.1
 """What a recipe's own mean counts for, beside what it adds."""
@@ -35,87 +37,86 @@ HEAD = """\
 # learning rate as a factor of train.lr. Made by benchmarks/portfolio/choose.py of recorded runs: portfolio.md there.
 """
 TAIL = """\
-# What is expected of candidates before they are tried: for a set of methods the rate that was best for it, and its mean
-# accuracy over tasks there, above the mean of all; and what a rate costs that is ten times too high or too low.
+# What is expected of candidates before they are tried, by each backbone that was recorded: the mean accuracy over tasks
+# of a set of methods at factors of train.lr, above the mean of all methods at their best; and what is lost (`curve`)
+# where a rate is ten times beyond those.
 """
 LR = "lr"
-_BEYOND = 0.25  # decades
+CHANGED = ("hflip", "shift")
+"""Settings of recipes that change images: `augmented.py` reads those."""
 
 
-def read(path: Path, tasks: Iterable[str]) -> Table:
-    """The mean over seeds; only recipes that every task has.
+def read(paths: Iterable[Path], tasks: Collection[str] = ()) -> Table:
+    """The mean over seeds of recipes on images as they are; only those that all tasks of a backbone have.
 
     Args:
-        path: Of the recorded runs.
+        paths: Of the recorded runs.
         tasks: Those that count; none for all.
     """
-    runs: dict[str, dict[str, list[float]]] = {}
-    wanted = set(tasks)
-    for row in map(json.loads, path.read_text().splitlines()):
-        if wanted and row["task"] not in wanted:
-            continue
-        runs.setdefault(row["task"], {}).setdefault(json.dumps(row["recipe"]), []).append(row["test"])
-    everywhere = set.intersection(*(set(own) for own in runs.values()))
-    return {task: {name: fmean(own[name]) for name in sorted(everywhere)} for task, own in runs.items()}
+    runs: dict[Place, dict[str, list[float]]] = {}
+    for row in (json.loads(line) for path in paths for line in path.read_text().splitlines()):
+        if (not tasks or row["task"] in tasks) and not any(name in row["recipe"]["settings"] for name in CHANGED):
+            place = row["backbone"], row["task"]
+            runs.setdefault(place, {}).setdefault(json.dumps(row["recipe"]), []).append(row["test"])
+    found: dict[Place, dict[str, float]] = {}
+    for backbone in {backbone for backbone, _ in runs}:
+        own = {place: rows for place, rows in runs.items() if place[0] == backbone}
+        everywhere = set.intersection(*map(set, own.values()))
+        found |= {place: {name: fmean(rows[name]) for name in sorted(everywhere)} for place, rows in own.items()}
+    return {place: found[place] for place in runs}
+
+
+def backbones(table: Table) -> dict[str, Table]:
+    """The table of each backbone."""
+    names = dict.fromkeys(backbone for backbone, _ in table)
+    return {name: {place: own for place, own in table.items() if place[0] == name} for name in names}
 
 
 def greedy(table: Table, length: int) -> list[str]:
-    """Recipes with methods, in the order in which they add most."""
-    names = [name for name in next(iter(table.values())) if json.loads(name)["methods"]]
+    """Recipes with methods that were recorded everywhere, in the order in which they add most."""
+    names = [name for name in common(table) if json.loads(name)["methods"]]
     found: list[str] = []
     while len(found) < min(length, len(names)):
         left = [name for name in names if name not in found]
-        found.append(max(left, key=lambda name: _worth(table, [*found, name]) + OWN * _worth(table, [name])))
+        found.append(max(left, key=lambda name: worth(table, [*found, name]) + OWN * worth(table, [name])))
     return found
 
 
 def linear(table: Table) -> str:
     """Linear probing at the rate with the best mean."""
-    names = [name for name in next(iter(table.values())) if not json.loads(name)["methods"]]
-    return max(names, key=lambda name: _worth(table, [name]))
+    return max((n for n in common(table) if not json.loads(n)["methods"]), key=lambda name: worth(table, [name]))
 
 
-def _worth(table: Table, names: Iterable[str]) -> float:
-    """The mean over tasks of the best recipe's accuracy."""
-    names = list(names)
+def common(table: Table) -> list[str]:
+    """The recipes that were recorded everywhere."""
+    return sorted(set.intersection(*(set(own) for own in table.values())))
+
+
+def worth(table: Table, names: Collection[str]) -> float:
+    """The mean over tasks and backbones of the best recipe's accuracy."""
     return fmean(max(own[name] for name in names) for own in table.values())
 
 
 def expected(table: Table) -> dict[str, Any]:
-    """What candidates are worth across tasks: for each set of methods its best rate and its mean there, in shares.
+    """What candidates are worth on one backbone: the mean over tasks, in shares, at each factor of the rate.
 
-    Means are by that of all of them. `curve` is what a rate ten times too high or too low costs: the mean over the
-    methods that were recorded at three rates. The best rate of each is the vertex of such a parabola through its two
-    best ones.
+    They are by the mean of all methods at their best. `curve` is what is lost by a rate that is ten times too high or
+    too low: the mean over the methods that were recorded at three rates.
     """
     rows: dict[tuple[str, ...], dict[float, float]] = {}
-    for name in next(iter(table.values())):
+    for name in common(table):
         recipe = json.loads(name)
-        own, lr = rows.setdefault(tuple(sorted(recipe["methods"])), {}), math.log10(recipe["settings"][LR])
-        own[lr] = max(own.get(lr, 0.0), _worth(table, [name]))  # prompts have a factor of their own beside
-    curve = fmean(
-        -np.polyfit([*own], [*own.values()], 2)[0] for methods, own in rows.items() if methods and len(own) > 2
-    )
-    best = {methods: _vertex(own, curve) for methods, own in rows.items()}
-    middle = fmean(value for _, value in best.values())
+        own, lr = rows.setdefault(tuple(sorted(recipe["methods"])), {}), recipe["settings"][LR]
+        own[lr] = max(own.get(lr, 0.0), worth(table, [name]))  # prompts have a factor of their own beside
+    middle = fmean(max(own.values()) for own in rows.values())
+    three = [own for methods, own in rows.items() if methods and len(own) > 2]
+    curve = fmean(-np.polyfit(np.log10([*own]), [*own.values()], 2)[0] for own in three)
+    ranked = sorted(rows.items(), key=lambda row: -max(row[1].values()))
     methods = [
-        {"methods": [*names], LR: round(10**rate, 2), "worth": round(value - middle, 4)}
-        for names, (rate, value) in sorted(best.items(), key=lambda row: -row[1][1])
+        {"methods": [*names], "worth": {lr: round(value - middle, 4) for lr, value in sorted(own.items())}}
+        for names, own in ranked
     ]
-    return {"curve": round(curve, 3), "methods": methods}
-
-
-def _vertex(own: Mapping[float, float], curve: float) -> tuple[float, float]:
-    """The best rate, not far beyond the best two of the recorded ones, and the value there, of a parabola through them.
-
-    Args:
-        own: The value at the decimal logarithm of each rate.
-        curve: What is lost a decade away from the best.
-    """
-    rates, values = np.array(sorted(own.items(), key=lambda item: -item[1])[:2]).T
-    slope = float(np.polyfit(rates, values + curve * rates**2, 1)[0]) if len(own) > 1 else 2 * curve * rates[0]
-    rate = float(np.clip(slope / (2 * curve), rates.min() - _BEYOND, rates.max() + _BEYOND))
-    return rate, float((values + curve * (rates - rate) ** 2).mean())
+    return {"curve": round(float(curve), 3), "methods": methods}
 
 
 def told(name: str) -> str:
@@ -125,41 +126,69 @@ def told(name: str) -> str:
     return f"{methods}, " + ", ".join(f"{key} x {value:g}" for key, value in recipe["settings"].items())
 
 
-def _line(name: str) -> str:
-    return yaml.safe_dump(json.loads(name), default_flow_style=True, sort_keys=False, width=200).strip()
+def _flow(data: Any) -> str:
+    return yaml.safe_dump(data, default_flow_style=True, sort_keys=False, width=200).strip()
+
+
+def written(table: Table, order: Iterable[str], probing: str) -> str:
+    """The portfolio as a file."""
+    lines = [HEAD + f"linear: {_flow(json.loads(probing))}", "recipes:"]
+    lines += [f"  - {_flow(json.loads(name))}" for name in order]
+    lines.append(TAIL + "expected:")
+    for backbone, own in backbones(table).items():
+        known = expected(own)
+        lines += [f"  - backbone: {backbone}", f"    curve: {known['curve']}", "    methods:"]
+        lines += [f"      - {_flow(row)}" for row in known["methods"]]
+    return "\n".join(lines) + "\n"
+
+
+def print_order(table: Table, order: list[str], probing: str) -> None:
+    """What the portfolio's recipes gave on the tasks of one backbone."""
+    print("| place | recipe | " + " | ".join(task for _, task in table) + " | mean | best so far |")
+    print("|---|---|" + "---|" * (len(table) + 2))
+    for place, name in enumerate([probing, *order]):
+        cells = " | ".join(f"{100 * own[name]:.1f}" for own in table.values())
+        mean, best = 100 * worth(table, [name]), 100 * worth(table, [probing, *order[:place]])
+        print(f"| {place or ''} | {told(name)} | {cells} | {mean:.1f} | {best:.1f} |")
+
+
+def left_out(table: Table, order: list[str]) -> list[float]:
+    """The first recipe of an order, the best of its first 4 and 8, and of all, on tasks that it was not made of."""
+    best = fmean(max(own.values()) for own in table.values())
+    return [*(worth(table, order[:length]) for length in (1, 4, 8)), best]
+
+
+def _means(rows: list[list[float]]) -> str:
+    return " | ".join(f"{100 * fmean(column):.1f}" for column in zip(*rows, strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, help="where the portfolio is written")
     parser.add_argument("--tasks", nargs="*", default=[], help="those that count; by default all")
     args = parser.parse_args()
     table = read(args.results, args.tasks)
     order, probing = greedy(table, LENGTH), linear(table)
-    tasks = list(table)
-    print(f"{len(next(iter(table.values())))} recipes on {len(tasks)} tasks; test accuracy in percent, one seed.\n")
-    print("| place | recipe | " + " | ".join(tasks) + " | mean | best so far |")
-    print("|---|---|" + "---|" * (len(tasks) + 2))
-    for place, name in enumerate([probing, *order]):
-        own = " | ".join(f"{100 * table[task][name]:.1f}" for task in tasks)
-        mean, best = 100 * _worth(table, [name]), 100 * _worth(table, [probing, *order[:place]])
-        print(f"| {place or ''} | {told(name)} | {own} | {mean:.1f} | {best:.1f} |")
-    print("\nLeave one task out: the first of the others' portfolio, the best of its first 4 and 8, and of all.\n")
-    print("| task | first | best of 4 | best of 8 | best of all |\n|---|---|---|---|---|")
-    rows = []
-    for task in tasks:
-        others = greedy({name: own for name, own in table.items() if name != task}, 8)
-        row = [table[task][others[0]], *(max(table[task][n] for n in others[:k]) for k in (4, 8))]
-        rows.append([*row, max(table[task].values())])
-        print(f"| {task} | " + " | ".join(f"{100 * value:.1f}" for value in rows[-1]) + " |")
-    print("| mean | " + " | ".join(f"{100 * fmean(column):.1f}" for column in zip(*rows, strict=True)) + " |")
+    parts = backbones(table)
+    print(f"{len(common(table))} recipes on {len(table)} tasks; test accuracy in percent, one seed.")
+    for backbone, own in parts.items():
+        print(f"\n{backbone}:\n")
+        print_order(own, order, probing)
+    print("\nLeft out: the first recipe of the others' portfolio, the best of its first 4 and 8, and of all.\n")
+    print("| on | made of | first | best of 4 | best of 8 | best of all |\n|---|---|---|---|---|---|")
+    for backbone, own in parts.items():
+        others = {name: part for name, part in parts.items() if name != backbone}
+        ways = {"all its other tasks": own, "all other tasks of all backbones": table, **others}
+        for way, known in ways.items() if others else [("all its other tasks", own)]:
+            rows = []
+            for place, row in own.items():
+                rest = {other: values for other, values in known.items() if other[1] != place[1]}
+                rows.append(left_out({place: row}, greedy(rest, 8)))
+            name = f"all other tasks on {way}" if way in others else way
+            print(f"| {backbone} | {name} | {_means(rows)} |")
     if args.out:
-        first, *lines = (_line(name) for name in [probing, *order])
-        known = expected(table)
-        worths = "".join(f"    - {yaml.safe_dump(row, default_flow_style=True, width=200)}" for row in known["methods"])
-        text = HEAD + f"linear: {first}\nrecipes:\n" + "".join(f"  - {line}\n" for line in lines)
-        args.out.write_text(text + TAIL + f"expected:\n  curve: {known['curve']}\n  methods:\n{worths}")
+        args.out.write_text(written(table, order, probing))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
     PYTHONPATH=benchmarks/portfolio python benchmarks/selection/replay.py > benchmarks/selection/replay.md
 
-The truth of a task is what was recorded of it (benchmarks/portfolio/results.jsonl), drawn towards the mean over tasks
-by the part of the differences that its test images' noise explains; between and beyond the three rates there are
-parabolas. What is known before a search (the order of the portfolio and what is expected of each recipe) is made of the
-other nine tasks. What is measured has the noise of as many images as a fold of the task has, on which candidates fail
-together, and short trainings deviate and flatter high rates as those did that were recorded with a third of the steps.
-What changed images are worth is what was recorded of the first recipe (augmented.md), for all methods alike.
+The truth of a task on a backbone is what was recorded there (benchmarks/portfolio/{results,dinov2}.jsonl), drawn
+towards the mean over the backbone's tasks by the part of the differences that its test images' noise explains. What is
+known before a search (the order of the portfolio and what is expected of each recipe) is made of the other nine tasks
+on all backbones, or by --knows of those on the same one or on the others alone. What is measured has the noise of as
+many images as a fold of the task has, on which candidates fail together, and short trainings deviate and flatter high
+rates as those did that were recorded with a third of the steps. What changed images are worth is what was recorded of
+the mini backbone's first recipe (augmented.md), for all methods alike, or nothing with --plain.
 """
 
 from __future__ import annotations
@@ -18,27 +19,31 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 import augmented
+import choose
 import numpy as np
 
 from petlas.search.selection import Evidence, Known, Measurement, believe
+from petlas.search.strategies.expected import Recorded
 from petlas.search.strategies.variation import unlike
 from petlas.search.training.fidelity import Fidelity
 
-RESULTS = Path(__file__).parents[1] / "portfolio" / "results.jsonl"
+PORTFOLIO = Path(__file__).parents[1] / "portfolio"
+RESULTS = PORTFOLIO / "results.jsonl"
 EPOCHS, FOLDS = 9, 5
 IMAGES = {"emoji_group": 1000, "mnist": 1000, "dsprites_loc": 1000, "digits": 1000}
 """Of train and val; the drawn tasks have 400."""
 TESTED = {"emoji_group": 906, "mnist": 1000, "dsprites_loc": 1000, "digits": 540}
 """Images of the test split; the drawn tasks have 400."""
-BEST = 3.0
-"""The factor of the run's rate that is best on the mean."""
+BEST = math.log10(3.0)
+"""The factor of the run's rate that is best on the mean, in decades."""
 CURVE = 0.07
-"""What a rate ten times too high or too low costs, by the recorded runs."""
+"""What a rate costs that is ten times beyond the recorded ones."""
 DEVIATIONS = (0.007, 0.013, 0.009, 0.044, 0.033, 0.063, 0.021, 0.025, 0.028, 0.021)
 """Standard deviations of what a training of a third of the epochs tells, of recorded tasks (spreads.md); half of the
 variance is of the methods, half the candidate's own."""
@@ -50,15 +55,16 @@ PAIRED = 0.65
 CHANGES = ("shift", "hflip")
 _NORMAL = NormalDist()
 Methods = tuple[tuple[str, float], ...]
+Place = choose.Place
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A candidate: methods with their shares, its rate in decades from the usual best, what it has of its own.
+    """A candidate: methods with their shares, its rate in decades from the run's, what it has of its own.
 
     Args:
         methods: With their shares.
-        rate: In decades from the usual best.
+        rate: The decimal logarithm of its factor.
         own: What it is worth of its own.
         drawn: By what its images are changed at random, such as `shift`.
     """
@@ -78,17 +84,11 @@ class Arm:
         """Of its methods."""
         return frozenset(name for name, _ in self.methods)
 
-
-def read() -> dict[str, dict[Arm, float]]:
-    """For each task the accuracy of each recorded candidate."""
-    found: dict[str, dict[Arm, float]] = {}
-    for row in map(json.loads, RESULTS.read_text().splitlines()):
-        methods, lr = tuple(row["recipe"]["methods"].items()), row["recipe"]["settings"]["lr"]
-        if row["recipe"]["settings"].keys() == {"lr"}:
-            arm = Arm(methods, round(math.log10(lr / (BEST if methods else 10.0)), 4))
-            found.setdefault(row["task"], {})[arm] = row["test"]
-    everywhere = set.intersection(*(set(own) for own in found.values()))
-    return {task: {arm: own[arm] for arm in sorted(everywhere, key=lambda a: a.key)} for task, own in found.items()}
+    @classmethod
+    def of(cls, name: str) -> Arm:
+        """Of a recipe's JSON."""
+        recipe = json.loads(name)
+        return cls(tuple(recipe["methods"].items()), math.log10(recipe["settings"]["lr"]))
 
 
 def changed(name: str, plain: str) -> dict[tuple[str, frozenset[str]], float]:
@@ -102,25 +102,28 @@ GAINS = changed("augmented-8000.jsonl", "results.jsonl"), changed("augmented-240
 
 
 class Truth:
-    """What candidates are worth on a task."""
+    """What candidates are worth at a place.
 
-    def __init__(self, name: str, table: Mapping[str, Mapping[Arm, float]]) -> None:
-        self.name, own = name, table[name]
-        self.kinds = sorted({arm.methods for arm in own})
-        usual = [kind for kind in self.kinds if kind]
-        at = {task: {kind: row[Arm(kind, 0.0)] for kind in self.kinds} for task, row in table.items()}
-        level = {task: fmean(row[kind] for kind in usual) for task, row in at.items()}
-        mean = {kind: fmean(at[task][kind] - level[task] for task in table) for kind in self.kinds}
-        rest = {kind: at[name][kind] - level[name] - mean[kind] for kind in self.kinds}
-        noise = PAIRED_LEFT * fmean(at[name][k] * (1 - at[name][k]) for k in usual) / TESTED.get(name, 400)
-        real = max(0.1, 1 - noise / fmean(rest[kind] ** 2 for kind in usual))
-        self.base = {kind: level[name] + mean[kind] + real * rest[kind] for kind in self.kinds}
-        tilts = {task: _tilts(row) for task, row in table.items()}
-        usually = {kind: fmean(own[kind] for own in tilts.values()) for kind in tilts[name]}
-        off = {kind: tilts[name][kind] - usually[kind] for kind in usually}
-        task = 0.9 * fmean(off.values())
-        self.tilt = {k: task + usually.get(k, 0.0) + (0.5 * (off[k] - task) if k in off else 0.0) for k in self.kinds}
-        self.tilt[()] = 0.0
+    Args:
+        place: One of the table's.
+        table: Of one backbone.
+    """
+
+    def __init__(self, place: Place, table: choose.Table) -> None:
+        self.task = place[1]
+        own, names = table[place], [name for name in choose.common(table) if "lr.vpt" not in name]
+        usual = [name for name in names if json.loads(name)["methods"]]
+        level = {other: fmean(row[name] for name in usual) for other, row in table.items()}
+        mean = {name: fmean(row[name] - level[other] for other, row in table.items()) for name in names}
+        rest = {name: own[name] - level[place] - mean[name] for name in names}
+        noise = PAIRED_LEFT * fmean(own[name] * (1 - own[name]) for name in usual) / TESTED.get(self.task, 400)
+        real = max(0.1, 1 - noise / fmean(rest[name] ** 2 for name in usual))
+        worths: dict[frozenset[str], dict[float, float]] = {}
+        self.arms = [Arm.of(name) for name in names]
+        """What was recorded."""
+        for name, arm in zip(names, self.arms, strict=True):
+            worths.setdefault(arm.names, {})[10**arm.rate] = level[place] + mean[name] + real * rest[name]
+        self._recorded = Recorded(worths, CURVE)
 
     def __call__(self, arm: Arm, more: float = 0.0, thirds: int = 0) -> float:
         """The accuracy of an arm.
@@ -130,31 +133,20 @@ class Truth:
             more: By how much higher rates are preferred.
             thirds: How often its steps were divided by three.
         """
-        tilt = self.tilt[arm.methods] + more
-        long, brief = (known[self.name, arm.drawn] for known in GAINS)
-        changed = long + thirds * (brief - long)
-        value = self.base[arm.methods] + arm.own + tilt * arm.rate - CURVE * arm.rate**2 + changed
+        long, brief = (known.get((self.task, arm.drawn), 0.0) for known in GAINS)
+        value = self._recorded.worth(arm.names, 10**arm.rate)
+        assert value is not None
+        value += arm.own + more * (arm.rate - BEST if arm.methods else 0.0) + long + thirds * (brief - long)
         return min(0.99, max(0.03, value))
 
     @property
     def best(self) -> float:
-        """The accuracy of the best methods at their best rate, with the best images."""
-        changes = [changed for task, changed in GAINS[0] if task == self.name]
-        return max(self(Arm(k, self.tilt[k] / 2 / CURVE, drawn=c)) for k in self.kinds for c in changes)
+        """The accuracy of the best recorded methods and rates, with the best images."""
+        changes = [changed for task, changed in GAINS[0] if task == self.task]
+        return max(self(replace(arm, drawn=c)) for arm in self.arms for c in changes)
 
 
 PAIRED_LEFT = 1 - PAIRED
-
-
-def _tilts(row: Mapping[Arm, float]) -> dict[Methods, float]:
-    """What a decade of the rate is worth, for the methods that were recorded at a third of the usual best one."""
-    third = round(math.log10(1 / BEST), 4)
-    kinds = {arm.methods for arm in row if arm.methods}
-    return {
-        kind: (row[Arm(kind, 0.0)] - row[Arm(kind, third)] - CURVE * third**2) / -third
-        for kind in kinds
-        if Arm(kind, third) in row
-    }
 
 
 @dataclass
@@ -162,13 +154,13 @@ class World:
     """A search's surroundings: a task, the images of its folds, and what other tasks say."""
 
     truth: Truth
-    others: Mapping[str, Mapping[Arm, float]]
+    others: Frozen
     seed: int
     walked: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.rng = np.random.default_rng([self.seed, len(self.truth.name), sum(map(ord, self.truth.name))])
-        self.images = IMAGES.get(self.truth.name, 400) // FOLDS
+        self.rng = np.random.default_rng([self.seed, len(self.truth.task), sum(map(ord, self.truth.task))])
+        self.images = IMAGES.get(self.truth.task, 400) // FOLDS
         self.hardness = self.rng.normal(0, 1, (FOLDS, self.images))
         drift = self.rng.normal(FLATTERED, DRIFT)
         self.drift, self.deviation = self.rng.normal(drift, TURN, 3).tolist(), float(self.rng.choice(DEVIATIONS))
@@ -186,23 +178,32 @@ class World:
         right = limit + math.sqrt(PAIRED) * self.hardness[fold] + math.sqrt(1 - PAIRED) * own > 0
         return Measurement(float(right.mean()), self.images)
 
-    def expected(self, arm: Arm) -> float:
-        """What other tasks say of an arm."""
-        own = fmean(row[Arm(arm.methods, 0.0)] for row in self.others.values())
-        return own + arm.own - CURVE * arm.rate**2
+    def expected(self, arm: Arm) -> tuple[float, ...]:
+        """What other tasks say of an arm, on each backbone."""
+        found = [own.worth(arm.names, 10**arm.rate) for own in _known(self.others)]
+        return tuple(value + arm.own for value in found if value is not None)
 
     def portfolio(self) -> list[Arm]:
         """Linear probing, and the greedy order of choose.py."""
-        names = [arm for arm in next(iter(self.others.values())) if arm.methods]
+        return [Arm.of(name) for name in _order(self.others)]
 
-        def worth(found: Sequence[Arm]) -> float:
-            return fmean(max(row[arm] for arm in found) for row in self.others.values())
 
-        found: list[Arm] = []
-        while len(found) < 16:
-            left = [arm for arm in names if arm not in found]
-            found.append(max(left, key=lambda arm: worth([*found, arm]) + 0.1 * worth([arm])))
-        return [Arm((), 0.0), *found]
+@cache
+def _known(others: Frozen) -> list[Recorded]:
+    return [Recorded.from_dict(choose.expected(own)) for own in choose.backbones(others).values()]
+
+
+@cache
+def _order(others: Frozen) -> list[str]:
+    order = [name for name in choose.greedy(others, choose.LENGTH) if "lr.vpt" not in name]
+    return [choose.linear(others), *order]
+
+
+class Frozen(dict[Place, Mapping[str, float]]):
+    """A table that is told by its places."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self))
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def search(world: World, rules: Rules) -> Arm:
     def known(arm: Arm) -> Known:
         names = arm.names if rules.kin else frozenset({"+".join(sorted(arm.names))})
         settings = {name: float(name in arm.drawn) for name in CHANGES} if rules.draws else {}
-        return Known(names, arm.rate if rules.kin else 0.0, world.expected(arm) if rules.expects else 0.0, settings)
+        return Known(names, arm.rate if rules.kin else 0.0, world.expected(arm) if rules.expects else (), settings)
 
     def ranked(others: Sequence[Arm] = ()) -> list[Arm]:
         """Of the measured ones, or of others, the best first."""
@@ -280,8 +281,9 @@ def search(world: World, rules: Rules) -> Arm:
 
 def grid(world: World, epochs: int = 2) -> Arm:
     """Eight methods at a third, once and three times the run's rate, for equal epochs: the highest value on a fold."""
-    kinds = [kind for kind in world.truth.kinds if len(kind) < 2 and "adapter_plus" not in dict(kind)]
-    arms = [Arm(k, math.log10(f / (BEST if k else 10.0))) for k in kinds for f in (0.3, 1.0, 3.0)]
+    kinds = dict.fromkeys(arm.methods for arm in world.truth.arms)
+    kinds = [kind for kind in kinds if len(kind) < 2 and "adapter_plus" not in dict(kind)]
+    arms = [Arm(kind, math.log10(factor)) for kind in kinds for factor in (0.3, 1.0, 3.0)]
     return max(arms, key=lambda arm: world.measure(arm, epochs, 0).value)
 
 
@@ -323,33 +325,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=10, help="searches of each task")
     parser.add_argument("--gain", type=float, default=1.0, help="of what changed images gain, by the recorded runs")
+    parser.add_argument("--plain", action="store_true", help="changed images are worth what others are")
     parser.add_argument("--ways", type=int, nargs="*", default=range(len(WAYS)), help="which, by their place")
+    parser.add_argument("--knows", choices=("all", "same", "others"), default="all", help="recorded backbones")
+    parser.add_argument("--results", nargs="*", default=("results.jsonl", "dinov2.jsonl"))
     args = parser.parse_args()
-    table = read()
+    table = choose.read([PORTFOLIO / name for name in args.results])
     for gains in GAINS:
-        gains.update({place: args.gain * value for place, value in gains.items() if value > 0})
-    print(
-        f"Lost to the best methods at their best rate, in points; mean over {len(table)} tasks of {args.draws} draws.\n"
-    )
-    print("| way | " + " | ".join(table) + " | mean | to the first |\n|---|" + "---|" * (len(table) + 2))
-    truths = {task: Truth(task, table) for task in table}
-    firsts: dict[tuple[str, int], float] = {}
-    for place, (name, way) in enumerate(WAYS.items()):
-        if place not in args.ways and place:
+        gains.update({place: 0.0 if args.plain else args.gain * value for place, value in gains.items() if value > 0})
+        gains.update({place: 0.0 for place in gains if args.plain})
+    parts = choose.backbones(table)
+    print(f"Lost to the best recorded, in points; mean over {len(table)} tasks of {args.draws} draws.\n")
+    print("| way | " + " | ".join(f"{name} | to the first" for name in parts) + " |\n|---|" + "---|---|" * len(parts))
+    firsts: dict[Place, float] = {}
+    for number, (name, way) in enumerate(WAYS.items()):
+        if number not in args.ways and number:
             continue
-        cells, means, above = [], [], []
-        for task, truth in truths.items():
-            others = {other: row for other, row in table.items() if other != task}
-            lost = []
-            for seed in range(args.draws if place else 1):
-                worth = truth(way(World(truth, others, seed)))
-                lost.append(100 * (truth.best - worth))
-                firsts.setdefault((task, 0), worth)
-                above.append(100 * (worth - firsts[task, 0]))
-            cells.append(f"{fmean(lost):.1f}")
-            means.append(fmean(lost))
-        error = stdev(above) / math.sqrt(len(above))
-        print(f"| {name} | {' | '.join(cells)} | {fmean(means):.2f} | {fmean(above):+.2f} ± {error:.2f} |", flush=True)
+        cells = []
+        for backbone, own in parts.items():
+            lost, above = [], []
+            for place in own:
+                truth = Truth(place, own)
+                told = {"all": table, "same": own, "others": {p: r for p, r in table.items() if p[0] != backbone}}
+                others = Frozen({p: row for p, row in told[args.knows].items() if p[1] != place[1]})
+                for seed in range(args.draws if number else 1):
+                    worth = truth(way(World(truth, others, seed)))
+                    lost.append(100 * (truth.best - worth))
+                    above.append(100 * (worth - firsts.setdefault(place, worth)))
+            error = stdev(above) / math.sqrt(len(above))
+            cells.append(f"{fmean(lost):.2f} | {fmean(above):+.2f} ± {error:.2f}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -64,13 +64,14 @@ class Known:
     Args:
         methods: Of its design: candidates that share some are likely to be alike.
         rate: The decimal logarithm of its learning rate; None if it has none of its own.
-        expected: What it is worth on other tasks, in shares of images; what is added to all of them does not matter.
+        expected: What it is worth on other tasks, in shares of images, on each backbone that was recorded, or on all of
+            them alike; without any as much as the mean. What is added to all candidates does not matter.
         settings: Its other settings, such as `hflip`: they are worth the same to all candidates that have them alike.
     """
 
     methods: frozenset[str] = frozenset()
     rate: float | None = None
-    expected: float = 0.0
+    expected: tuple[float, ...] = ()
     settings: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -203,12 +204,10 @@ class _Model:
         self._noises = _PAIRED if single else _NOISES
         self._noise = self._noise + _together(rows) if single else self._noise
         self._fixed = np.diag(said**2 + 1e-12)
-        expected = np.array([one.expected for one in before])
-        expected -= expected.mean()
         sign = 1 if maximize else -1
-        grid = [*itertools.product(_TRUSTS.items(), changes.expected())]
-        self._means = self._unit * np.array([trust * expected + sign * own for (trust, _), (_, own) in grid])  # (T, C)
-        self._likely = np.array([trusted * likely for (_, trusted), (likely, _) in grid])  # (T,)
+        grid = [*itertools.product(_trusted([one.expected for one in before]), changes.expected())]
+        self._means = self._unit * np.array([expected + sign * own for (_, expected), (_, own) in grid])  # (T, C)
+        self._likely = np.array([trusted * likely for (trusted, _), (likely, _) in grid])  # (T,)
         self._same_view = np.array([[float(a == b) for b in views] for a in views])  # (N, N)
         thirds = np.array([0.0 if m.error else math.log(most / max(1, f.epochs), 3) for _, f, m in rows])
         self._y = self._y - sign * self._unit * thirds * (_FLATTERED * rates - changes.untold)[own]
@@ -259,6 +258,19 @@ class _Model:
         means = self._y.mean() + self._means + told.transpose(0, 2, 1) @ rest
         covariances = alike + self._top @ levels @ self._top - rest.transpose(0, 2, 1) @ rest
         return -0.5 * (told**2).sum(1) - size[:, None], means, covariances
+
+
+def _trusted(expected: Sequence[tuple[float, ...]]) -> list[tuple[float, Array]]:
+    """What may be expected of candidates (C,), and how likely that is: as on one of the backbones, or less of it.
+
+    Args:
+        expected: Of each of C candidates, on each backbone.
+    """
+    backbones = max(1, *map(len, expected))
+    said = np.array([np.broadcast_to(own or 0.0, backbones) for own in expected], np.float64).T  # (backbones, C)
+    said -= said.mean(1, keepdims=True)
+    some = [(likely / backbones, trust * own) for trust, likely in _TRUSTS.items() if trust for own in said]
+    return [(likely, 0 * said[0]) for trust, likely in _TRUSTS.items() if not trust] + some
 
 
 def _is_single(fidelity: Fidelity, measured: Measurement) -> bool:

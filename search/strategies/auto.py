@@ -25,9 +25,10 @@ from petlas.search.stages.base import Stage
 from petlas.search.stages.divergence import diverges
 from petlas.search.stages.rung import RungStage
 from petlas.search.strategies.base import Prices, Search, StageCost, Strategy
+from petlas.search.strategies.expected import expected
 from petlas.search.strategies.ladder import Rung, ladder
 from petlas.search.strategies.prior import prior
-from petlas.search.strategies.recipes import LR, Recipe, expected, linear, portfolio
+from petlas.search.strategies.recipes import LR, Recipe, linear, portfolio
 from petlas.search.strategies.seeds import seed_costs, seed_price, seed_stages, seeds
 from petlas.search.strategies.variation import distinct, unlike, vary
 from petlas.search.study import FIRST_LOSS, HALVING, PORTFOLIO, REPEAT, VARIED, Entry, candidate_of, passes

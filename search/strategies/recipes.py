@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -105,7 +103,7 @@ def portfolio(space: Space) -> Iterator[Recipe]:
     Args:
         space: Whose methods are to be covered.
     """
-    yield from map(Recipe.from_dict, _shipped()["recipes"])
+    yield from map(Recipe.from_dict, shipped()["recipes"])
     for rate in _RATES:
         for method in dict.fromkeys(dimension.method for dimension in space.dimensions):
             yield Recipe(((method, 1.0),), ((LR, rate),))
@@ -113,32 +111,12 @@ def portfolio(space: Space) -> Iterator[Recipe]:
 
 def linear() -> Recipe:
     """Linear probing at the rate that was best for it in the recorded runs; its design need not be in the space."""
-    return Recipe.from_dict(_shipped()["linear"])
-
-
-def expected(methods: Iterable[str], lr: float) -> float | None:
-    """What a candidate is worth on other tasks, in shares of images, by the mean of all that were recorded.
-
-    Methods that were not recorded together count as the mean of those that were recorded with some of them.
-
-    Args:
-        methods: Of its design.
-        lr: Its learning rate, as a factor of the run's own.
-
-    Returns:
-        None for methods of which nothing was recorded.
-    """
-    wanted, known = frozenset(methods), _shipped()["expected"]
-    rows = {frozenset(row["methods"]): row for row in known["methods"]}
-    near = [rows[wanted]] if wanted in rows else [row for names, row in rows.items() if names & wanted]
-    if not near:
-        return None
-    best = math.exp(fmean(math.log(row[LR]) for row in near))
-    return fmean(float(row["worth"]) for row in near) - float(known["curve"]) * math.log10(lr / best) ** 2
+    return Recipe.from_dict(shipped()["linear"])
 
 
 @cache
-def _shipped() -> dict[str, Any]:
+def shipped() -> dict[str, Any]:
+    """The file of the recipes, as plain data."""
     file = resources.files("petlas.search.strategies").joinpath(PORTFOLIO)
     data: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     return data

@@ -66,7 +66,8 @@ class Entry:
         stage: One of this module's names.
         params: Trainable parameters of its design, head excluded.
         cost: What the run trades against its metric, where that is not the parameters.
-        expected: What it is worth on other tasks, in shares of images, by those of other candidates; None if unknown.
+        expected: What it is worth on other tasks, in shares of images, by those of other candidates, on each backbone
+            that was recorded; None if unknown.
         number: Which draw of its stage's sampler it is, from 0; None where there is none. A search that goes on draws
             the numbers that are missing.
     """
@@ -76,7 +77,7 @@ class Entry:
     stage: str
     params: int
     cost: float | None = None
-    expected: float | None = None
+    expected: tuple[float, ...] | None = None
     number: int | None = field(default=None, compare=False)
 
     @property
@@ -109,6 +110,10 @@ class Entry:
         fidelity = Fidelity(epochs, seed, fold, folds, attributes.get(REPEAT, 0))
         candidate = Candidate(Design.from_dict(attributes["design"]), tuple(attributes["settings"].items()))
         optional = {name: attributes.get(name) for name in _OPTIONAL}
+        if (expected := optional["expected"]) is not None:
+            optional["expected"] = tuple(
+                expected if isinstance(expected, list) else [expected]
+            )  # older studies have one
         return cls(candidate, fidelity, attributes["stage"], attributes["params"], **optional)
 
 
@@ -200,7 +205,8 @@ def known_of(entry: Entry, maximize: bool = True) -> Known:
         maximize: Whether more is better of the task's metric.
     """
     settings, methods = dict(entry.candidate.settings), frozenset(entry.candidate.design.by_method)
-    rate, expected = settings.pop("lr", None), (entry.expected or 0.0) * (1 if maximize else -1)
+    rate, sign = settings.pop("lr", None), 1 if maximize else -1
+    expected = tuple(sign * value for value in entry.expected or ())
     return Known(methods, None if rate is None else math.log10(rate), expected, settings)
 
 

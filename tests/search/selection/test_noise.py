@@ -84,7 +84,7 @@ def test_where_less_is_better_the_same_is_believed_of_what_is_mirrored() -> None
     """A short training flatters high rates: its error is too small there."""
     rates = {"low": -3.5, "high": -2.5, "other": -3.0}
     known, mirrored = (
-        {k: Known(frozenset(), rate, 0.1 * sign * rate) for k, rate in rates.items()} for sign in (1, -1)
+        {k: Known(frozenset(), rate, (0.1 * sign * rate,)) for k, rate in rates.items()} for sign in (1, -1)
     )
     rows = [row("low", 0.70, SHORT), row("high", 0.72, SHORT), row("other", 0.65, SHORT), row("other", 0.8, fold=1)]
     turned = [(key, fidelity, Measurement(1 - each.value, each.images)) for key, fidelity, each in rows]
@@ -126,7 +126,7 @@ def test_it_loses_less_than_the_maximum_of_means_where_the_truth_is_known() -> N
 
 
 def test_what_other_tasks_say_decides_among_equals_and_not_against_the_evidence() -> None:
-    known = {"strong": Known(expected=0.03), "weak": Known(expected=-0.03)}
+    known = {"strong": Known(expected=(0.03,)), "weak": Known(expected=(-0.03,))}
     equal = [row(key, 0.8) for key in known]
     found = beliefs(equal, known)
     assert found["strong"][0] > found["weak"][0] + 0.005

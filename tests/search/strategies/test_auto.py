@@ -15,7 +15,7 @@ from petlas.search.driver import search
 from petlas.search.plan import plan
 from petlas.search.strategies.auto import _Pipeline
 from petlas.search.strategies.base import Search
-from petlas.search.strategies.recipes import expected
+from petlas.search.strategies.expected import expected
 from petlas.search.strategies.variation import alike
 from petlas.search.study import (
     HALVING,

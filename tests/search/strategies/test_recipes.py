@@ -4,8 +4,7 @@ import pytest
 
 import petlas.spaces
 from petlas.petl import MINI, count_params, shape_by_name
-from petlas.search.strategies import recipes as recipes_module
-from petlas.search.strategies.recipes import Recipe, expected, portfolio
+from petlas.search.strategies.recipes import Recipe, portfolio
 from petlas.spaces import Budget, Space, load_space
 
 SPACES = Path(petlas.spaces.__file__).resolve().parent.parent / "configs" / "spaces"
@@ -100,33 +99,3 @@ def test_the_strong_methods_that_are_shipped_fit_the_backbones_that_they_are_for
     assert frozenset().union(*(recipe.methods for recipe in recipes)) == {d.method for d in found.dimensions}
     assert all(0 <= count_params(recipe.design(found, limit), shape) <= 100_000 for recipe in recipes[:12])
     assert count_params(found.largest, shape) > 100_000
-
-
-def test_what_is_expected_of_a_candidate_is_that_of_its_methods_at_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [
-        {"methods": ["convpass", "lora"], "lr": 3.0, "worth": 0.03},
-        {"methods": ["lora"], "lr": 3.0, "worth": 0.01},
-        {"methods": ["ssf"], "lr": 1.0, "worth": 0.0},
-        {"methods": ["adapter_plus"], "lr": 9.0, "worth": 0.02},
-        {"methods": [], "lr": 10.0, "worth": -0.06},
-    ]
-    monkeypatch.setattr(recipes_module, "_shipped", lambda: {"expected": {"curve": 0.1, "methods": rows}})
-
-    def worth(*methods: str, lr: float = 3.0) -> float:
-        found = expected(methods, lr)
-        assert found is not None
-        return found
-
-    assert [worth("convpass", "lora"), worth("lora"), worth(lr=10.0)] == pytest.approx([0.03, 0.01, -0.06])
-    for away in (0.3, 1.0, 10.0):
-        assert worth("lora") > worth("lora", lr=away)
-    assert worth("lora", lr=30.0) == pytest.approx(worth("lora", lr=0.3))  # as many times too high as too low
-    assert worth("ssf", "adapter_plus") == pytest.approx(0.01)  # the mean of both, at the rate between theirs
-    assert expected(["hydra"], 3.0) is None
-
-
-def test_of_every_strong_method_something_is_expected() -> None:
-    whole = load_space(SPACES / "strong.yaml", SHAPE.depth)
-    for recipe in portfolio(whole):
-        assert recipe.methods == frozenset() or expected(recipe.methods, dict(recipe.settings)["lr"]) is not None
-    assert expected([], 10.0) is not None
