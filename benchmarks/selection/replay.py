@@ -8,7 +8,7 @@ known before a search (the order of the portfolio and what is expected of each r
 on all backbones, or by --knows of those on the same one or on the others alone. What is measured has the noise of as
 many images as a fold of the task has, on which candidates fail together, and short trainings deviate and flatter high
 rates as those did that were recorded with a third of the steps. What changed images are worth is what was recorded of
-the mini backbone's first recipe (augmented.md), for all methods alike, or nothing with --plain.
+one recipe on the backbone (augmented.md), for all methods alike.
 """
 
 from __future__ import annotations
@@ -91,14 +91,33 @@ class Arm:
         return cls(tuple(recipe["methods"].items()), math.log10(recipe["settings"]["lr"]))
 
 
-def changed(name: str, plain: str) -> dict[tuple[str, frozenset[str]], float]:
-    """For each task what images are worth that are changed at random, beside images as they are."""
-    found = {(task, changed): value / 100 for (task, changed), value in augmented.read(plain, name).items()}
+Gains = dict[tuple[str, frozenset[str]], float]
+"""For each task what images are worth that are changed at random, beside images as they are."""
+MINI = "vit_mini_patch16_64"
+
+
+def changed(method: str, *names: str) -> Gains:
+    """Of recorded runs of a method."""
+    found = {(task, changed): value / 100 for (task, changed), value in augmented.read(method, *names).items()}
     return {(task, changed): value - found[task, frozenset()] for (task, changed), value in found.items()}
 
 
-GAINS = changed("augmented-8000.jsonl", "results.jsonl"), changed("augmented-2400.jsonl", "short.jsonl")
-"""By a whole training, and by one of a third of its steps."""
+def gains(backbone: str, share: float = 1.0) -> tuple[Gains, Gains]:
+    """What changed images are worth by a whole training, and by one of a third of its steps.
+
+    Args:
+        backbone: On which; on another than the mini one short trainings tell a third of what is gained, and of what is
+            lost all.
+        share: Of what they gain.
+    """
+    if backbone == MINI:
+        whole = changed("convpass", "results.jsonl", "augmented-8000.jsonl")
+        short = changed("convpass", "short.jsonl", "augmented-2400.jsonl")
+    else:
+        whole = changed("lora", "dinov2.jsonl")
+        short = {place: value / 3 if value > 0 else value for place, value in whole.items()}
+    less = ({place: share * value if value > 0 else value for place, value in own.items()} for own in (whole, short))
+    return next(less), next(less)
 
 
 class Truth:
@@ -107,10 +126,11 @@ class Truth:
     Args:
         place: One of the table's.
         table: Of one backbone.
+        gains: What changed images are worth there.
     """
 
-    def __init__(self, place: Place, table: choose.Table) -> None:
-        self.task = place[1]
+    def __init__(self, place: Place, table: choose.Table, gains: tuple[Gains, Gains]) -> None:
+        self.task, self._gains = place[1], gains
         own, names = table[place], [name for name in choose.common(table) if "lr.vpt" not in name]
         usual = [name for name in names if json.loads(name)["methods"]]
         level = {other: fmean(row[name] for name in usual) for other, row in table.items()}
@@ -133,7 +153,7 @@ class Truth:
             more: By how much higher rates are preferred.
             thirds: How often its steps were divided by three.
         """
-        long, brief = (known.get((self.task, arm.drawn), 0.0) for known in GAINS)
+        long, brief = (known[self.task, arm.drawn] for known in self._gains)
         value = self._recorded.worth(arm.names, 10**arm.rate)
         assert value is not None
         value += arm.own + more * (arm.rate - BEST if arm.methods else 0.0) + long + thirds * (brief - long)
@@ -142,7 +162,7 @@ class Truth:
     @property
     def best(self) -> float:
         """The accuracy of the best recorded methods and rates, with the best images."""
-        changes = [changed for task, changed in GAINS[0] if task == self.task]
+        changes = [changed for task, changed in self._gains[0] if task == self.task]
         return max(self(replace(arm, drawn=c)) for arm in self.arms for c in changes)
 
 
@@ -217,6 +237,7 @@ class Rules:
         varied: The part of the first rung that is for variations of the leaders.
         draws: Whose images are changed: those of the `first` candidate in all ways, or of all in `turns`, and half of
             the variations are then crossings of candidates and ways.
+        widely: Whether those are of all the portfolio, and not only of what was tried of it.
     """
 
     first: tuple[int, int] = (1, 18)
@@ -225,6 +246,7 @@ class Rules:
     kin: bool = False
     varied: float = 1 / 3
     draws: str = ""
+    widely: bool = False
 
 
 def search(world: World, rules: Rules) -> Arm:
@@ -261,7 +283,8 @@ def search(world: World, rules: Rules) -> Arm:
     if varied:
         parents, children = ranked()[:4], list[Arm]()
         if rules.draws == "turns":
-            crossed = [replace(arm, drawn=frozenset(own)) for arm in opening for own in TURNS]
+            known_ones = world.portfolio() if rules.widely else opening
+            crossed = [replace(arm, drawn=frozenset(own)) for arm in known_ones for own in TURNS]
             crossed = ranked([arm for arm in crossed if arm.key not in arms])
             children += crossed[: (varied + 1) // 2]
         for i in range(varied - len(children)):
@@ -311,6 +334,7 @@ WAYS: dict[str, Callable[[World], Arm]] = {
     "both, images of the first changed in all ways": by(draws="first"),
     "the same, 9 of 3, 3 of 9": by(draws="first", **LONGER),
     "**both, images changed in turns, 9 of 3, 3 of 9: `auto`**": by(draws="turns", **LONGER),
+    "the same, crossings of all the portfolio": by(draws="turns", widely=True, **LONGER),
     "the same, 6 of 3, 4 of 9": by(draws="turns", **WHOLE),
     "the same, no variations": by(draws="turns", varied=0.0, **LONGER),
     "2 R: 7 methods at 3 rates, 1 epoch, highest value": lambda world: grid(world, 1),
@@ -318,6 +342,7 @@ WAYS: dict[str, Callable[[World], Arm]] = {
     "2 R: both, 6 of 3": by(**SMALL),
     "2 R: the same, images of the first changed in all ways": by(draws="first", **SMALL),
     "**2 R: the same, images changed in turns: `auto`**": by(draws="turns", **SMALL),
+    "2 R: the same, crossings of all the portfolio": by(draws="turns", widely=True, **SMALL),
 }
 
 
@@ -325,18 +350,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=10, help="searches of each task")
     parser.add_argument("--gain", type=float, default=1.0, help="of what changed images gain, by the recorded runs")
-    parser.add_argument("--plain", action="store_true", help="changed images are worth what others are")
     parser.add_argument("--ways", type=int, nargs="*", default=range(len(WAYS)), help="which, by their place")
     parser.add_argument("--knows", choices=("all", "same", "others"), default="all", help="recorded backbones")
     parser.add_argument("--results", nargs="*", default=("results.jsonl", "dinov2.jsonl"))
     args = parser.parse_args()
     table = choose.read([PORTFOLIO / name for name in args.results])
-    for gains in GAINS:
-        gains.update({place: 0.0 if args.plain else args.gain * value for place, value in gains.items() if value > 0})
-        gains.update({place: 0.0 for place in gains if args.plain})
     parts = choose.backbones(table)
     print(f"Lost to the best recorded, in points; mean over {len(table)} tasks of {args.draws} draws.\n")
     print("| way | " + " | ".join(f"{name} | to the first" for name in parts) + " |\n|---|" + "---|---|" * len(parts))
+    worth_of_changes = {backbone: gains(backbone, args.gain) for backbone in parts}
     firsts: dict[Place, float] = {}
     for number, (name, way) in enumerate(WAYS.items()):
         if number not in args.ways and number:
@@ -345,7 +367,7 @@ def main() -> None:
         for backbone, own in parts.items():
             lost, above = [], []
             for place in own:
-                truth = Truth(place, own)
+                truth = Truth(place, own, worth_of_changes[backbone])
                 told = {"all": table, "same": own, "others": {p: r for p, r in table.items() if p[0] != backbone}}
                 others = Frozen({p: row for p, row in told[args.knows].items() if p[1] != place[1]})
                 for seed in range(args.draws if number else 1):

@@ -135,6 +135,16 @@ def test_what_other_tasks_say_decides_among_equals_and_not_against_the_evidence(
     assert found["weak"][0] > found["strong"][0] + 0.08
 
 
+@pytest.mark.parametrize("alike", [0, 1])
+def test_what_is_measured_says_which_of_the_recorded_backbones_this_one_is_like(alike: int) -> None:
+    said = {"a": (0.05, -0.06), "b": (-0.04, 0.05), "c": (0.06, -0.05), "d": (-0.05, 0.06)}
+    known = {key: Known(frozenset({key}), expected=worths) for key, worths in said.items()}
+    rows = [row(key, 0.7 + said[key][alike], fold=fold) for key in "ab" for fold in range(2)]
+    found = believe(Evidence.of(rows, LONG), known, others={key: known[key] for key in "cd"})
+    better, worse = "dc" if alike else "cd"
+    assert found.of(better)[0] > found.of(worse)[0] + 0.05
+
+
 def test_designs_that_share_a_method_are_alike() -> None:
     known = kin({"a": "lora+convpass", "b": "convpass", "c": "lora+ssf", "d": "ssf", "e": "adapter"})
     rows = [row(key, value, fold=fold) for key, value in zip("ade", (0.9, 0.7, 0.7), strict=True) for fold in range(3)]
