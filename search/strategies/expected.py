@@ -50,7 +50,8 @@ class Recorded:
         return fmean(self._at(own, math.log10(lr)) for own in near) if near else None
 
     def _at(self, worths: Mapping[float, float], rate: float) -> float:
-        rates, values = zip(*((math.log10(factor), value) for factor, value in sorted(worths.items())), strict=True)
+        factors = sorted(worths)
+        rates, values = [math.log10(factor) for factor in factors], [worths[factor] for factor in factors]
         beyond = max(rates[0] - rate, rate - rates[-1], 0.0)
         return float(np.interp(rate, rates, values)) - self.curve * beyond**2
 
