@@ -142,7 +142,7 @@ def by_grid(make: Callable[..., RunConfig], cost: float) -> Chosen:
 def by_portfolio(make: Callable[..., RunConfig], cost: float) -> Chosen:
     """The portfolio's first candidate, untried."""
     bench = Workbench(make())
-    return of_recipe(next(iter(portfolio(space_of(bench)))), bench), 0.0
+    return of_recipe(next(iter(portfolio(space_of(bench), bench.shape.name))), bench), 0.0
 
 
 WAYS: dict[str, Callable[[Callable[..., RunConfig], float], Chosen]] = {

@@ -32,7 +32,7 @@ CHANGES = [{"hflip": hflip, "shift": shift} for hflip in (0.0, 0.5) for shift in
 def designs(bench: Workbench, args: argparse.Namespace, task: str) -> dict[str, Candidate]:
     """What `auto` chose at the highest cost, and the portfolio's first."""
     best = StudyRecord.read(args.out / "runs" / f"{task}-auto-6-0").best()
-    first = of_recipe(next(iter(portfolio(space_of(bench)))), bench)
+    first = of_recipe(next(iter(portfolio(space_of(bench), bench.shape.name))), bench)
     return ({} if best is None else {"auto": candidate_of(best)}) | {"first": first}
 
 

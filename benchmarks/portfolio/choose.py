@@ -33,12 +33,10 @@ OWN = 0.1
 
 
 HEAD = """\
-# Recipes in the order in which `auto` tries them, after linear probing: methods with their share of the budget, and the
-# learning rate as a factor of train.lr. Made by benchmarks/portfolio/choose.py of recorded runs: portfolio.md there.
-"""
-TAIL = """\
-# What is expected of candidates before they are tried, by each backbone that was recorded: the mean accuracy over tasks
-# of a set of methods at factors of train.lr, above the mean of all methods at their best; and what is lost (`curve`)
+# What `auto` knows of other tasks, made by benchmarks/portfolio/choose.py of recorded runs (portfolio.md there).
+# Recipes are in the order in which it tries them, after linear probing: methods with their share of the budget, and the
+# learning rate as a factor of train.lr. A backbone that was recorded has its own. `expected` is the mean accuracy over
+# tasks of a set of methods at factors of train.lr, above the mean of all methods at their best; `curve` is what is lost
 # where a rate is ten times beyond those.
 """
 LR = "lr"
@@ -47,7 +45,7 @@ CHANGED = ("hflip", "shift")
 
 
 def read(paths: Iterable[Path], tasks: Collection[str] = ()) -> Table:
-    """The mean over seeds of recipes on images as they are; only those that all tasks of a backbone have.
+    """The mean over seeds of recipes on images as they are.
 
     Args:
         paths: Of the recorded runs.
@@ -58,12 +56,7 @@ def read(paths: Iterable[Path], tasks: Collection[str] = ()) -> Table:
         if (not tasks or row["task"] in tasks) and not any(name in row["recipe"]["settings"] for name in CHANGED):
             place = row["backbone"], row["task"]
             runs.setdefault(place, {}).setdefault(json.dumps(row["recipe"]), []).append(row["test"])
-    found: dict[Place, dict[str, float]] = {}
-    for backbone in {backbone for backbone, _ in runs}:
-        own = {place: rows for place, rows in runs.items() if place[0] == backbone}
-        everywhere = set.intersection(*map(set, own.values()))
-        found |= {place: {name: fmean(rows[name]) for name in sorted(everywhere)} for place, rows in own.items()}
-    return {place: found[place] for place in runs}
+    return {place: {name: fmean(found) for name, found in own.items()} for place, own in runs.items()}
 
 
 def backbones(table: Table) -> dict[str, Table]:
@@ -73,12 +66,18 @@ def backbones(table: Table) -> dict[str, Table]:
 
 
 def greedy(table: Table, length: int) -> list[str]:
-    """Recipes with methods that were recorded everywhere, in the order in which they add most."""
-    names = [name for name in common(table) if json.loads(name)["methods"]]
+    """Recipes with methods in the order in which they add most.
+
+    They were recorded on all tasks of a backbone at least; where one was not recorded, it adds nothing.
+    """
+    whole = {name for own in backbones(table).values() for name in common(own)}
+    names = sorted(name for name in whole if json.loads(name)["methods"])
+    best = {place: max(own.values()) for place, own in table.items()}
+    behind = {name: fmean(own[name] - best[p] for p, own in table.items() if name in own) for name in names}
     found: list[str] = []
     while len(found) < min(length, len(names)):
         left = [name for name in names if name not in found]
-        found.append(max(left, key=lambda name: worth(table, [*found, name]) + OWN * worth(table, [name])))
+        found.append(max(left, key=lambda name: worth(table, [*found, name]) + OWN * behind[name]))
     return found
 
 
@@ -93,30 +92,38 @@ def common(table: Table) -> list[str]:
 
 
 def worth(table: Table, names: Collection[str]) -> float:
-    """The mean over tasks and backbones of the best recipe's accuracy."""
-    return fmean(max(own[name] for name in names) for own in table.values())
+    """The mean over tasks and backbones of the best recipe's accuracy; nothing where none was recorded."""
+    return fmean(max((own[name] for name in names if name in own), default=0.0) for own in table.values())
 
 
-def expected(table: Table) -> dict[str, Any]:
-    """What candidates are worth on one backbone: the mean over tasks, in shares, at each factor of the rate.
+Worths = dict[tuple[str, ...], dict[float, float]]
+"""For sets of methods the mean accuracy over tasks at factors of the rate."""
 
-    They are by the mean of all methods at their best. `curve` is what is lost by a rate that is ten times too high or
-    too low: the mean over the methods that were recorded at three rates.
-    """
-    rows: dict[tuple[str, ...], dict[float, float]] = {}
+
+def worths(table: Table) -> Worths:
+    """What was recorded everywhere."""
+    found: Worths = {}
     for name in common(table):
         recipe = json.loads(name)
-        own, lr = rows.setdefault(tuple(sorted(recipe["methods"])), {}), recipe["settings"][LR]
+        own, lr = found.setdefault(tuple(sorted(recipe["methods"])), {}), recipe["settings"][LR]
         own[lr] = max(own.get(lr, 0.0), worth(table, [name]))  # prompts have a factor of their own beside
-    middle = fmean(max(own.values()) for own in rows.values())
-    three = [own for methods, own in rows.items() if methods and len(own) > 2]
-    curve = fmean(-np.polyfit(np.log10([*own]), [*own.values()], 2)[0] for own in three)
-    ranked = sorted(rows.items(), key=lambda row: -max(row[1].values()))
-    methods = [
+    return found
+
+
+def curve(table: Table) -> float:
+    """What is lost by a rate ten times too high or too low: the mean over methods that have three, on each backbone."""
+    found = [own for part in backbones(table).values() for methods, own in worths(part).items() if methods]
+    return fmean(-np.polyfit(np.log10([*own]), [*own.values()], 2)[0] for own in found if len(own) > 2)
+
+
+def expected(table: Table) -> list[dict[str, Any]]:
+    """What candidates are worth on one backbone, in shares, by the mean of all methods at their best."""
+    found = worths(table)
+    middle = fmean(max(own.values()) for own in found.values())
+    return [
         {"methods": [*names], "worth": {lr: round(value - middle, 4) for lr, value in sorted(own.items())}}
-        for names, own in ranked
+        for names, own in sorted(found.items(), key=lambda row: -max(row[1].values()))
     ]
-    return {"curve": round(float(curve), 3), "methods": methods}
 
 
 def told(name: str) -> str:
@@ -132,24 +139,38 @@ def _flow(data: Any) -> str:
 
 def written(table: Table, order: Iterable[str], probing: str) -> str:
     """The portfolio as a file."""
-    lines = [HEAD + f"linear: {_flow(json.loads(probing))}", "recipes:"]
-    lines += [f"  - {_flow(json.loads(name))}" for name in order]
-    lines.append(TAIL + "expected:")
+    lines = [HEAD + f"linear: {_flow(json.loads(probing))}", "recipes:", *_listed(map(json.loads, order))]
+    lines += [f"curve: {curve(table):.3f}", "backbones:"]
     for backbone, own in backbones(table).items():
-        known = expected(own)
-        lines += [f"  - backbone: {backbone}", f"    curve: {known['curve']}", "    methods:"]
-        lines += [f"      - {_flow(row)}" for row in known["methods"]]
+        lines += [f"  {backbone}:", "    recipes:", *_listed(map(json.loads, greedy(own, LENGTH)), 6)]
+        lines += ["    expected:", *_listed(expected(own), 6)]
     return "\n".join(lines) + "\n"
 
 
+def _listed(rows: Iterable[Mapping[str, Any]], indent: int = 2) -> list[str]:
+    return [" " * indent + f"- {_flow(row)}" for row in rows]
+
+
 def print_order(table: Table, order: list[str], probing: str) -> None:
-    """What the portfolio's recipes gave on the tasks of one backbone."""
+    """What a portfolio's recipes gave on the tasks of one backbone that all of them were recorded on."""
     print("| place | recipe | " + " | ".join(task for _, task in table) + " | mean | best so far |")
     print("|---|---|" + "---|" * (len(table) + 2))
     for place, name in enumerate([probing, *order]):
         cells = " | ".join(f"{100 * own[name]:.1f}" for own in table.values())
         mean, best = 100 * worth(table, [name]), 100 * worth(table, [probing, *order[:place]])
         print(f"| {place or ''} | {told(name)} | {cells} | {mean:.1f} | {best:.1f} |")
+
+
+def print_means(parts: Mapping[str, Table], order: list[str]) -> None:
+    """What a portfolio's recipes gave on each backbone."""
+    print("| place | recipe | " + " | ".join(f"{name} | best so far" for name in parts) + " |")
+    print("|---|---|" + "---|---|" * len(parts))
+    for place, name in enumerate(order, start=1):
+        cells = []
+        for own in parts.values():
+            mean = f"{100 * worth(own, [name]):.1f}" if name in common(own) else ""
+            cells.append(f"{mean} | {100 * worth(own, order[:place]):.1f}")
+        print(f"| {place} | {told(name)} | {' | '.join(cells)} |")
 
 
 def left_out(table: Table, order: list[str]) -> list[float]:
@@ -171,10 +192,12 @@ def main() -> None:
     table = read(args.results, args.tasks)
     order, probing = greedy(table, LENGTH), linear(table)
     parts = backbones(table)
-    print(f"{len(common(table))} recipes on {len(table)} tasks; test accuracy in percent, one seed.")
+    print("Test accuracy in percent, one seed.")
     for backbone, own in parts.items():
-        print(f"\n{backbone}:\n")
-        print_order(own, order, probing)
+        print(f"\n{backbone}, {len(common(own))} recipes on {len(own)} tasks:\n")
+        print_order(own, greedy(own, LENGTH), linear(own))
+    print("\nFor any other backbone, with the mean on each that was recorded:\n")
+    print_means(parts, order)
     print("\nLeft out: the first recipe of the others' portfolio, the best of its first 4 and 8, and of all.\n")
     print("| on | made of | first | best of 4 | best of 8 | best of all |\n|---|---|---|---|---|---|")
     for backbone, own in parts.items():

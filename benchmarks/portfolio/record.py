@@ -158,7 +158,8 @@ def main() -> None:
             continue
         if task not in benches:
             benches[task] = bench_of(task, args)
-        row = {"backbone": args.backbone, "task": task, "recipe": recipe.to_dict(), "seed": args.seed}
+        device = benches[task].device.type
+        row = {"backbone": args.backbone, "device": device, "task": task, "recipe": recipe.to_dict(), "seed": args.seed}
         row |= record(benches[task], recipe, args.seed, args.passes)
         with args.out.open("a") as file:
             file.write(json.dumps(row) + "\n")

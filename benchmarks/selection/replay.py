@@ -5,10 +5,11 @@
 The truth of a task on a backbone is what was recorded there (benchmarks/portfolio/{results,dinov2}.jsonl), drawn
 towards the mean over the backbone's tasks by the part of the differences that its test images' noise explains. What is
 known before a search (the order of the portfolio and what is expected of each recipe) is made of the other nine tasks
-on all backbones, or by --knows of those on the same one or on the others alone. What is measured has the noise of as
-many images as a fold of the task has, on which candidates fail together, and short trainings deviate and flatter high
-rates as those did that were recorded with a third of the steps. What changed images are worth is what was recorded of
-one recipe on the backbone (augmented.md), for all methods alike.
+on the same backbone, as `auto` has it where a backbone was recorded, or by --knows on all of them alike, or on the
+others alone, as where it was not. What is measured has the noise of as many images as a fold of the task has, on which
+candidates fail together, and short trainings deviate and flatter high rates as those did that were recorded with a
+third of the steps. What changed images are worth is what was recorded of one recipe on the backbone (augmented.md), for
+all methods alike.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ class World:
 
 @cache
 def _known(others: Frozen) -> list[Recorded]:
-    return [Recorded.from_dict(choose.expected(own)) for own in choose.backbones(others).values()]
+    return [Recorded.of(choose.expected(own), CURVE) for own in choose.backbones(others).values()]
 
 
 @cache
@@ -237,7 +238,6 @@ class Rules:
         varied: The part of the first rung that is for variations of the leaders.
         draws: Whose images are changed: those of the `first` candidate in all ways, or of all in `turns`, and half of
             the variations are then crossings of candidates and ways.
-        widely: Whether those are of all the portfolio, and not only of what was tried of it.
     """
 
     first: tuple[int, int] = (1, 18)
@@ -246,7 +246,6 @@ class Rules:
     kin: bool = False
     varied: float = 1 / 3
     draws: str = ""
-    widely: bool = False
 
 
 def search(world: World, rules: Rules) -> Arm:
@@ -283,8 +282,7 @@ def search(world: World, rules: Rules) -> Arm:
     if varied:
         parents, children = ranked()[:4], list[Arm]()
         if rules.draws == "turns":
-            known_ones = world.portfolio() if rules.widely else opening
-            crossed = [replace(arm, drawn=frozenset(own)) for arm in known_ones for own in TURNS]
+            crossed = [replace(arm, drawn=frozenset(own)) for arm in opening for own in TURNS]
             crossed = ranked([arm for arm in crossed if arm.key not in arms])
             children += crossed[: (varied + 1) // 2]
         for i in range(varied - len(children)):
@@ -334,7 +332,6 @@ WAYS: dict[str, Callable[[World], Arm]] = {
     "both, images of the first changed in all ways": by(draws="first"),
     "the same, 9 of 3, 3 of 9": by(draws="first", **LONGER),
     "**both, images changed in turns, 9 of 3, 3 of 9: `auto`**": by(draws="turns", **LONGER),
-    "the same, crossings of all the portfolio": by(draws="turns", widely=True, **LONGER),
     "the same, 6 of 3, 4 of 9": by(draws="turns", **WHOLE),
     "the same, no variations": by(draws="turns", varied=0.0, **LONGER),
     "2 R: 7 methods at 3 rates, 1 epoch, highest value": lambda world: grid(world, 1),
@@ -342,7 +339,6 @@ WAYS: dict[str, Callable[[World], Arm]] = {
     "2 R: both, 6 of 3": by(**SMALL),
     "2 R: the same, images of the first changed in all ways": by(draws="first", **SMALL),
     "**2 R: the same, images changed in turns: `auto`**": by(draws="turns", **SMALL),
-    "2 R: the same, crossings of all the portfolio": by(draws="turns", widely=True, **SMALL),
 }
 
 
@@ -351,7 +347,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10, help="searches of each task")
     parser.add_argument("--gain", type=float, default=1.0, help="of what changed images gain, by the recorded runs")
     parser.add_argument("--ways", type=int, nargs="*", default=range(len(WAYS)), help="which, by their place")
-    parser.add_argument("--knows", choices=("all", "same", "others"), default="all", help="recorded backbones")
+    parser.add_argument("--knows", choices=("same", "all", "others"), default="same", help="which backbones")
     parser.add_argument("--results", nargs="*", default=("results.jsonl", "dinov2.jsonl"))
     args = parser.parse_args()
     table = choose.read([PORTFOLIO / name for name in args.results])

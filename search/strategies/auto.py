@@ -162,7 +162,8 @@ class _Pipeline:
         """What is tried, with what other tasks say of it."""
         lr = dict(candidate.settings)[LR] / self._bench.config.train.lr
         costs = self._bench.both_costs(candidate.design)
-        return Entry(candidate, fidelity, stage, *costs, expected=expected(candidate.design.by_method, lr))
+        known = expected(candidate.design.by_method, lr, self._bench.shape.name)
+        return Entry(candidate, fidelity, stage, *costs, expected=known)
 
     def _told(self, name: str) -> str:
         """What is believed after a stage, and what was spent so far."""
@@ -189,7 +190,7 @@ class _Pipeline:
         usual = {setting.name: self._bench.config.train.usual(setting.name) for setting in space.settings}
         found = [Candidate(Design((), self._bench.shape.name), linear().candidate(space, budget, usual).settings)]
         found += self._fitting(self._prior(), usual)
-        strong = unlike([*self._fitting(portfolio(space), usual)], _methods, count)
+        strong = unlike([*self._fitting(portfolio(space, self._bench.shape.name), usual)], _methods, count)
         found += [one.with_settings(way) for one, way in zip(strong, itertools.cycle(self._ways()), strict=False)]
         settings = tuple((setting.name, setting.nearest(usual[setting.name])) for setting in space.settings)
         asked = [Candidate(design, settings) for design in seeds(self._search)]

@@ -28,9 +28,14 @@ class Recorded:
     curve: float
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Recorded:
-        """Of plain data such as `{curve: 0.07, methods: [{methods: [lora], worth: {1.0: 0.01, 3.0: 0.02}}]}`."""
-        return cls({frozenset(row["methods"]): row["worth"] for row in data["methods"]}, data["curve"])
+    def of(cls, rows: Iterable[Mapping[str, Any]], curve: float) -> Recorded:
+        """What was recorded, of plain data.
+
+        Args:
+            rows: Such as `{methods: [lora], worth: {1.0: 0.01, 3.0: 0.02}}`.
+            curve: What is lost by a rate ten times beyond those.
+        """
+        return cls({frozenset(row["methods"]): row["worth"] for row in rows}, curve)
 
     def worth(self, methods: Iterable[str], lr: float) -> float | None:
         """What a candidate is worth: between two factors of the rate, what lies between what it is worth there.
@@ -56,21 +61,25 @@ class Recorded:
         return float(np.interp(rate, rates, values)) - self.curve * beyond**2
 
 
-def expected(methods: Iterable[str], lr: float) -> tuple[float, ...] | None:
-    """What a candidate is worth on other tasks, in shares of images, on each backbone that was recorded.
+def expected(methods: Iterable[str], lr: float, backbone: str = "") -> tuple[float, ...] | None:
+    """What a candidate is worth on other tasks, in shares of images: on its backbone, or on each that was recorded.
 
     Args:
         methods: Of its design.
         lr: Its learning rate, as a factor of the run's own.
+        backbone: Its name; of one that was not recorded, the search's own values say which of the others it is like.
 
     Returns:
         None for methods of which nothing was recorded.
     """
-    wanted = frozenset(methods)
-    found = [worth for recorded in _recorded() if (worth := recorded.worth(wanted, lr)) is not None]
-    return tuple(found) if len(found) == len(_recorded()) else None
+    wanted, known = frozenset(methods), _recorded()
+    alike = [known[backbone]] if backbone in known else [*known.values()]
+    found = [recorded.worth(wanted, lr) for recorded in alike]
+    worths = tuple(worth for worth in found if worth is not None)
+    return worths if len(worths) == len(found) else None
 
 
 @cache
-def _recorded() -> tuple[Recorded, ...]:
-    return tuple(map(Recorded.from_dict, shipped()["expected"]))
+def _recorded() -> dict[str, Recorded]:
+    data = shipped()
+    return {name: Recorded.of(own["expected"], data["curve"]) for name, own in data["backbones"].items()}

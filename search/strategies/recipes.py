@@ -95,15 +95,18 @@ class Recipe:
         return space.at(point)
 
 
-def portfolio(space: Space) -> Iterator[Recipe]:
+def portfolio(space: Space, backbone: str = "") -> Iterator[Recipe]:
     """The recipes that are strong across tasks, the most useful first, and then every method of a space on its own.
 
-    They were chosen by `benchmarks/portfolio/choose.py` among recorded runs.
+    They were chosen by `benchmarks/portfolio/choose.py` among recorded runs: those on the backbone, if there are any,
+    else all.
 
     Args:
         space: Whose methods are to be covered.
+        backbone: Its name.
     """
-    yield from map(Recipe.from_dict, shipped()["recipes"])
+    own = shipped()["backbones"].get(backbone, shipped())
+    yield from map(Recipe.from_dict, own["recipes"])
     for rate in _RATES:
         for method in dict.fromkeys(dimension.method for dimension in space.dimensions):
             yield Recipe(((method, 1.0),), ((LR, rate),))

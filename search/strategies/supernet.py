@@ -101,5 +101,5 @@ def _finalists(search: Search) -> list[Entry]:
 def _known(search: Search) -> Iterator[Design]:
     """The portfolio's designs in the space of the run, each once."""
     space, budget = search.designs_only(), search.bench.budget
-    designs = ((r, r.design(space, budget)) for r in portfolio(space) if r.suits(space))
+    designs = ((r, r.design(space, budget)) for r in portfolio(space, search.bench.shape.name) if r.suits(space))
     yield from dict.fromkeys(design for recipe, design in designs if recipe.methods <= design.by_method.keys())

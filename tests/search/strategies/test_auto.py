@@ -86,7 +86,9 @@ def test_what_other_tasks_say_of_each_candidate_is_in_the_study(make: Make, trai
     for trial in StudyRecord.read(config.folder).trials():
         candidate = candidate_of(trial)
         lr = dict(candidate.settings)["lr"] / config.train.lr
-        assert trial.user_attrs["expected"] == [*(expected(candidate.design.by_method, lr) or ())]
+        said = expected(candidate.design.by_method, lr, config.backbone.name)
+        assert said is not None
+        assert trial.user_attrs["expected"] == [*said]
 
 
 def test_wherever_it_is_cut_off_it_ends_as_if_it_had_not_been(make: Make, training: Any) -> None:

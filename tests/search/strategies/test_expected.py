@@ -9,16 +9,14 @@ from petlas.search.strategies.recipes import linear, portfolio, shipped
 from petlas.spaces import load_space
 
 STRONG = Path(petlas.spaces.__file__).resolve().parent.parent / "configs" / "spaces" / "strong.yaml"
-RECORDED = Recorded.from_dict(
-    {
-        "curve": 0.1,
-        "methods": [
-            {"methods": ["convpass", "lora"], "worth": {3.0: 0.03}},
-            {"methods": ["lora"], "worth": {1.0: 0.02, 10.0: 0.01}},
-            {"methods": ["ssf"], "worth": {3.0: 0.0}},
-            {"methods": [], "worth": {10.0: -0.06}},
-        ],
-    }
+RECORDED = Recorded.of(
+    [
+        {"methods": ["convpass", "lora"], "worth": {3.0: 0.03}},
+        {"methods": ["lora"], "worth": {1.0: 0.02, 10.0: 0.01}},
+        {"methods": ["ssf"], "worth": {3.0: 0.0}},
+        {"methods": [], "worth": {10.0: -0.06}},
+    ],
+    curve=0.1,
 )
 
 
@@ -48,11 +46,17 @@ def fmean_of(*values: float) -> float:
     return sum(values) / len(values)
 
 
-def test_of_every_strong_method_something_is_expected_on_each_backbone_that_was_recorded() -> None:
-    backbones = [row["backbone"] for row in shipped()["expected"]]
-    assert len(backbones) > 1
-    for recipe in (linear(), *portfolio(load_space(STRONG, shape_by_name(MINI, None).depth))):
-        found = expected(recipe.methods, dict(recipe.settings)["lr"])
+@pytest.mark.parametrize("backbone", ["", MINI])
+def test_of_every_strong_method_something_is_expected_on_its_backbone_or_on_each_that_was_recorded(
+    backbone: str,
+) -> None:
+    recorded = [*shipped()["backbones"]]
+    assert MINI in recorded
+    for recipe in (linear(), *portfolio(load_space(STRONG, shape_by_name(MINI, None).depth), backbone)):
+        lr = dict(recipe.settings)["lr"]
+        found, everywhere = expected(recipe.methods, lr, backbone), expected(recipe.methods, lr)
         assert found is not None
-        assert len(found) == len(backbones)
-    assert expected(["hydra"], 3.0) is None
+        assert everywhere is not None
+        assert len(everywhere) == len(recorded) > 1
+        assert found == (everywhere[recorded.index(MINI)],) if backbone else everywhere
+    assert expected(["hydra"], 3.0, backbone) is None
