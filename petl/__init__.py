@@ -34,16 +34,19 @@ if TYPE_CHECKING:
         usual_crop,
     )
     from petlas.petl.backbones.site import Site
+    from petlas.petl.check import check_design, count_params, methods_of
     from petlas.petl.compiled import CompiledBlocks, can_compile
     from petlas.petl.design import Design, DesignError, Option, Placement
     from petlas.petl.exports import EXPORTS, ExportError, InexactError
     from petlas.petl.exports.export import Exported, export_adapter
     from petlas.petl.graphs import graphs_kept
     from petlas.petl.methods import METHODS, get_method
+    from petlas.petl.parts.block_method import BlockMethod
     from petlas.petl.parts.casts import frozen_casts
     from petlas.petl.parts.draws import Draws, gpu_generator
-    from petlas.petl.parts.method import Batch, BlockMethod, Loss, Method, SubsetMethod
+    from petlas.petl.parts.method import Batch, Loss, Method
     from petlas.petl.parts.placed import NoOptions, Placed
+    from petlas.petl.parts.subset_method import SubsetMethod
     from petlas.petl.prefix import Prefix, Streams, prefix_of, resume, run_prefix, untouched
     from petlas.petl.sensitivity import Criterion, sensitivities
     from petlas.petl.shape import BackboneShape, BlockShape, BlockTensor, Layer, block_tensors
@@ -52,11 +55,8 @@ if TYPE_CHECKING:
     from petlas.petl.tuning import (
         Tuning,
         apply,
-        check_design,
-        count_params,
         count_tuned,
         merge,
-        methods_of,
         prepare,
         remove,
         trained_by,
@@ -107,6 +107,7 @@ _HOME = {
     ),
     "backbones.anatomy": ("backbone_name",),
     "backbones.site": ("Site",),
+    "check": ("check_design", "count_params", "methods_of"),
     "compiled": (
         "CompiledBlocks",
         "can_compile",
@@ -136,19 +137,12 @@ _HOME = {
         "Pack",
         "groups",
     ),
+    "parts.block_method": ("BlockMethod",),
     "parts.casts": ("frozen_casts",),
     "parts.draws": ("Draws", "gpu_generator"),
-    "parts.method": (
-        "Batch",
-        "BlockMethod",
-        "Loss",
-        "Method",
-        "SubsetMethod",
-    ),
-    "parts.placed": (
-        "NoOptions",
-        "Placed",
-    ),
+    "parts.method": ("Batch", "Loss", "Method"),
+    "parts.placed": ("NoOptions", "Placed"),
+    "parts.subset_method": ("SubsetMethod",),
     "prefix": (
         "Prefix",
         "Streams",
@@ -177,11 +171,8 @@ _HOME = {
     "tuning": (
         "Tuning",
         "apply",
-        "check_design",
-        "count_params",
         "count_tuned",
         "merge",
-        "methods_of",
         "prepare",
         "remove",
         "trained_by",

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.base import Family
 from petlas.petl.backbones.still import BATCH_NORMS, is_still
+from petlas.petl.check import methods_of
 from petlas.petl.design import Design
 from petlas.petl.parts.handles import ForwardOverride
 from petlas.petl.parts.side import Side
-from petlas.petl.tuning import methods_of, tuning_of
+from petlas.petl.tuning import tuning_of
 
 _DRAWS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, DropPath)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
+from petlas.petl.check import parts_of
 from petlas.petl.design import Design, DesignError
 from petlas.petl.parts.elastic import Elastic
-from petlas.petl.tuning import Tuning, apply, parts_of, tuning_of
+from petlas.petl.tuning import Tuning, apply, tuning_of
 
 
 class Supernet:

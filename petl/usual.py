@@ -7,9 +7,9 @@ from dataclasses import replace
 from torch import nn
 
 from petlas.petl.backbones import family_of
+from petlas.petl.check import check_design, methods_of
 from petlas.petl.design import Design, Option, Placement
 from petlas.petl.shape import BackboneShape
-from petlas.petl.tuning import check_design, methods_of
 
 
 def everywhere(method: str, model: nn.Module | BackboneShape, size: int | None = None, **options: Option) -> Design:

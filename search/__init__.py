@@ -13,9 +13,6 @@ from petlas.lazy import offered
 
 if TYPE_CHECKING:
     from petlas.search.api import (
-        RetrainResult,
-        SearchesStopped,
-        SearchResult,
         attention,
         evaluate,
         export,
@@ -30,14 +27,12 @@ if TYPE_CHECKING:
     )
     from petlas.search.config import ConfigError, RunConfig, load_config, load_configs
     from petlas.search.reports.readable import readable_study
+    from petlas.search.results import RetrainResult, SearchesStopped, SearchResult
     from petlas.search.run_folder import RunError, find_run
     from petlas.search.workbench import Workbench
 
 _HOME = {
     "api": (
-        "RetrainResult",
-        "SearchResult",
-        "SearchesStopped",
         "attention",
         "evaluate",
         "export",
@@ -52,6 +47,7 @@ _HOME = {
     ),
     "config": ("ConfigError", "RunConfig", "load_config", "load_configs"),
     "reports.readable": ("readable_study",),
+    "results": ("RetrainResult", "SearchResult", "SearchesStopped"),
     "run_folder": ("RunError", "find_run"),
     "workbench": ("Workbench",),
 }

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from petlas.files import write_text
 from petlas.petl.adapter_file import AdapterInfo
+from petlas.petl.check import methods_of
 from petlas.petl.design import DesignError
 from petlas.petl.exports.errors import ExportError
-from petlas.petl.tuning import merge, methods_of, tuning_of
+from petlas.petl.tuning import merge, tuning_of
 
 Loaded: TypeAlias = Callable[[Tensor], Tensor]
 """Normalised images (B, 3, S, S) to logits (B, K), as others compute them."""

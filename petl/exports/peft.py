@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from petlas.petl.adapter_file import AdapterInfo, plain_backbone
 from petlas.petl.backbones import family_of
+from petlas.petl.check import parts_of
 from petlas.petl.exports.base import Loaded, Target
 from petlas.petl.exports.errors import ExportError
 from petlas.petl.parts.low_rank import LowRankMethod, Update
-from petlas.petl.parts.method import SubsetMethod
+from petlas.petl.parts.subset_method import SubsetMethod
 from petlas.petl.parts.tuned_copies import TunedCopies
-from petlas.petl.tuning import parts_of, tuning_of
+from petlas.petl.tuning import tuning_of
 
 
 @dataclass

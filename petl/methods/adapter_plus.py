@@ -12,11 +12,11 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck, near_zero
 from petlas.petl.parts.branch import add_branch
 from petlas.petl.parts.handles import Handle
 from petlas.petl.parts.joint import asks
-from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.shape import BlockShape
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from petlas.petl.parts.method import SubsetMethod
 from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.subset_method import SubsetMethod
 from petlas.petl.shape import BackboneShape, Layer, Other
 
 

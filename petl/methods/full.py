@@ -8,8 +8,8 @@ from torch import nn
 
 from petlas.petl.backbones import family_of
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.method import SubsetMethod
 from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.subset_method import SubsetMethod
 from petlas.petl.parts.tuned_copies import TunedCopies
 from petlas.petl.shape import BackboneShape
 

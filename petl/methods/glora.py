@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
 from petlas.petl.design import DesignError
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.products import add_product, reduce
 from petlas.petl.parts.tree import Tree

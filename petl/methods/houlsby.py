@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.bottleneck import Bottleneck, add_bottleneck, count_bottleneck, near_zero
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.shape import BlockShape
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.bottleneck import LinearBottleneck, count_linear_bottleneck
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.shape import BlockShape, Layer
 

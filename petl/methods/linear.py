@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from petlas.petl.design import Placement
-from petlas.petl.parts.method import SubsetMethod
 from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.subset_method import SubsetMethod
 from petlas.petl.shape import BackboneShape
 
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.bottleneck import add_to
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed, whole
 from petlas.petl.shape import BlockShape
 

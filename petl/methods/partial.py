@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from petlas.petl.design import DesignError, Placement
-from petlas.petl.parts.method import SubsetMethod
 from petlas.petl.parts.placed import NoOptions, Placed
+from petlas.petl.parts.subset_method import SubsetMethod
 from petlas.petl.shape import BackboneShape, Layer, Other, Scale
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import NoOptions, Placed
 from petlas.petl.shape import BlockShape
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.base import BlockSites
 from petlas.petl.design import DesignError
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.bottleneck import add_to
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.method import Batch, BlockMethod, Loss
+from petlas.petl.parts.method import Batch, Loss
 from petlas.petl.parts.placed import NoOptions, Placed
 from petlas.petl.parts.stream import SITES as BETWEEN
 from petlas.petl.parts.stream import Between

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
 from petlas.petl.design import DesignError
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import ForwardOverride, Handle
-from petlas.petl.parts.method import Batch, BlockMethod, Loss
+from petlas.petl.parts.method import Batch, Loss
 from petlas.petl.parts.placed import Placed
 from petlas.petl.parts.version import version
 from petlas.petl.sensitivity import sensitivities

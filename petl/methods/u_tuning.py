@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones.base import BlockSites
 from petlas.petl.design import DesignError, Placement
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.bottleneck import Bottleneck, count_bottleneck
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.shape import BackboneShape, BlockShape
 

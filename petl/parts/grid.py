@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from petlas.petl.backbones import family_of
 from petlas.petl.backbones.base import Family
 from petlas.petl.backbones.site import Layout
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed
 from petlas.petl.shape import BackboneShape, BlockShape
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from petlas.petl.backbones import family_of
 from petlas.petl.design import DesignError, Placement
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.elastic import Elastic
-from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import Placed, with_option
 from petlas.petl.parts.products import reduce, widen
 from petlas.petl.shape import GATE, LINEAR_SITES, BackboneShape, BlockShape, Layer

@@ -8,15 +8,12 @@ from typing import Any, ClassVar, Generic, TypeAlias
 
 from torch import Tensor, nn
 
-from petlas.petl.backbones import family_of
-from petlas.petl.backbones.base import BlockSites
 from petlas.petl.design import DesignError, Option, Placement
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.parts.handles import Handle
-from petlas.petl.parts.placed import NoOptions, OptionsT, Placed, declared, typed_options, usual_number, with_option
-from petlas.petl.parts.tree import Tree
+from petlas.petl.parts.placed import OptionsT, Placed, declared, typed_options, usual_number, with_option
 from petlas.petl.parts.tuned_copies import TunedCopies
-from petlas.petl.shape import BackboneShape, BlockShape
+from petlas.petl.shape import BackboneShape
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Normalised images (B, 3, H, W) and their targets: labels (B,), or one of several (B, C)."""
@@ -341,108 +338,6 @@ class Method(ABC, Generic[OptionsT]):
         Raises:
             DesignError: Naming the rule, the value and what to do.
         """
-
-
-class BlockMethod(Method[OptionsT]):
-    """A method whose placements are independent of each other, each with one module at one block."""
-
-    @abstractmethod
-    def count_block(self, block: BlockShape, placement: Placed[OptionsT]) -> int:
-        """Trainable parameters of one placement.
-
-        Args:
-            block: The shape of its block.
-            placement: The placement.
-        """
-
-    @abstractmethod
-    def build_block(self, block: BlockShape, placement: Placed[OptionsT]) -> nn.Module:
-        """The module of one placement.
-
-        Args:
-            block: The shape of its block.
-            placement: The placement.
-        """
-
-    @abstractmethod
-    def attach_block(self, block: BlockSites, module: nn.Module) -> Iterator[Handle]:
-        """Connect the module of one placement to its block.
-
-        Args:
-            block: Its block.
-            module: What `build_block` made.
-        """
-
-    def merge_block(self, block: BlockSites, module: nn.Module) -> None:
-        """Fold the module of one placement into its block's weights.
-
-        Args:
-            block: Its block.
-            module: What `build_block` made.
-        """
-        raise NotImplementedError
-
-    def count(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> int:
-        """The sum over the placements."""
-        return sum(self.count_block(shape.blocks[p.block], p) for p in placements)
-
-    def build(self, shape: BackboneShape, placements: Sequence[Placed[OptionsT]]) -> Tree:
-        """A tree with one module under `blocks.N` for each placement."""
-        tree = Tree()
-        for placement in placements:
-            tree.add(placement.path, self.build_block(shape.blocks[placement.block], placement))
-        return tree
-
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[OptionsT]]) -> Iterator[Handle]:
-        """Connect each module to its block."""
-        sites = family_of(model).block_sites(model)
-        for placement in placements:
-            yield from self.attach_block(sites[placement.block], module.get_submodule(placement.path))
-
-    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[OptionsT]]) -> None:
-        """Fold each module into its block."""
-        if not self.mergeable:
-            super().merge(model, module, placements)
-        sites = family_of(model).block_sites(model)
-        for placement in placements:
-            self.merge_block(sites[placement.block], module.get_submodule(placement.path))
-
-
-class SubsetMethod(Method[NoOptions]):
-    """A method without options that inserts nothing and tunes a subset of the backbone's own parameters."""
-
-    zero_start = True
-    mergeable = True
-    in_backbone = True
-    option_type = NoOptions
-
-    @abstractmethod
-    def paths(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> list[str]:
-        """The paths of the parameters that are tuned."""
-
-    def build(self, shape: BackboneShape, placements: Sequence[Placed[NoOptions]]) -> TunedCopies:
-        """A holder that `attach` fills with the backbone's parameters."""
-        return TunedCopies({path: shape.key(path) for path in self.paths(shape, placements)})
-
-    def attach(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> Iterator[Handle]:
-        """Put trained copies in the parameters' places; the handle puts the originals back."""
-        assert isinstance(module, TunedCopies)
-        module.place(model, self.paths(family_of(model).shape(model), placements))
-        yield module
-
-    def narrow(self, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> None:
-        """Nothing: `attach` takes the parameters of its placements only."""
-
-    def sliced(self, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> dict[str, Tensor]:
-        """The values of the placements' parameters."""
-        assert isinstance(module, TunedCopies)
-        places = [f"{p.path}." if p.path else "" for p in placements]
-        return {key: v.clone() for key, v in module.values().items() if any(map(key.startswith, places))}
-
-    def merge(self, model: nn.Module, module: nn.Module, placements: Sequence[Placed[NoOptions]]) -> None:
-        """Keep the tuned values: they are the backbone's weights."""
-        assert isinstance(module, TunedCopies)
-        module.keep()
 
 
 AnyMethod: TypeAlias = Method[Any]

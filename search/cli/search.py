@@ -27,11 +27,12 @@ def search(
     from petlas.search.reports.sections import sections
     from petlas.search.reports.tables import show
     from petlas.search.reports.text import chosen_text, shown
+    from petlas.search.results import SearchesStopped
 
-    stopped: api.SearchesStopped | None = None
+    stopped: SearchesStopped | None = None
     try:
         results = api.search(configs, report)
-    except api.SearchesStopped as error:
+    except SearchesStopped as error:
         stopped, results = error, error.results
     if format is Format.JSON:
         print_json_of([result.to_dict() for result in results])

@@ -39,11 +39,11 @@ from petlas.petl import (
     tuned_state_dict,
     undecayed,
 )
+from petlas.petl.check import methods_of
+from petlas.petl.parts.block_method import BlockMethod
 from petlas.petl.parts.elastic import Elastic
-from petlas.petl.parts.method import BlockMethod
 from petlas.petl.parts.placed import NoOptions
 from petlas.petl.parts.tuned_copies import TunedCopies
-from petlas.petl.tuning import methods_of
 
 SIDE = 24
 

@@ -7,8 +7,6 @@ import pytest
 import yaml
 
 from petlas import search as room
-from petlas.errors import UserError
-from petlas.search.api import SearchResult
 from petlas.search.config import RunConfig
 from petlas.search.reports.study_report import StudyReport
 from petlas.search.run_folder import RunError
@@ -31,40 +29,6 @@ def test_runs_are_searched_together_and_say_what_they_found(make: Make, training
         assert (data["best"]["number"], data["value"]) == (result.best.number, result.value)
 
 
-def test_of_several_runs_those_that_stopped_are_named_and_the_others_have_their_results(
-    make: Make, training: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from petlas.datasets import DataError
-
-    error: Exception = DataError("image 7 is cut off")
-
-    def broken(bench: Any, proposal: Any) -> Any:
-        if bench.config.name == "b":
-            raise error
-        return training(bench, proposal)
-
-    monkeypatch.setattr("petlas.search.runners.inline.open_work", broken)
-    configs = [make(name=name, search={"trials": 2}) for name in "ab"]
-    with pytest.raises(room.SearchesStopped, match=r"(?s)1 of 2 searches .*b: image 7 is cut off") as caught:
-        room.search(configs)
-    good, bad = caught.value.results
-    assert good.best is not None
-    assert good.error is None
-    assert (bad.best, str(bad.error)) == (None, "image 7 is cut off")
-    assert bad.to_dict()["error"] == "image 7 is cut off"
-    assert "error" not in good.to_dict()
-    assert caught.value.of_user
-    with pytest.raises(UserError, match=r"^image 7 is cut off$"):
-        room.search(configs[1:])
-
-
-def test_a_search_without_a_result_says_so(make: Make, training: Any) -> None:
-    training.curve = lambda design, epoch: float("nan")
-    (result,) = room.search([make(search={"trials": 1})])
-    assert (result.best, result.value) == (None, None)
-    assert result.to_dict()["best"] is None
-
-
 def test_one_run_twice_is_refused_before_anything_is_searched(make: Make, training: Any) -> None:
     with pytest.raises(RunError, match="given twice"):
         room.search([make(), make()])
@@ -84,7 +48,7 @@ def test_a_run_of_other_settings_is_refused_before_the_first_is_searched(make: M
 def test_a_run_can_be_searched_studied_retrained_and_used(make: Make, tmp_path: Path) -> None:
     config = make(search={"trials": 2}, train={"epochs": 1, "batch_size": 400})
     (found,) = room.search([config])
-    assert isinstance(found, SearchResult)
+    assert isinstance(found, room.SearchResult)
     assert found.best is not None
     report = room.study(room.find_run(str(config.folder)))
     assert isinstance(report, StudyReport)

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from petlas.petl import shape_by_name
+from petlas.petl.check import count_params
 from petlas.petl.design import Design
 from petlas.petl.methods import METHODS, get_method
-from petlas.petl.tuning import count_params
 from petlas.search.strategies.baselines import MAX_SIZE, baseline, baselines
 from petlas.spaces import Limit
 
