@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -88,6 +89,7 @@ class CudaGraphs:
     def renew(self) -> None:
         """Go on after one that failed, whose memory and generators stay marked as recording."""
         self._pool = torch.cuda.graph_pool_handle()
+        torch.cuda.empty_cache()
         if (shared := gpu_generator(self._device)) is not None:
             shared.graphsafe_set_state(shared.clone_state())
         for own in self._draws:
@@ -113,7 +115,7 @@ class Graphs:
         trained = {id(p): p for model in models for p in model.parameters() if p.requires_grad}
         buffers = {id(b): b for model in models for b in model.buffers()}
         self._parameters, self._buffers = [*trained.values()], [*buffers.values()]
-        self._seen, self._told = set[Hashable](), set[str]()
+        self._seen = set[Hashable]()
         self._graphs: dict[Hashable, _Graph[Any] | None] = {}
 
     def __call__(self, compute: Callable[[Any], Loss], picks: Picks) -> Loss:
@@ -143,28 +145,21 @@ class Graphs:
         drawn = any(not torch.equal(old[0], new[0]) for old, new in zip(before, self._states(), strict=True))
         self._back(before, buffers)
         if drawn:
-            self._leave("it draws random numbers on the CPU")
+            _say("it draws random numbers on the CPU")
             return None
         try:
             graph = _Graph(compute, picks, self._parameters, self._recorder.make())
             found = [*_losses(graph(picks)), *self._gradients()]
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # what must not be in a graph fails in a way of its own
+        except Exception as error:  # what must not be in a graph fails in a way of its own; so does memory that is full
             self._recorder.renew()
             self._back(before, buffers)
-            self._leave(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
+            _say(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
             return None
         if not all(map(_alike, expected, found)):
             self._back(before, buffers)
-            self._leave("a graph computes something else")
+            _say("a graph computes something else")
             return None
         return graph
-
-    def _leave(self, reason: str) -> None:
-        if reason not in self._told:
-            self._told.add(reason)
-            log.warning("no CUDA graph: %s", reason)
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self._parameters if p.grad is not None]
@@ -236,6 +231,12 @@ def graphs_for(
     if train.cuda_graphs == "off" or device.type != "cuda":
         return None
     return Graphs(models, draws, CudaGraphs(device, draws))
+
+
+@cache
+def _say(reason: str) -> None:
+    """Once in a process, as it holds for one trial after the other."""
+    log.warning("no CUDA graph: %s", reason)
 
 
 def _named(picks: Picks) -> Iterable[tuple[str, Tensor]]:

@@ -28,7 +28,7 @@ from petlas.petl import (
 from petlas.search.config import TrainConfig
 from petlas.search.objectives import get_objective
 from petlas.search.stages.supernet import SupernetRun
-from petlas.search.training import ImageBatches, Learner, PackTraining
+from petlas.search.training import ImageBatches, Learner, PackTraining, graphs
 from petlas.search.training.graphs import Graphs, graphs_for
 
 
@@ -107,6 +107,11 @@ class Case:
         return [loss, *gradients, *(buffer.clone() for buffer in self.model.buffers())]
 
 
+@pytest.fixture(autouse=True)
+def nothing_said() -> None:
+    vars(graphs)["_say"].cache_clear()
+
+
 def picks(*sizes: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(1)
     for size in sizes:
@@ -144,7 +149,11 @@ def test_what_a_recording_cannot_do_is_computed_as_it_is_and_said_once(caplog: p
             assert parameter.grad is not None
             parameter.grad.add_(1.0)
 
+    def fill(model: nn.Module) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
     told = {"not permitted": Case(0.0, fail), "something else": Case(0.0, disturb), "on the CPU": Case(0.1)}
+    told["out of memory"] = Case(0.0, fill)
     for reason, case in told.items():
         plain = Case(0.1 if reason == "on the CPU" else 0.0)
         caplog.clear()
@@ -152,7 +161,7 @@ def test_what_a_recording_cannot_do_is_computed_as_it_is_and_said_once(caplog: p
             for pick in picks(8, 8, 8, 5, 8, 5, 5):
                 assert_as_without(case, plain, pick)
         assert len(caplog.messages) == 1 and reason in caplog.text
-        assert case.renewed == 2 * (reason == "not permitted")
+        assert case.renewed == 2 * (reason in ("not permitted", "out of memory"))
 
 
 def test_buffers_that_a_batch_leaves_alone_are_not_written_to() -> None:
