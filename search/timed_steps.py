@@ -29,9 +29,9 @@ from petlas.petl import (
 )
 from petlas.search.config import RunConfig
 from petlas.search.objectives import Objective
-from petlas.search.training.batches import Inputs, logits_of
+from petlas.search.training.batches import Inputs
 from petlas.search.training.numerics import precision
-from petlas.search.training.optimiser import make_optimiser
+from petlas.search.training.repeated import RepeatedStep
 from petlas.spaces import Space
 
 _LONG = 0.1  # seconds: on a CPU a step is measured with as many images as take about as long
@@ -171,16 +171,16 @@ class TimedSteps:
         one = self._step(model, 1)
         # Attention in plain products: the counter does not know the fused kernels of every CPU.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            one(backward=True)
+            one()
         count = config.train.batch_size
         if device.type != "cuda":
             count = max(2, min(count, int(_LONG / self._seconds(one, repeats=1))))
         step, kept = self._step(model, count), _Kept(model)
         with saved_tensors_hooks(kept.see, _itself):
-            step(backward=False)
+            step.loss()
         return StepCost(counter.get_total_flops(), self._seconds(step) / count, kept.bytes / count)
 
-    def _step(self, model: nn.Module, count: int) -> Callable[..., None]:
+    def _step(self, model: nn.Module, count: int) -> RepeatedStep:
         """A training step on so many images."""
         bench, device = self._bench, self._bench.device
         size = input_config(model).size
@@ -192,20 +192,9 @@ class TimedSteps:
         if prefix:
             with precision(device, bench.autocast):
                 inputs = Streams(prefix, run_prefix(model, images, prefix), (size, size))
-        optimiser = make_optimiser(model, bench.config.train)
+        return RepeatedStep(model, inputs, targets, bench.objective, bench.config.train, bench.autocast)
 
-        def step(backward: bool = True) -> None:
-            optimiser.zero_grad()
-            with precision(device, bench.autocast):
-                logits: Tensor = logits_of(model, inputs)
-            loss = bench.objective.loss(logits.float(), targets)
-            if backward:
-                loss.backward()
-                optimiser.step()
-
-        return step
-
-    def _seconds(self, step: Callable[..., None], repeats: int = _REPEATS) -> float:
+    def _seconds(self, step: Callable[[], None], repeats: int = _REPEATS) -> float:
         """The quickest of some steps after one of warm-up."""
         device, times = self._bench.device, []
         # The processor's own time, where it is that of the clock on a quiet machine: others may be at work.

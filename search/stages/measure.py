@@ -18,6 +18,7 @@ from petlas.search.stages.once import Once
 from petlas.search.training import Work
 from petlas.search.training.batches import logits_of
 from petlas.search.training.numerics import precision
+from petlas.search.training.repeated import RepeatedStep
 from petlas.search.workbench import Workbench
 
 Prices = tuple[float, float, int, int]
@@ -73,26 +74,22 @@ def measure(bench: Workbench) -> Prices:
         model(images[:1])
     reset_head(model, objective.outputs(bench.task.num_classes))
     apply(model.to(device), bench.space.largest)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=1e-6)
     targets = torch.tensor(bench.task.views["train"].targets[: len(images)], device=device)
     targets = targets.repeat(-(-len(images) // len(targets)), *[1] * (targets.ndim - 1))[: len(images)]
 
+    step = RepeatedStep(model, images, targets, objective, config.train, bench.autocast)
+
     def forward() -> None:
         with torch.inference_mode(), precision(device, bench.autocast):
-            logits_of(model.eval(), images)
-
-    def step() -> None:
-        optimiser.zero_grad()
-        with precision(device, bench.autocast):
-            logits = logits_of(model.train(), images)
-        objective.loss(logits.float(), targets).backward()
-        optimiser.step()
+            logits_of(model, images)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(config.resources.cpus)
     try:
-        seconds = [_seconds(action, device) / len(images) for action in (forward, step)]
+        seconds = []
+        for action in (forward, step):
+            model.train(action is step)
+            seconds.append(_seconds(action, device) / len(images))
     finally:
         torch.set_num_threads(threads)
     return seconds[0], seconds[1], int(counter.get_total_flops()), 3 * size * size
