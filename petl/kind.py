@@ -62,14 +62,25 @@ class Kind:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """All parameters and buffers, by names that are the same for blocks of one kind."""
-        return {f"roots.{i}.{name}": tensor for i, root in enumerate(self.roots) for name, tensor in _tensors(root)}
+        return {name: tensor for name, (_, _, tensor) in self._places.items()}
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[dict[str, Any], str, Tensor]]:
+        """Of each of `tensors` what its module has of its own, and by which name the module knows it."""
+        return {
+            ".".join(filter(None, (f"roots.{i}", path, name))): (vars(module), name, tensor)
+            for i, root in enumerate(self.roots)
+            for path, module in root.named_modules(remove_duplicate=False)
+            for name, tensor in _tensors(module, recurse=False)
+        }
 
     @property
     def given(self) -> dict[str, Tensor]:
-        """`tensors`, of which those that differ in size come as views: torch makes a new graph for each size of a
-        parameter.
+        """`tensors`, or what stands in for them now: see `parts.casts`. Those that differ in size come as views: torch
+        makes a new graph for each size of a parameter.
         """
-        return {name: t if name.startswith("roots.0.") else t.view_as(t) for name, t in self.tensors.items()}
+        now = {name: own.get(place, tensor) for name, (own, place, tensor) in self._places.items()}
+        return {name: t if name.startswith("roots.0.") else t.view_as(t) for name, t in now.items()}
 
     def copy(self) -> tuple[list[nn.Module], list[Elastic]]:
         """The modules once more, without values, and those of them that have a size."""

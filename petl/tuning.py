@@ -36,6 +36,7 @@ class Tuning(nn.Module):
         super().__init__()
         vars(self)["_model"] = model  # no submodule of its own submodule
         self.design = design
+        self.family = family_of(model).name
         self.shape = shape
         self.handles: list[Handle] = []
         self._exposed: list[Handle] | None = None  # what any design needs, once it is there

@@ -54,6 +54,8 @@ def family_of(model: nn.Module, name: str | None = None) -> Family:
     from petlas.petl.backbones.anatomy import backbone_name
     from petlas.petl.backbones.base import BackboneError
 
+    if (known := getattr(getattr(model, "petl", None), "family", None)) is not None:
+        return get_family(known)  # a design does not change it
     reasons = []
     for family in sorted(map(get_family, FAMILIES), key=lambda family: family.fallback):
         reason = family.why_not(model)

@@ -46,6 +46,10 @@ class TokenFamily(Family):
         """`blocks.N`."""
         return [f"blocks.{name}" for name, _ in model.get_submodule("blocks").named_children()]
 
+    def blocks(self, model: nn.Module) -> Sequence[nn.Module]:
+        """Those of `block_paths`, without a look-up for each."""
+        return list(model.get_submodule("blocks").children())
+
     def width(self, model: nn.Module) -> int:
         """timm's `embed_dim`."""
         width: int = _timm(model).embed_dim

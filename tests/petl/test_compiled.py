@@ -113,6 +113,8 @@ def test_under_autocast_graphs_are_shared_while_other_tensors_stand_in_for_froze
     with blocks(graphs, told := []).of(model):
         found = cast()
     assert len(graphs) == 2 and not told
+    given = [node.meta["example_value"] for node in graphs[0].graph.nodes if node.op == "placeholder"]
+    assert {tuple(t.shape) for t in given if t.dtype is torch.bfloat16} >= {(576, 192), (576,), (768, 192), (192, 768)}
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 0.05 * gradient.norm(), name
 
