@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from petlas.petl import (
     FAMILIES,
@@ -898,3 +899,45 @@ def test_a_method_from_outside_is_one_class_and_one_line(kind, make, monkeypatch
         save_adapter(model, tmp_path / "a.safetensors")
         assert torch.equal(load_adapter(tmp_path / "a.safetensors", make(kind))(images(model)), trained)
         assert torch.equal(remove(model)(images(model)), expected)
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations that move data."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.count += not func.is_view and "empty" not in name and name not in ("detach", "_unsafe_view")
+        return func(*args, **(kwargs or {}))
+
+
+def operations(model, images, amp):
+    model.train()
+    for _ in range(2):  # what is made once is there in the second pass
+        model.zero_grad()
+        with Operations() as counted:
+            with torch.autocast("cpu", torch.bfloat16, enabled=amp), frozen_casts(model)():
+                logits = model(images.clone().requires_grad_())
+            logits.float().sum().backward()
+    return counted.count
+
+
+@pytest.mark.parametrize(
+    ("name", "single", "half"),
+    [
+        ("lora", 18, 28),
+        ("adapter", 26, 42),
+        ("adapter_plus", 50, 62),
+        ("ssf", 48, 54),
+        ("convpass", 122, 154),
+        ("vpt", 8, 12),
+    ],
+)
+def test_what_is_inserted_adds_no_more_operations_than_it_did(name, single, half, make, usual, images):
+    """In two blocks and the head; on a GPU each is a launch: see `benchmarks/engine/modules.md`."""
+    plain = make("dinov2", depth=2).requires_grad_(False)
+    tuned = apply(make("dinov2", depth=2), usual(name, plain))
+    for amp, most in ((False, single), (True, half)):
+        beyond = operations(tuned, images(plain), amp) - operations(plain, images(plain), amp)
+        assert beyond <= most + 1
