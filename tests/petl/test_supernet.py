@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from petlas.petl import METHODS, Design, DesignError, Placement, apply, get_method, shape_of
+from petlas.petl import METHODS, Design, DesignError, Placement, apply, family_of, get_method, remove, shape_of
 from petlas.petl.parts.elastic import Elastic
 from petlas.petl.supernet import Supernet
 
@@ -131,3 +131,30 @@ def test_the_backbone_stays_what_it_is_for_the_formulas(make):
     base = make("plain")
     before = shape_of(base)
     assert shape_of(Supernet(base, carried(base, **SIZES)).model) == before
+
+
+def test_what_any_design_needs_stays_when_another_is_taken_on_and_is_narrowed_once(make, images, monkeypatch):
+    base = make("plain")
+    there, narrowed = [], []
+
+    class Needed:
+        def __init__(self):
+            there.append(self)
+
+        def remove(self):
+            there.remove(self)
+
+    family = type(family_of(base))
+    monkeypatch.setattr(family, "exposed", lambda self, model: iter([Needed()]))
+    own = Elastic.narrow
+    monkeypatch.setattr(Elastic, "narrow", lambda self, size: narrowed.append(size) or own(self, size))
+    supernet = Supernet(base, carried(base, **SIZES))
+    (first,) = there
+    narrowed.clear()
+    for sizes in ({"lora": 3, "vpt": 2}, {"vpt": 2}, {"lora": 3}, {"lora": 2, "vpt": 2}):
+        supernet.activate(carried(base, **sizes))
+        assert there == [first]
+    depth = len(base.blocks)
+    assert narrowed == depth * [3, 3] + depth * [2] + depth * [2, 2]  # q and v; prompts once; q and v again
+    remove(base)
+    assert not there

@@ -25,3 +25,4 @@ def test_a_stream_of_tokens_has_one_width_and_one_grid(family, small):
     (stage,) = get_family(family).stages(model)
     assert (stage.depth, stage.width, stage.grid) == (2, 32, (2, 2))
     assert get_family(family).block_paths(model) == ["blocks.0", "blocks.1"]
+    assert get_family(family).blocks(model) == [model.blocks[0], model.blocks[1]]
