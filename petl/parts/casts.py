@@ -1,7 +1,7 @@
 """Frozen weights in the type in which autocast multiplies: cast once, and not in each pass.
 
 Autocast remembers a cast for the rest of its block, and of trained weights only: each step would cast all weights and
-biases of a frozen backbone again, on a GPU one launch for each, and nearly half of what a forward pass launches.
+biases of a frozen backbone again, on a GPU one launch for each, about a third of what a forward pass launches.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class FrozenCasts:
     """The frozen layers of models, which in a `with` block have their weights in autocast's type.
 
     What is registered, in state dicts for example, stays as it is: a layer sees another tensor by the same name. Layers
-    to which anything has been attached are left alone, as that may read the weight itself.
+    to which anything has been attached are left alone, as that may read the weight itself. A weight that is written to
+    is cast anew, unless it is through its `data`, of which torch takes no note.
 
     Args:
         models: Modules in which the layers are.
