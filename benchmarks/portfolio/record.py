@@ -158,9 +158,9 @@ def main() -> None:
             continue
         if task not in benches:
             benches[task] = bench_of(task, args)
-        device = benches[task].device.type
-        row = {"backbone": args.backbone, "device": device, "task": task, "recipe": recipe.to_dict(), "seed": args.seed}
-        row |= record(benches[task], recipe, args.seed, args.passes)
+        bench = benches[task]
+        row = {"backbone": bench.shape.name, "device": bench.device.type, "task": task, "recipe": recipe.to_dict()}
+        row |= {"seed": args.seed} | record(bench, recipe, args.seed, args.passes)
         with args.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(row, flush=True)
