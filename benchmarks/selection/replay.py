@@ -31,7 +31,6 @@ import numpy as np
 
 from petlas.search.selection import Evidence, Known, Measurement, believe
 from petlas.search.strategies.expected import Recorded
-from petlas.search.strategies.variation import unlike
 from petlas.search.training.fidelity import Fidelity
 
 PORTFOLIO = Path(__file__).parents[1] / "portfolio"
@@ -275,7 +274,6 @@ def search(world: World, rules: Rules) -> Arm:
     if rules.draws == "first":
         opening[2:2] = [replace(opening[1], drawn=frozenset(own)) for own in (CHANGES[:1], CHANGES, CHANGES[1:])]
     if rules.draws == "turns":
-        opening[1:] = unlike(opening[1:], lambda arm: arm.names, len(opening))
         opening[1:] = [replace(arm, drawn=frozenset(TURNS[i % 4])) for i, arm in enumerate(opening[1:])]
     opening = opening[: count - varied]
     train(opening, epochs, 0)

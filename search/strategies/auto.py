@@ -183,14 +183,13 @@ class _Pipeline:
     def _opening(self, count: int) -> list[Candidate]:
         """Linear probing, the prior, the portfolio, and what else the space has, each once, by promise.
 
-        The portfolio's unlike methods come first, as what is strong on one backbone may be weak on another, and their
-        images are changed in turns.
+        The portfolio's images are changed in turns.
         """
         space, budget = self._space, self._bench.budget
         usual = {setting.name: self._bench.config.train.usual(setting.name) for setting in space.settings}
         found = [Candidate(Design((), self._bench.shape.name), linear().candidate(space, budget, usual).settings)]
         found += self._fitting(self._prior(), usual)
-        strong = unlike([*self._fitting(portfolio(space, self._bench.shape.name), usual)], _methods, count)
+        strong = self._fitting(portfolio(space, self._bench.shape.name), usual)
         found += [one.with_settings(way) for one, way in zip(strong, itertools.cycle(self._ways()), strict=False)]
         settings = tuple((setting.name, setting.nearest(usual[setting.name])) for setting in space.settings)
         asked = [Candidate(design, settings) for design in seeds(self._search)]
