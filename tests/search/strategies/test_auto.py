@@ -16,6 +16,7 @@ from petlas.search.plan import plan
 from petlas.search.strategies.auto import _Pipeline
 from petlas.search.strategies.base import Search
 from petlas.search.strategies.expected import expected
+from petlas.search.strategies.recipes import portfolio
 from petlas.search.strategies.variation import alike
 from petlas.search.study import (
     HALVING,
@@ -89,6 +90,10 @@ def test_what_other_tasks_say_of_each_candidate_is_in_the_study(make: Make, trai
         said = expected(candidate.design.by_method, lr, config.backbone.name)
         assert said is not None
         assert trial.user_attrs["expected"] == [*said]
+    space = Workbench(config).space
+    strong = next(recipe for recipe in portfolio(space, config.backbone.name) if recipe.suits(space))
+    _, first, *_ = StudyRecord.read(config.folder).trials()
+    assert candidate_of(first).design.by_method.keys() == strong.methods
 
 
 def test_wherever_it_is_cut_off_it_ends_as_if_it_had_not_been(make: Make, training: Any) -> None:

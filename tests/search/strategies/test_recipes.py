@@ -82,6 +82,18 @@ def test_the_portfolio_covers_every_method_of_a_space_whichever_it_is() -> None:
     assert {name for recipe in shipped for name in recipe.methods} == METHODS.keys()
 
 
+def test_a_backbone_that_was_recorded_has_a_portfolio_of_its_own() -> None:
+    whole = load_space(SPACES / "strong.yaml", SHAPE.depth)
+    own, dinov2, other = (
+        [recipe.to_dict() for recipe in portfolio(whole, name)]
+        for name in (MINI, "vit_small_patch14_dinov2.lvd142m", "vit_base_patch16_224.augreg_in21k")
+    )
+    assert other == [recipe.to_dict() for recipe in portfolio(whole)]
+    assert own[0]["methods"] == {"convpass": 1.0}
+    assert dinov2[0]["methods"] == {"lora": 1.0}
+    assert other[0] not in (own[0], dinov2[0])
+
+
 @pytest.mark.parametrize(
     ("space", "name"),
     [
