@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import ParamSpec
@@ -16,6 +18,8 @@ P = ParamSpec("P")
 
 STATUS = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SOON = 0.05
+"""Seconds until an interruption that got lost comes once more."""
 
 
 def heed_signals() -> None:
@@ -26,13 +30,25 @@ def heed_signals() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    sys.unraisablehook = _come_again
+
+
+def _come_again(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupt once more, a little later: Python passes over what is raised while an object is taken down."""
+    if not isinstance(lost.exc_value, KeyboardInterrupt) or not lost.exc_value.args:
+        sys.__unraisablehook__(lost)
+        return
+    heed_signals()
+    timer = threading.Timer(_SOON, os.kill, (os.getpid(), *lost.exc_value.args))
+    timer.daemon = True
+    timer.start()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for each in _SIGNALS:
         if signal.getsignal(each) is not signal.SIG_IGN:
             signal.signal(each, _ignore)  # not SIG_IGN, which programs that are started now would inherit
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -83,6 +83,27 @@ def test_ctrl_c_in_a_trial_ends_the_search(petlas: Petlas, write: Write, trainin
     assert f"To go on: petlas search {path} search.trials=2" in result.err
 
 
+class Fleeting:
+    """What is interrupted while it is taken down."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+
+def test_an_interruption_that_python_passes_over_comes_once_more(
+    signals: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    heed_signals()
+    thing = Fleeting()
+    del thing
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(5)
+    assert not capfd.readouterr().err
+
+
 SEARCHES = """
 import signal, sys
 from petlas.search.cli import main
@@ -104,7 +125,7 @@ sys.exit(status)
 def test_a_signal_ends_a_real_search_with_status_130_and_finished_trials_stay(
     write: Write, few_digits: str, environment: dict[str, str]
 ) -> None:
-    options = {"task": {"name": few_digits}, "train": {"epochs": 10}, "search": {"trials": 20}}
+    options = {"task": {"name": few_digits}, "train": {"epochs": 10}, "search": {"trials": 200}}
     paths = [write(f"{name}.yaml", name=name, **options) for name in ("interrupted", "terminated")]
     command = [sys.executable, "-c", SEARCHES, *map(str, paths)]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment) as process:
