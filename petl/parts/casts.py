@@ -65,7 +65,7 @@ class _Place:
     """A parameter's place in a layer, with what is known of whoever stands there."""
 
     def __init__(self, layer: nn.Module, name: str) -> None:
-        self.layer, self.name, self.own = layer, name, vars(layer)
+        self.name, self.own = name, vars(layer)
         self._registered = self.own["_parameters"]  # each pass looks here: the layer would take ten times as long
         self._tensor: Tensor | None = None
         self._kept = _Kept()

@@ -111,9 +111,8 @@ class Entry:
         candidate = Candidate(Design.from_dict(attributes["design"]), tuple(attributes["settings"].items()))
         optional = {name: attributes.get(name) for name in _OPTIONAL}
         if (expected := optional["expected"]) is not None:
-            optional["expected"] = tuple(
-                expected if isinstance(expected, list) else [expected]
-            )  # older studies have one
+            # One number in studies of before DINOv2 was recorded.
+            optional["expected"] = tuple(expected if isinstance(expected, list) else [expected])
         return cls(candidate, fidelity, attributes["stage"], attributes["params"], **optional)
 
 
